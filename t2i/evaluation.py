@@ -1,0 +1,66 @@
+"""How well samples match their captions, as a small CLIP trained on the real pictures sees it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+TINY = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True)
+class Match:
+    score: float  # mean cosine similarity of a sample and its caption
+    shuffled: float  # the same with another sample's caption: what a score is worth when the caption doesn't matter
+    recall: float  # share of samples whose own caption is the most similar of all candidates
+
+
+class Judge:
+    """Hardly notices blur: look at the pictures, too."""
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        self.clip = CLIPModel.from_pretrained(TINY / "judge", dtype=torch.float32).to(device).eval()
+        self.tokenizer = CLIPTokenizer.from_pretrained(TINY / "pipeline" / "tokenizer")
+
+    def score(self, images: Tensor | Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """Cosine similarity of each image, [B, 3, H, W] in [-1, 1] or PIL, and its caption, [B]."""
+        return (self.image_features(images) * self.text_features(captions)).sum(-1)
+
+    def match(
+        self, images: Tensor | Sequence[Image.Image], captions: Sequence[str], candidates: Sequence[str] = ()
+    ) -> Match:
+        """`candidates` are the captions to confuse a sample's own with; without any, those of the other samples."""
+        distinct = list(dict.fromkeys(captions))
+        # Half the list further is a fixed derangement; neighbours are often of one kind.
+        other = {caption: distinct[(i + len(distinct) // 2) % len(distinct)] for i, caption in enumerate(distinct)}
+        seen = self.image_features(images)
+        own = (seen * self.text_features(captions)).sum(-1)
+        shuffled = (seen * self.text_features([other[caption] for caption in captions])).sum(-1)
+        best = (seen @ self.text_features(sorted({*candidates, *captions})).T).max(dim=1).values
+        return Match(own.mean().item(), shuffled.mean().item(), (own >= best - 1e-5).float().mean().item())
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
+        """Unit vectors, [B, D]."""
+        if not isinstance(images, Tensor):
+            stacked = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
+            images = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+        size = self.clip.config.vision_config.image_size
+        images = images.to(self.clip.device, torch.float32)
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        pooled = self.clip.vision_model(pixel_values=images).pooler_output
+        return F.normalize(self.clip.visual_projection(pooled), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """Unit vectors, [B, D]."""
+        tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        pooled = self.clip.text_model(input_ids=tokens.to(self.clip.device)).pooler_output
+        return F.normalize(self.clip.text_projection(pooled), dim=-1)

@@ -1,0 +1,24 @@
+"""Learning-rate schedules that PyTorch and Diffusers do not bring."""
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_wsd_schedule
+
+
+def warmup_stable_decay(
+    optimizer: Optimizer, num_training_steps: int, num_warmup_steps: int, decay_share: float
+) -> LambdaLR:
+    """Linear warm-up, constant, then linear decay to 0 over the last `decay_share` of the steps (Hu et al. 2024, MiniCPM).
+
+    Until the decay begins it does not depend on the number of steps: a longer run is the same run continued.
+    """
+    if not 0 <= decay_share <= 1:
+        raise ValueError(f"lr_scheduler.decay_share={decay_share} is a share of the steps: between 0 and 1")
+    num_decay_steps = round(decay_share * num_training_steps)
+    return get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=min(num_warmup_steps, num_training_steps - num_decay_steps),
+        num_decay_steps=num_decay_steps,
+        num_training_steps=num_training_steps,
+        decay_type="linear",
+    )

@@ -1,0 +1,53 @@
+"""How numbers are held and multiplied: what suits the hardware, and what a choice needs to run."""
+
+import logging
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+MIXED_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}  # our words to Accelerate's
+
+
+def resolve_precision(dtype: str) -> str:
+    """fp32, fp16 or bf16; `auto` is bf16 where the processor multiplies it in hardware, else fp32.
+
+    A CPU without AMX or AVX512-BF16 computes bf16 several times slower than fp32.
+    """
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_multiplies_bf16()
+        return "bf16" if fast else "fp32"
+    if dtype not in MIXED_PRECISION:
+        raise ValueError(f"precision.dtype={dtype} is not known; choose from auto, {', '.join(MIXED_PRECISION)}")
+    if dtype == "fp16" and not torch.cuda.is_available():
+        raise ValueError(
+            "precision=fp16 needs a GPU (its loss scaling does not run on a CPU); use precision=bf16 or fp32"
+        )
+    if dtype == "bf16" and not torch.cuda.is_available() and not _cpu_multiplies_bf16():
+        log.warning("precision=bf16: this CPU has no bf16 instructions, so it is slower than precision=fp32")
+    return dtype
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> str:
+    """Choose the implementation of attention; returns the choice.
+
+    `auto`: PyTorch's fused attention, but plain matrix products for bf16 on a CPU, where the fused backward pass is slow.
+    """
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    if attention == "auto":
+        attention = "math" if dtype == "bf16" and not torch.cuda.is_available() else "sdpa"
+    if attention == "xformers":
+        if not torch.cuda.is_available():
+            raise ValueError("attention=xformers needs a GPU; use attention=auto")
+        try:
+            denoiser.enable_xformers_memory_efficient_attention()
+        except ModuleNotFoundError as error:
+            raise ValueError("attention=xformers: the package is missing; pip install 't2i[xformers]'") from error
+    else:
+        denoiser.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+    return attention

@@ -1,0 +1,52 @@
+"""The progress bar: step, loss, images per second, time left. Without a terminal the log has a line instead."""
+
+import logging
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+SHOWN = (
+    ("train/loss", "loss", ".4f"),
+    ("val/loss", "val/loss", ".5f"),
+    ("val/ema/loss", "ema", ".5f"),
+    ("train/lr", "lr", ".1e"),
+    ("speed/images_per_second", "images/s", ".1f"),
+)
+
+
+class Bar:
+    """`total` steps; `advance` shows where they are."""
+
+    def __init__(self, total: int, shown: bool):
+        self.total = total
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        console = Console()
+        self.live = console.is_terminal
+        self.progress = Progress(*columns, console=console, disable=not (shown and self.live))
+        self.task = self.progress.add_task("training", total=total, metrics="")
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def advance(self, step: int, metrics: dict[str, float]) -> None:
+        """Show `step` and what was measured there; validation also goes to the log, as does all else without a terminal."""
+        shown = [f"{name} {metrics[key]:{form}}" for key, name, form in SHOWN if key in metrics]
+        self.progress.update(self.task, completed=step)
+        if "train/loss" in metrics:
+            self.progress.update(self.task, metrics=" · ".join(shown))
+        if not self.live or "val/loss" in metrics:
+            log.info("step %d/%d · %s", step, self.total, " · ".join(shown))

@@ -1,0 +1,137 @@
+"""The run folder: what a run leaves behind, and how the same command finds it again."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Changing these does not change what is computed: a run may be continued with other values.
+FREE_KEYS = ("run", "num_workers", "cache_dir", "tracker", "save_every", "keep_checkpoints", "sweep")
+PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
+
+
+class RunExists(ValueError):
+    """The folder belongs to a run of another configuration."""
+
+
+class Run:
+    """One run folder. Only the main process writes; the others read the same files."""
+
+    def __init__(self, folder: Path, config: DictConfig, writes: bool = True):
+        self.folder, self.writes = folder, writes
+        self.config = OmegaConf.to_container(config, resolve=True)
+        self.info: dict[str, Any] = {}
+        if (folder / "run.json").is_file():
+            self.info = json.loads((folder / "run.json").read_text())
+            self._refuse_another_configuration()
+
+    def _refuse_another_configuration(self) -> None:
+        before = _flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
+        now = _flat(self.config)
+        differ = [
+            key
+            for key in sorted(before | now)
+            if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_KEYS
+        ]
+        if differ:
+            changes = ", ".join(f"{key}: {before.get(key)} → {now.get(key)}" for key in differ)
+            raise RunExists(f"{self.folder} holds a run with another configuration ({changes}); use another run=NAME")
+
+    @property
+    def finished(self) -> bool:
+        return self.info.get("state") == "finished"
+
+    @property
+    def result(self) -> float:
+        """The final val/loss of a finished run; not a number if validation was switched off."""
+        return self.info["final"].get("val/loss", float("nan"))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def begin(self) -> None:
+        """Say in the folder what this run is. A continued run keeps what it was."""
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        self.update(
+            state="running",
+            config_hash=hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:32],
+            code_revision=_revision(),
+            packages={name: metadata.version(name) for name in PACKAGES},
+            python=platform.python_version(),
+            started=self.info.get("started") or _now(),
+        )
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of run.json, atomically."""
+        self.info |= fields
+        if self.writes:
+            atomic_write(self.folder / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
+
+    def end(self, state: str, **fields: Any) -> None:
+        """state: finished, failed or interrupted."""
+        self.update(state=state, ended=_now(), **fields)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        if self.writes:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: it is about to be computed again."""
+        file = self.folder / "metrics.jsonl"
+        if self.writes and file.is_file():
+            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            atomic_write(file, "".join(f"{line}\n" for line in lines))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader, or a crash, sees the old or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # a line torn by a crash
+        return float("inf")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _revision() -> str | None:
+    """The commit of the checkout this code runs from, with + when files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

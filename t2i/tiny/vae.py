@@ -1,0 +1,149 @@
+"""Train the autoencoder of model=tiny on the OpenMoji pictures, 64 px to 16 x 16 x 4: `python -m t2i.tiny.vae`.
+
+First encoder and decoder together, then the decoder alone on slightly noisy latents, as a diffusion model will give it.
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from t2i.openmoji import catalogue, draw
+
+OUTPUT = Path(__file__).parent / "pipeline" / "vae"
+RESOLUTION = 64
+BATCH_SIZE = 16
+JOINT_SHARE = 0.65  # of the time; the rest trains the decoder alone
+LEARNING_RATE = {"joint": 2e-3, "decoder": 1.5e-3}
+KL_WEIGHT = 3e-4
+LATENT_NOISE = 0.03  # in units of the latents' standard deviation
+EMA_DECAY = 0.995
+TONES_WEIGHT = 0.4  # half of the pictures are skin-tone variants
+SAVE_EVERY = 180  # seconds
+
+
+def load_pictures(split: str) -> tuple[Tensor, Tensor]:
+    """Pictures, uint8 [N, 3, 64, 64], and how often to draw each, [N]."""
+    entries = [entry for entry in catalogue() if entry.split == split]
+    pictures = np.stack([np.asarray(draw(entry.emoji, RESOLUTION)) for entry in entries])
+    weights = torch.tensor([TONES_WEIGHT if entry.group == "people_tones" else 1.0 for entry in entries])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), weights
+
+
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=RESOLUTION,
+        mid_block_add_attention=False,
+    ).to(memory_format=torch.channels_last)
+
+
+def augment(pictures: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] to [-1, 1]: mirrored, shifted and with exchanged colours, so that unseen flags work too."""
+    images = pictures.float() / 127.5 - 1
+    for i in range(len(images)):
+        flips = [axis for axis in (1, 2) if torch.rand(()) < 0.5]
+        shift = torch.randint(-4, 5, (2,)).tolist()
+        colours = torch.randperm(3) if torch.rand(()) < 0.3 else torch.arange(3)
+        images[i] = images[i, colours].flip(flips).roll(shift, (1, 2))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
+    """L1 + MSE, the picture counting six times as much as the white around it, + L1 of the gradients."""
+    drawn = F.max_pool2d((images.amin(1, keepdim=True) < 0.95).float(), 3, stride=1, padding=1)
+    error = reconstructed - images
+    weighted = (0.3 + 1.5 * drawn) * (error.abs() + error**2)
+    edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    # Shapes a pixel off are hard to see, wrong colours are not: compare the low frequencies once more.
+    colours = F.avg_pool2d(error, 4).abs().mean()
+    return weighted.mean() + edges + colours
+
+
+def latent_distribution(vae: AutoencoderKL, images: Tensor):
+    return vae.encode(images).latent_dist
+
+
+@torch.no_grad()
+def evaluate(vae: AutoencoderKL, pictures: Tensor) -> tuple[float, float]:
+    """PSNR in dB, mean over pictures, and the standard deviation of the latents."""
+    psnr, latents = [], []
+    for batch in pictures.split(64):
+        images = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        mean = latent_distribution(vae, images).mean
+        error = (vae.decode(mean).sample.clamp(-1, 1) - images).div(2).square().mean((1, 2, 3))
+        psnr.append(-10 * error.log10())
+        latents.append(mean)
+    return torch.cat(psnr).mean().item(), torch.cat(latents).std().item()
+
+
+def save(vae: AutoencoderKL, train: Tensor, held_out: Tensor) -> str:
+    psnr, _ = evaluate(vae, held_out)
+    train_psnr, std = evaluate(vae, train[:: len(train) // 256])
+    finished = copy.deepcopy(vae).half()
+    finished.register_to_config(scaling_factor=round(1 / std, 4))
+    finished.save_pretrained(OUTPUT)
+    return f"PSNR {psnr:.2f} dB held out, {train_psnr:.2f} dB seen, latents' std {std:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    budget = parser.parse_args().minutes * 60
+    torch.manual_seed(0)
+    (train, weights), (held_out, _) = load_pictures("train"), load_pictures("validation")
+    vae = make_vae()
+    print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M parameters, {len(train)} pictures", flush=True)
+    start = time.time()
+    for phase, begin, end in (("joint", 0, JOINT_SHARE * budget), ("decoder", JOINT_SHARE * budget, budget)):
+        joint = phase == "joint"
+        vae.encoder.requires_grad_(joint)
+        vae.quant_conv.requires_grad_(joint)
+        trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
+        ema = copy.deepcopy(vae).requires_grad_(False)
+        latent_std = evaluate(vae, train[:256])[1]
+        step, saved = 0, time.time()
+        while (elapsed := time.time() - start) < end:
+            progress = (elapsed - begin) / (end - begin)
+            lr = LEARNING_RATE[phase] * min(1, (step + 1) / 50) * min(1, (1 - progress) / 0.6)
+            optimizer.param_groups[0]["lr"] = lr
+            images = augment(train[torch.multinomial(weights, BATCH_SIZE)])
+            with torch.set_grad_enabled(joint):
+                posterior = latent_distribution(vae, images)
+            noise = LATENT_NOISE * latent_std * torch.randn_like(posterior.mean) * (not joint)
+            reconstructed = vae.decode((posterior.sample() if joint else posterior.mean) + noise).sample
+            loss = (
+                reconstruction_loss(reconstructed, images)
+                + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            decay = min(EMA_DECAY, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in vae.parameters()], 1 - decay)
+            step += 1
+            if step % 50 == 0:
+                rate, left = step / (time.time() - start - begin), (budget - elapsed) / 60
+                print(f"{phase} {step}: loss {loss.item():.4f}, {rate:.2f} steps/s, {left:.1f} min left", flush=True)
+            if time.time() - saved > SAVE_EVERY:
+                print(save(ema, train, held_out), flush=True)
+                saved = time.time()
+        vae.load_state_dict(ema.state_dict())
+    print(save(vae, train, held_out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Where curves and pictures go besides the run folder. A tracker is called on the main process only."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+log = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    def start(
+        self, folder: Path, name: str, group: str | None, tags: list[str], config: dict, run_id: str | None
+    ) -> str | None:
+        """Begin, or continue the run of that id; returns the id."""
+        ...
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None: ...
+    def finish(self, succeeded: bool) -> None: ...
+
+
+class NoTracker:
+    """The run folder is enough."""
+
+    def start(self, *_: Any) -> None:
+        return None
+
+    def log(self, *_: Any) -> None:
+        pass
+
+    def images(self, *_: Any) -> None:
+        pass
+
+    def finish(self, *_: Any) -> None:
+        pass
+
+
+class Wandb:
+    """Weights & Biases. It never asks, and never blocks: without a key, or a network, it writes to the run folder.
+
+    mode: auto (online with an API key, else offline), online, offline or disabled.
+    """
+
+    def __init__(self, project: str, mode: str, entity: str | None = None):
+        modes = ("auto", "online", "offline", "disabled")
+        if mode not in modes:
+            raise ValueError(f"tracker.mode={mode} is not known; choose from {', '.join(modes)}")
+        self.project, self.mode, self.entity = project, mode, entity
+
+    def start(
+        self, folder: Path, name: str, group: str | None, tags: list[str], config: dict, run_id: str | None
+    ) -> str:
+        import wandb
+
+        mode = ("online" if _has_key() else "offline") if self.mode == "auto" else self.mode
+        arguments = {
+            "project": self.project,
+            "entity": self.entity,
+            "dir": str(folder),
+            "name": name,
+            "group": group,
+            "tags": tags,
+            "config": config,
+            "id": run_id or wandb.util.generate_id(),
+            "resume": "allow" if run_id else None,
+            "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
+        }
+        try:
+            self.run = wandb.init(mode=mode, **arguments)
+        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+            log.warning("W&B can't be reached (%s); the run goes on offline", str(error).splitlines()[0])
+            wandb.teardown()  # or the same id would still count as in use
+            self.run = wandb.init(mode="offline", **arguments)
+        self.run.define_metric("step", hidden=True)
+        self.run.define_metric("*", step_metric="step")
+        if self.run.offline:
+            log.info("W&B is offline; to upload: wandb sync %s", Path(self.run.dir).parent)
+        return self.run.id
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.run.log({"step": step, **metrics})
+
+    def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None:
+        import wandb
+
+        pictures = [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
+        self.run.log({"step": step, key: pictures})
+
+    def finish(self, succeeded: bool) -> None:
+        self.run.finish(exit_code=0 if succeeded else 1)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    return wandb.api.api_key is not None

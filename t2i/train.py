@@ -1,0 +1,43 @@
+"""Train a text-to-image model: `python -m t2i.train`. Everything heavy is imported by `t2i.experiment`, inside `main`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from t2i.config import ConfigError, check_types, register
+
+HERE = Path(__file__).resolve().parent
+CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(cfg: DictConfig) -> float:
+    """Train one run; returns its final val/loss, which a sweeper may minimise."""
+    from hydra.core.hydra_config import HydraConfig
+
+    try:
+        hydra_config = HydraConfig.get()
+        check_types(cfg, _defaults(hydra_config))
+        from t2i.experiment import run
+
+        return run(cfg, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        if hydra_config.mode.name == "MULTIRUN":
+            raise
+        print(f"t2i: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _defaults(hydra_config: DictConfig) -> DictConfig:
+    """The configuration with the chosen groups, but without changed values."""
+    groups = [
+        override for override in hydra_config.overrides.task if override.split("=")[0] in hydra_config.runtime.choices
+    ]
+    return hydra.compose("config", overrides=groups)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The training loop: encode, add noise, predict, weigh, step."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from t2i import checkpoints
+from t2i.data import Examples, MicroBatches, loader
+from t2i.diffusion import Diffusion
+from t2i.draws import step_seed
+from t2i.ema import EMA, NoEMA
+from t2i.losses import Weighting, squared_error
+from t2i.meters import Meter
+from t2i.runs import Run
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how large, how often. `*_every` are in optimizer steps; 0 means never."""
+
+    seed: int
+    steps: int
+    batch_size: int  # images per optimizer step, over all processes
+    micro_batch_size: int  # per process and forward pass
+    num_workers: int
+    max_grad_norm: float  # 0: gradients are not clipped
+    log_every: int
+    validate_every: int
+    sample_every: int
+    save_every: int
+    keep_checkpoints: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that is done every `every` steps, and at the end, is due after `step` steps."""
+        return every > 0 and (step % every == 0 or step == self.steps)
+
+
+@dataclass(frozen=True)
+class Observers:
+    """What is done beside training; called on every process, with the number of steps done."""
+
+    validate: Callable[[int], dict[str, float]]
+    sample: Callable[[int], None]
+    log: Callable[[int, dict[str, float]], None]
+
+
+def train(
+    schedule: Schedule,
+    model,
+    diffusion: Diffusion,
+    loss: Weighting,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+    ema: EMA | NoEMA,
+    examples: Examples,
+    accelerator: Accelerator,
+    observers: Observers,
+    run: Run,
+) -> None:
+    """Train the model's denoiser to the last step, from the newest checkpoint of `run`, or else from the start."""
+    weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    max_grad_norm = schedule.max_grad_norm or float("inf")
+    meter = Meter(schedule.batch_size, max_grad_norm)
+    ema.track(accelerator.unwrap_model(model.denoiser))
+    parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
+    parts["denoiser"] = accelerator.unwrap_model(model.denoiser)
+
+    checkpoint = checkpoints.newest(run.checkpoints)
+    start = checkpoints.load(checkpoint, parts) if checkpoint else 0
+    run.rewind(start if checkpoint else -1)
+    ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
+    micro_batches = MicroBatches(schedule.batch_size, schedule.micro_batch_size, start, schedule.steps, **ranks)
+    batches = loader(examples, micro_batches, schedule.num_workers)
+    if start == 0:
+        observers.sample(0)
+        observers.log(0, observers.validate(0))
+
+    meter.pause()
+    for step in range(start, schedule.steps):
+        torch.manual_seed(step_seed(schedule.seed, step, accelerator.process_index))
+        for micro in range(micro_batches.accumulation):
+            batch = next(batches).to(accelerator.device)
+            last = micro == micro_batches.accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(model.denoiser):
+                noised = diffusion.add_noise(batch.x0, batch.noise, batch.t)
+                prediction = model.denoise(noised.x, noised.t, batch.text)
+                losses = loss(prediction, noised)
+                # Processes average their gradients; this makes the average that of the whole batch.
+                accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
+            meter.examples(losses, squared_error(prediction.detach(), noised))
+        meter.step(accelerator.clip_grad_norm_(weights, max_grad_norm))
+        optimizer.step()
+        optimizer.zero_grad()
+        learning_rate = lr_scheduler.get_last_lr()[0]
+        lr_scheduler.step()
+        ema.update()
+
+        done, metrics = step + 1, {}
+        if schedule.due(done, schedule.log_every):
+            metrics |= meter.read() | {"train/lr": learning_rate}
+        if schedule.due(done, schedule.validate_every):
+            metrics |= observers.validate(done)
+        if schedule.due(done, schedule.sample_every):
+            observers.sample(done)
+        if metrics:
+            observers.log(done, metrics)
+        if schedule.due(done, schedule.save_every) and accelerator.is_main_process:
+            checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints)
+        meter.pause()

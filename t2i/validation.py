@@ -1,0 +1,107 @@
+"""The validation battery: fixed held-out pictures × fixed timesteps × fixed noise, the same in every run.
+
+The error is unweighted, so that runs with different losses, learning rates and prediction types can be compared. The
+headline is the geometric mean over the timesteps of the mean error: going from epsilon to v or x0 multiplies each
+timestep's error by a constant, so the ratio of two runs' headlines is the same in all three spaces.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from t2i.diffusion import Diffusion
+from t2i.draws import generator
+from t2i.encoding import Encoded
+
+FORWARD_BATCH = 64  # fixed, so that no setting of the training changes a bit of the result
+NUM_SNR_BINS = 8
+
+
+@dataclass(frozen=True)
+class Battery:
+    """N pictures and K timesteps; what is fixed is fixed by `seed` and the held-out split alone."""
+
+    x0: Tensor  # [N, C, h, w]: the mean of the posterior
+    text: dict[str, Tensor]  # [N, ...]
+    t: np.ndarray  # [K], ascending
+    seed: int
+    hash: str
+
+    def noise(self, cells: np.ndarray) -> Tensor:
+        """The noise of the cells (picture · K + timestep), [B, C, h, w]."""
+        shape, k = self.x0.shape[1:], len(self.t)
+        draws = [generator(self.seed, "battery", cell // k, cell % k) for cell in cells]
+        return torch.from_numpy(np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws]))
+
+    @torch.no_grad()
+    def errors(self, model, diffusion: Diffusion, device: torch.device) -> np.ndarray:
+        """Mean squared epsilon error of each picture at each timestep, [N, K] in float64."""
+        num_cells = len(self.x0) * len(self.t)
+        parts = []
+        for start in range(0, num_cells, FORWARD_BATCH):
+            cells = np.arange(start, min(start + FORWARD_BATCH, num_cells))
+            items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
+            noised = diffusion.add_noise(self.x0[items].to(device), self.noise(cells).to(device), t.to(device))
+            text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
+            prediction = model.denoise(noised.x, noised.t, text)
+            error = (prediction.double() - noised.target.double()).square().flatten(1).mean(1)
+            to_epsilon = (diffusion.snr * diffusion.x0_scale)[t]
+            parts.append((error.cpu() * to_epsilon).numpy())
+        return np.concatenate(parts).reshape(len(self.x0), len(self.t))
+
+
+def battery(encoded: Encoded, diffusion: Diffusion, seed: int, items: int, timesteps: int) -> Battery:
+    """`items` pictures spread over the held-out split (all of them if it has fewer) and `timesteps` stratified timesteps."""
+    chosen = np.unique(np.linspace(0, len(encoded) - 1, min(items, len(encoded))).round().astype(int)).tolist()
+    x0, _ = encoded.moments(chosen)
+    t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
+    t = t[diffusion.snr.numpy()[t] > 0]
+    digest = hashlib.sha256(repr((encoded.fingerprint, chosen, t.tolist(), seed)).encode())
+    digest.update(diffusion.snr.numpy()[t].tobytes())
+    return Battery(torch.from_numpy(x0.copy()), encoded.text(chosen), t, seed, digest.hexdigest()[:32])
+
+
+def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str, float]:
+    """Metrics of a battery's epsilon errors, [N, K]: the headline, the plain means, and one mean per SNR bin.
+
+    Bin 0 is the noisiest; a bin holds neighbouring timesteps of the battery.
+    """
+    per_timestep = errors.mean(0)
+    x0_per_timestep = per_timestep / diffusion.snr.numpy()[t]
+    v_per_timestep = x0_per_timestep / diffusion.sigma.square().numpy()[t]
+    bins = np.array_split(per_timestep[::-1], min(NUM_SNR_BINS, len(t)))
+    return {
+        "loss": float(np.exp(np.log(per_timestep).mean())),
+        "eps_mse": float(per_timestep.mean()),
+        "v_mse": float(v_per_timestep.mean()),
+        "x0_mse": float(x0_per_timestep.mean()),
+        **{f"snr_bin_{i}/eps": float(part.mean()) for i, part in enumerate(bins)},
+    }
+
+
+def evaluate(battery: Battery, model, diffusion: Diffusion, ema, device: torch.device) -> tuple[dict[str, float], dict]:
+    """Metrics under val/ (raw weights) and val/ema/, and the errors [N, K] behind them under the same prefixes."""
+    metrics, errors = {}, {}
+    model.denoiser.eval()
+    for prefix, weights in ema.variants().items():
+        with weights:
+            errors[prefix] = battery.errors(model, diffusion, device)
+        found = summary(errors[prefix], diffusion, battery.t)
+        metrics |= {f"val/{prefix}{name}": value for name, value in found.items()}
+    model.denoiser.train()
+    return metrics, errors
+
+
+def write_errors(file: Path, battery: Battery, errors: dict[str, np.ndarray]) -> None:
+    """One row per picture and timestep: the epsilon error with raw (eps) and averaged weights (ema_eps)."""
+    num_items, num_timesteps = len(battery.x0), len(battery.t)
+    columns = {"item": np.repeat(np.arange(num_items), num_timesteps), "timestep": np.tile(battery.t, num_items)}
+    columns |= {f"{prefix.replace('/', '_')}eps": values.ravel() for prefix, values in errors.items()}
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), file)

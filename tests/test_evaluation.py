@@ -1,0 +1,53 @@
+import pytest
+import torch
+from transformers import CLIPTextModel
+
+from t2i.evaluation import TINY, Judge
+from t2i.openmoji import catalogue, draw
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge()
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    entries = [entry for entry in catalogue() if entry.split == "validation"][::2]
+    return [draw(entry.emoji, 64) for entry in entries], [entry.caption for entry in entries]
+
+
+def test_the_judge_prefers_the_right_caption_of_pictures_it_has_never_seen(judge, held_out):
+    match = judge.match(*held_out)
+    assert match.score > match.shuffled + 0.3
+    assert match.recall > 10 / len(held_out[1])
+
+
+def test_more_captions_to_choose_from_are_harder(judge, held_out):
+    everything = [entry.caption for entry in catalogue()]
+    assert judge.match(*held_out, candidates=everything).recall <= judge.match(*held_out).recall
+
+
+def test_samples_of_one_caption_are_not_their_own_control(judge, held_out):
+    images, captions = held_out[0][:2], held_out[1][:2]
+    once, twice = judge.match(images, captions), judge.match(images * 2, captions * 2)
+    assert twice.shuffled == pytest.approx(once.shuffled, abs=1e-5)
+
+
+def test_the_judge_sees_the_same_in_every_form_and_size(judge):
+    picture, large = draw("🍎", 64), draw("🍎", 256)
+    tensor = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, 64, 64, 3).permute(0, 3, 1, 2)
+    from_picture = judge.score([picture], ["red apple"])
+    assert torch.allclose(judge.score(tensor / 127.5 - 1, ["red apple"]), from_picture, atol=1e-5)
+    assert torch.allclose(judge.score([large], ["red apple"]), from_picture, atol=0.1)
+
+
+def test_the_text_encoder_is_the_judge_s(judge):
+    """And the empty caption, which stands for no caption, is one like any other."""
+    text_encoder = CLIPTextModel.from_pretrained(TINY / "pipeline" / "text_encoder", torch_dtype=torch.float32)
+    tokens = judge.tokenizer(["", "red apple"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        hidden = text_encoder(tokens).last_hidden_state
+        assert torch.allclose(hidden, judge.clip.text_model(tokens).last_hidden_state, atol=1e-5)
+    assert hidden.shape == (2, 24, 128)
+    assert hidden.isfinite().all()
