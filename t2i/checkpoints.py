@@ -43,14 +43,14 @@ def save(folder: Path, step: int, parts: Mapping[str, Stateful], keep: int) -> P
         shutil.rmtree(final)
     beside.replace(final)
     _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in _by_step(folder)[:-keep]:
         shutil.rmtree(old)
     return final
 
 
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint whose files are all there and whole; a torn one is named in a warning and passed over."""
-    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+    for checkpoint in reversed(_by_step(folder)):
         if (damage := _damage(checkpoint)) is None:
             return checkpoint
         log.warning("checkpoint %s is not whole (%s); the one before it is used", checkpoint, damage)
@@ -65,6 +65,10 @@ def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
         else:
             part.load_state_dict(torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True))
     return json.loads((checkpoint / "manifest.json").read_text())["step"]
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
 
 
 def _damage(checkpoint: Path) -> str | None:

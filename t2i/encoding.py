@@ -102,7 +102,9 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         return columns
 
     pictures_key = hash_of(FORMAT, model.vae, str(dict(model.vae.config)), split.fingerprint)
-    captions_key = hash_of(FORMAT, model.text_encoder, repr(model.tokenizer.get_vocab()), repr(distinct))
+    captions_key = hash_of(
+        FORMAT, model.text_encoder, repr(sorted(model.tokenizer.get_vocab().items())), repr(distinct)
+    )
     latents = _stored(folder / f"pictures-{pictures_key}", list(range(len(split))), encode_pictures, "pictures")
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, "captions")
     return Encoded(latents, captions, pictures_key + captions_key)

@@ -1,6 +1,5 @@
 """One experiment: build every component from the configuration, train, evaluate, and leave a run folder behind."""
 
-import inspect
 import logging
 import os
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from hydra.utils import get_class, get_method, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from t2i import validation
-from t2i.config import ConfigError, check
+from t2i.components import build, check_signatures
 from t2i.data import Captioned, Examples, Order
 from t2i.diffusion import Diffusion
 from t2i.encoding import encode
@@ -23,7 +21,6 @@ from t2i.sampling import sample
 from t2i.training import Observers, Schedule, train
 
 log = logging.getLogger(__name__)
-COMPONENTS = ("loss", "timesteps", "ema", "tracker", "scheduler", "dataset", "model", "optimizer", "lr_scheduler")
 
 
 def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
@@ -31,13 +28,10 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
 
     What can be wrong with the configuration is found before the data set and the weights are loaded.
     """
-    check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
-    for name in COMPONENTS:
-        check_signature(name, cfg[name])
+    check_signatures(cfg)
     dtype = resolve_precision(cfg.precision.dtype)
-    loss, timesteps, ema, tracker, scheduler = (
-        instantiate(cfg[name]) for name in ("loss", "timesteps", "ema", "tracker", "scheduler")
-    )
+    loss, timesteps, ema, tracker = (build(cfg, name) for name in ("loss", "timesteps", "ema", "tracker"))
+    scheduler = build(cfg, "scheduler")
     diffusion = Diffusion.from_scheduler(scheduler)
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     if run.finished:
@@ -50,9 +44,9 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         accelerator = Accelerator(mixed_precision=MIXED_PRECISION[dtype])
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
-        data: Captioned = instantiate(cfg.dataset)
+        data: Captioned = build(cfg, "dataset")
         torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
-        model = instantiate(cfg.model)
+        model = build(cfg, "model")
         model.vae.to(accelerator.device)
         model.text_encoder.to(accelerator.device)
         train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
@@ -63,8 +57,8 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         if cfg.channels_last:
             model.denoiser.to(memory_format=torch.channels_last)
         model.denoiser.train()
-        optimizer = instantiate(cfg.optimizer)(model.denoiser.parameters())
-        lr_scheduler = instantiate(cfg.lr_scheduler)(optimizer)
+        optimizer = build(cfg, "optimizer")(model.denoiser.parameters())
+        lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
         model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
         order = Order(data.train.weights, cfg.seed)
         examples = Examples(train_set, order, len(diffusion), timesteps, cfg.caption_dropout, cfg.seed)
@@ -128,26 +122,3 @@ def weighting_table(loss, diffusion: Diffusion) -> dict[str, float]:
         "largest": float(weight.max()),
         "zero_steps": int((weight == 0).sum()),
     }
-
-
-def check_signature(name: str, node: DictConfig) -> None:
-    """Refuse a component whose settings its `_target_` does not take; nothing is called."""
-    target = node.get("_target_")
-    if target is None:
-        raise ConfigError(f"{name} has no _target_; choose an option of the group, such as in conf/{name}/")
-    try:
-        callable_ = get_method(target)
-    except Exception:  # Hydra has one function for classes and one for functions, and raises its own kinds of errors
-        try:
-            callable_ = get_class(target)
-        except Exception as error:
-            raise ConfigError(f"{name}._target_={target} can't be imported: {error}") from error
-    settings = {key: None for key in node if not str(key).startswith("_")}
-    signature = inspect.signature(callable_)
-    try:
-        signature.bind_partial(**settings)
-    except TypeError as error:
-        known = ", ".join(p for p in signature.parameters if p not in ("self", "args", "kwargs"))
-        raise ConfigError(f"{name}: {target} takes no such setting ({error}); it takes {known}") from error
-    if OmegaConf.missing_keys(node):
-        raise ConfigError(f"{name}: {', '.join(sorted(OmegaConf.missing_keys(node)))} must be given")

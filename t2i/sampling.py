@@ -1,12 +1,19 @@
 """Pictures of fixed prompts from fixed seeds, and the labelled grid that shows them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file
 
+from t2i import checkpoints
 from t2i.draws import generator
+from t2i.models import hide_loading_bars, locate
 
 LABEL_HEIGHT = 14
 MARGIN = 4
@@ -31,6 +38,43 @@ def sample(pipeline, prompts: Sequence[str], seed: int, steps: int, guidance_sca
         )
         images += output.images
     return images
+
+
+def load_pipeline(source: str | Path, weights: str = "ema"):
+    """A pipeline to sample from, on the GPU if there is one.
+
+    source: a run folder (its exported model, or its newest checkpoint while it is unfinished), a checkpoint, the folder of
+    a pipeline, a Hub id, or the name of a bundled model. weights: ema or raw.
+    """
+    hide_loading_bars()
+    folder = Path(source)
+    if (folder / "model" / "model_index.json").is_file():
+        folder = folder / "model"
+    elif (folder / "config.yaml").is_file():
+        checkpoint = checkpoints.newest(folder / "checkpoints")
+        if checkpoint is None:
+            raise FileNotFoundError(f"{folder} holds neither model/ nor a whole checkpoint yet")
+        folder = checkpoint
+    if (folder / "manifest.json").is_file():
+        pipeline = _from_checkpoint(folder, weights)
+    else:
+        pipeline = DiffusionPipeline.from_pretrained(locate(folder if folder.is_dir() else source), safety_checker=None)
+        if weights == "raw" and (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").is_file():
+            pipeline.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", variant="non_ema")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _from_checkpoint(checkpoint: Path, weights: str):
+    cfg = OmegaConf.load(checkpoint.parent.parent / "config.yaml")
+    model = instantiate(cfg.model)
+    file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
+    if not file.is_file():
+        raise FileNotFoundError(f"{checkpoint} has no averaged weights (ema=none); use --weights raw")
+    state = load_file(file)
+    state.pop("updates", None)
+    model.denoiser.load_state_dict(state)
+    return model.pipeline(instantiate(cfg.scheduler))
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ class Wandb:
             "group": group,
             "tags": tags,
             "config": config,
-            "id": run_id or wandb.util.generate_id(),
+            "id": run_id or uuid.uuid4().hex[:8],
             "resume": "allow" if run_id else None,
             "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
         }
@@ -98,4 +99,4 @@ def _has_key() -> bool:
         return True
     import wandb
 
-    return wandb.api.api_key is not None
+    return wandb.login(prompt=False)

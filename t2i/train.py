@@ -1,12 +1,13 @@
 """Train a text-to-image model: `python -m t2i.train`. Everything heavy is imported by `t2i.experiment`, inside `main`."""
 
+import os
 import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from t2i.config import ConfigError, check_types, register
+from t2i.config import ConfigError, check, check_types, register
 
 HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
@@ -21,6 +22,7 @@ def main(cfg: DictConfig) -> float:
     try:
         hydra_config = HydraConfig.get()
         check_types(cfg, _defaults(hydra_config))
+        check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
         from t2i.experiment import run
 
         return run(cfg, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))

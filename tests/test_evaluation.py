@@ -24,8 +24,8 @@ def test_the_judge_prefers_the_right_caption_of_pictures_it_has_never_seen(judge
 
 
 def test_more_captions_to_choose_from_are_harder(judge, held_out):
-    everything = [entry.caption for entry in catalogue()]
-    assert judge.match(*held_out, candidates=everything).recall <= judge.match(*held_out).recall
+    others = [entry.caption for entry in catalogue()][::9]
+    assert judge.match(*held_out, candidates=others).recall <= judge.match(*held_out).recall
 
 
 def test_samples_of_one_caption_are_not_their_own_control(judge, held_out):

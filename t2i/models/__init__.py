@@ -1,10 +1,6 @@
 """Model families. Each file holds one family behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
 
-import os
 from pathlib import Path
-
-# Transformers warns at import that torchvision is missing, which nothing here uses.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 
@@ -24,3 +20,12 @@ def locate(path: str | Path) -> str:
             f"model.path={path} holds no pipeline (no model_index.json); give a folder that save_pretrained wrote"
         )
     return str(folder) if looks_local else str(path)
+
+
+def hide_loading_bars() -> None:
+    """Loading takes a second; bars of every library for it would bury what the user should see."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

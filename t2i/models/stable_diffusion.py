@@ -6,9 +6,8 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils.logging import disable_progress_bar
 
-from t2i.models import locate
+from t2i.models import hide_loading_bars, locate
 
 
 @dataclass
@@ -70,7 +69,7 @@ def load(
     path: `tiny`, a local folder in the Diffusers layout, or a Hub id. pretrained=False gives the denoiser fresh weights,
     drawn from torch's seed; the frozen parts stay as they are.
     """
-    disable_progress_bar()
+    hide_loading_bars()
     folder = locate(path)
     source = {"revision": revision, "variant": variant, "use_safetensors": True, "torch_dtype": torch.float32}
     if pretrained:

@@ -1,0 +1,29 @@
+# `make train` and `make test` do all the set-up on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+# The CPU build of torch, which installs in seconds; `make TORCH=torch train` takes the newest build, with CUDA.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: train test lint bench clean
+
+train: .venv/installed  ## trains the small model on animals and food: minutes on two CPU cores
+	$(BIN)/python -m t2i.train $(ARGS)
+
+test: .venv/installed  ## the fast suite: offline, on the CPU
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/step.py $(ARGS)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet "$(TORCH)" --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,45 @@
+"""The one place where the configuration becomes objects: each group's `_target_`, called with the group's settings."""
+
+import inspect
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from t2i.config import ConfigError
+
+GROUPS = ("loss", "timesteps", "ema", "tracker", "scheduler", "dataset", "model", "optimizer", "lr_scheduler")
+
+
+def check_signatures(cfg: DictConfig) -> None:
+    """Refuse a component whose settings its `_target_` does not take; nothing is called."""
+    for group in GROUPS:
+        _check_signature(group, cfg[group])
+
+
+def build(cfg: DictConfig, group: str) -> Any:
+    """The component of a group; what it refuses in its settings is the user's mistake, in its own words."""
+    try:
+        return instantiate(cfg[group])
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise ConfigError(str(error.__cause__)) from error
+        raise
+
+
+def _check_signature(group: str, node: DictConfig) -> None:
+    target = node.get("_target_")
+    if target is None:
+        raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
+    try:
+        signature = inspect.signature(get_object(target))
+    except Exception as error:
+        raise ConfigError(f"{group}._target_={target} can't be imported: {error}") from error
+    if missing := OmegaConf.missing_keys(node):
+        raise ConfigError(f"{group}: {', '.join(sorted(missing))} must be given")
+    try:
+        signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
+    except TypeError as error:
+        known = ", ".join(name for name in signature.parameters if name not in ("self", "args", "kwargs"))
+        raise ConfigError(f"{group}: {target} takes no such setting ({error}); it takes {known}") from error

@@ -1,0 +1,42 @@
+"""Draw pictures with a trained model: `python -m t2i.sample RUN "red apple" "grinning face"`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m t2i.sample", description=__doc__)
+    parser.add_argument("source", help="run folder, checkpoint, folder of a pipeline, Hub id, or tiny")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT")
+    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="default: %(default)s; 1 switches guidance off"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1, help="pictures per prompt, from successive seeds (default: 1)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="default: %(default)s")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.images < 1 or options.steps < 1:
+        parser().error("--images and --steps must be at least 1")
+    from t2i.sampling import grid, load_pipeline, sample
+
+    try:
+        pipeline = load_pipeline(options.source, options.weights)
+    except (ValueError, OSError) as error:
+        print(f"t2i: {error}", file=sys.stderr)
+        sys.exit(2)
+    seeds = range(options.seed, options.seed + options.images)
+    rows = [sample(pipeline, options.prompts, seed, options.steps, options.guidance_scale) for seed in seeds]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    grid(rows, options.prompts, [f"seed {seed}" for seed in seeds] if len(rows) > 1 else ()).save(options.out)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the tests share: composed configurations, a small pipeline, and runs of it; offline and on one thread."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
+
+import diffusers
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from t2i.experiment import run
+from t2i.models import BUNDLED
+from t2i.runs import Run
+from t2i.train import CONF
+
+torch.set_num_threads(1)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that `python -m t2i.train OVERRIDES` sees."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+@pytest.fixture(scope="session")
+def small_pipeline(tmp_path_factory) -> Path:
+    """A pipeline folder in the Diffusers layout: the frozen parts of `tiny` and a denoiser of 0.3 M fresh weights."""
+    folder = tmp_path_factory.mktemp("pipelines") / "small"
+    shutil.copytree(BUNDLED["tiny"], folder, ignore=lambda path, names: ["unet"] if "unet" in names else [])
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 2}
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+    size = {"sample_size": 16, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 128}
+    unet = diffusers.UNet2DConditionModel(**size, **blocks, down_block_types=down, up_block_types=up)
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_pipeline, tmp_path_factory) -> list[str]:
+    """Overrides for a run of seconds: ten steps on 148 pictures of food and hearts."""
+    others = set(compose().dataset.groups) - {"food", "hearts"}
+    return [
+        "experiment=smoke",
+        f"model.path={small_pipeline}",
+        f"cache_dir={tmp_path_factory.mktemp('cache')}",
+        "dataset.groups.food=1",
+        "dataset.groups.hearts=1",
+        *(f"dataset.groups.{group}=0" for group in sorted(others)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def train(small) -> Callable[..., Run]:
+    """Train a small run in `folder` with more overrides, in this process; returns what it left."""
+
+    def train(folder: Path, *overrides: str) -> Run:
+        cfg = compose(*small, *overrides)
+        run(cfg, folder, list(overrides))
+        return Run(folder, cfg)
+
+    return train

@@ -1,0 +1,138 @@
+"""Every option composes and fits its target; mistakes end in one line, before anything is loaded."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import compose
+from hydra.core.hydra_config import HydraConfig  # noqa: F401  (registers Hydra's own resolvers)
+from omegaconf import OmegaConf
+
+from t2i.components import check_signatures
+from t2i.config import ConfigError, check, check_types
+from t2i.train import CONF
+
+OPTIONS = sorted(
+    f"{file.parent.relative_to(CONF)}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name != "hydra"
+)
+
+
+def command(*arguments, **kwargs):
+    """Run `python -m t2i.train` as a user does; returns the finished process and its seconds."""
+    start = time.perf_counter()
+    run = subprocess.run([sys.executable, "-m", "t2i.train", *arguments], capture_output=True, text=True, **kwargs)
+    return run, time.perf_counter() - start
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_fits_its_target(option):
+    cfg = compose(option)
+    check(cfg, num_processes=1)
+    check_types(cfg, compose(option))
+    check_signatures(cfg)
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_every_file_begins_by_saying_what_it_is(file):
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ")
+    assert len(lines[0]) > 20
+
+
+def test_experiments_say_how_to_run_them():
+    for file in CONF.glob("experiment/*.yaml"):
+        assert f"python -m t2i.train experiment={file.stem}" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=10", "batch_size=10 is not a multiple of micro_batch_size=4 × 1 process; try 8 or 12"),
+        ("batch_size=0", "batch_size=0 must be at least 1"),
+        ("steps=-1", "steps=-1 must be at least 0"),
+        ("caption_dropout=1.5", "caption_dropout=1.5 is a share of the captions: at most 1"),
+        ("attention=flash", "attention=flash is not known; choose from auto, sdpa, math, xformers"),
+        ("validation.items=0", "validation.items=0 must be at least 1"),
+        ("keep_checkpoints=0", "keep_checkpoints=0 must be at least 1"),
+    ],
+)
+def test_values_out_of_range(override, message):
+    cfg = compose("micro_batch_size=4", override)
+    with pytest.raises(ConfigError) as error:
+        check(cfg, num_processes=1)
+    assert str(error.value) == message
+
+
+def test_batch_size_counts_processes():
+    check(compose("batch_size=16", "micro_batch_size=8"), num_processes=2)
+    with pytest.raises(ConfigError, match="micro_batch_size=8 × 4 processes; try 32"):
+        check(compose("batch_size=16", "micro_batch_size=8"), num_processes=4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number, like the 0.0005 in conf/"),
+        ("loss.snr_gamma=true", "loss.snr_gamma=True must be a number, like the 5.0 in conf/"),
+        ("dataset.resolution=64.5", "dataset.resolution=64.5 must be a whole number, like the 64 in conf/"),
+        ("ema.warmup=3", "ema.warmup=3 must be true or false, like the True in conf/"),
+    ],
+)
+def test_the_yaml_files_are_the_schema_of_components(override, message):
+    with pytest.raises(ConfigError) as error:
+        check_types(compose(override), compose())
+    assert str(error.value) == message
+
+
+def test_whole_numbers_are_numbers():
+    check_types(compose("loss.snr_gamma=5", "optimizer.lr=1", "run=name"), compose())
+
+
+def test_settings_that_a_target_does_not_take():
+    with pytest.raises(ConfigError, match=r"loss: t2i.losses.MinSNR takes no such setting .*gamma.*it takes snr_gamma"):
+        check_signatures(compose("+loss.gamma=5"))
+    with pytest.raises(ConfigError, match=r"loss._target_=t2i.losses.Nothing can't be imported"):
+        check_signatures(compose("loss._target_=t2i.losses.Nothing"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["los=mse"], "Could not override 'los'"),
+        (["loss=l2"], "Could not find 'loss/l2'"),
+        (["loss.gamma=1"], "Key 'gamma' is not in struct"),
+        (["batch_size=eight"], "Value 'eight' of type 'str' could not be converted to Integer"),
+        (["optimizer.lr=fast"], "t2i: optimizer.lr=fast must be a number"),
+        (["loss.snr_gamma=-5"], "t2i: loss.snr_gamma=-5 must be positive"),
+        (["model.path=./nowhere"], "t2i: model.path=./nowhere holds no pipeline"),
+        (["precision=fp16"], "t2i: precision=fp16 needs a GPU"),
+        (["scheduler.prediction_type=velocity"], "t2i: scheduler.prediction_type=velocity is not known"),
+        (["batch_size=10"], "t2i: batch_size=10 is not a multiple of micro_batch_size=32"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(arguments, message, tmp_path):
+    run, _ = command(*arguments, cwd=tmp_path)
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_the_command_line_answers_at_once(arguments, tmp_path):
+    seconds = min(command(*arguments, cwd=tmp_path)[1] for _ in range(3))
+    assert seconds < 0.6 * slowness()
+
+
+def slowness() -> float:
+    """How much longer than on an idle two-core machine (0.03 s) starting Python takes just now, at least 1."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-S", "-c", "import json, logging, argparse"], check=True)
+    return max(1.0, (time.perf_counter() - start) / 0.05)
+
+
+def test_the_command_line_does_not_import_torch():
+    code = "import sys, t2i.train; print(sorted({'torch', 'diffusers', 'wandb', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

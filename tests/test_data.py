@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2i.data import Examples, MicroBatches, Order, loader, openmoji
+from t2i.timesteps import Uniform
+
+GROUPS = {"food": 1.0, "people_tones": 0.4}
+
+
+class Encoded:
+    """Stands for an encoded split: item i has latents of mean i and no spread, and its number as embedded caption."""
+
+    def __len__(self):
+        return 50
+
+    def moments(self, items):
+        mean = np.broadcast_to(np.array(items, dtype=np.float32)[:, None, None, None], (len(items), 4, 2, 2))
+        return mean, np.zeros_like(mean)
+
+    def text(self, items):
+        return {"text": torch.tensor([-1 if item is None else item for item in items])}
+
+
+def examples(caption_dropout=0.1, seed=0):
+    return Examples(Encoded(), Order(np.ones(50), seed), 1000, Uniform(), caption_dropout, seed)
+
+
+@given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
+def test_every_picture_is_seen_once_an_epoch(num_items, seed, epoch):
+    order = Order(np.ones(num_items), seed)
+    seen = [order[position] for position in range(epoch * num_items, (epoch + 1) * num_items)]
+    assert sorted(seen) == list(range(num_items))
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
+def test_weights_are_how_often_a_picture_is_seen(weights):
+    """Within an epoch to the next whole number; on average over epochs as given."""
+    weights = np.array(weights)
+    order = Order(weights, seed=0)
+    expected = weights * order.epoch_length / weights.sum()
+    counts = np.stack([np.bincount(order.epoch(epoch), minlength=len(weights)) for epoch in range(400)])
+    assert (counts >= np.floor(expected - 1e-9)).all()
+    assert (counts <= np.ceil(expected + 1e-9)).all()
+    assert np.abs(counts.mean(0) - expected).max() < 0.15
+
+
+def test_epochs_and_seeds_are_shuffled_differently():
+    orders = [Order(np.ones(100), seed).epoch(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize(("micro_batch_size", "num_processes"), [(16, 1), (4, 1), (4, 2), (2, 4)])
+def test_a_step_has_the_same_examples_however_it_is_split(micro_batch_size, num_processes):
+    dealt = []
+    for rank in range(num_processes):
+        split = MicroBatches(16, micro_batch_size, 3, 5, rank, num_processes)
+        batches = list(split)
+        assert len(batches) == 2 * split.accumulation
+        dealt += [position for batch in batches for position in batch]
+    assert sorted(dealt) == list(range(48, 80))
+
+
+def test_an_example_is_a_function_of_its_position():
+    """Alone or among others, first or last."""
+    together = examples().__getitems__(list(range(40, 60)))
+    alone = examples().__getitems__([55])
+    for name in ("x0", "noise", "t", "items"):
+        assert torch.equal(getattr(alone, name)[0], getattr(together, name)[15])
+    assert alone.text["text"][0] == together.text["text"][15]
+
+
+def test_captions_are_dropped_at_the_given_rate_and_nothing_else_changes():
+    positions = list(range(2000))
+    kept, dropped = (examples(share).__getitems__(positions) for share in (0.0, 0.2))
+    assert torch.equal(kept.text["text"], kept.items)
+    assert abs((dropped.text["text"] == -1).float().mean() - 0.2) < 0.03
+    assert torch.equal(kept.noise, dropped.noise)
+    assert torch.equal(kept.t, dropped.t)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loading_resumes_at_any_step(num_workers):
+    whole = list(loader(examples(), MicroBatches(8, 4, 0, 6), num_workers))
+    rest = list(loader(examples(), MicroBatches(8, 4, 2, 6), num_workers))
+    assert len(whole) == 12
+    for ours, theirs in zip(rest, whole[4:], strict=True):
+        assert torch.equal(ours.noise, theirs.noise)
+        assert torch.equal(ours.items, theirs.items)
+
+
+def test_openmoji_groups():
+    data = openmoji(64, GROUPS)
+    assert data.train.pixels(0).shape == (64, 64, 3)
+    assert data.train.pixels(0).dtype == np.uint8
+    assert set(data.train.weights) == {1.0, 0.4}
+    assert not set(data.train.captions) & set(data.validation.captions)
+    assert openmoji(32, GROUPS).train.fingerprint != data.train.fingerprint
+
+
+def test_unknown_group_is_refused():
+    with pytest.raises(ValueError, match=r"dataset.groups: no group fruit in OpenMoji; there are activities, animals"):
+        openmoji(64, {"fruit": 1.0})
+    with pytest.raises(ValueError, match="dataset.groups leaves no picture"):
+        openmoji(64, {"food": 0.0})

@@ -1,0 +1,62 @@
+import diffusers
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2i.diffusion import PREDICTION_TYPES, Diffusion, pretrained_scheduler
+
+SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def latents(seed=0, batch=4):
+    return torch.randn(2, batch, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("schedule", [SD15, {}, {"beta_schedule": "squaredcos_cap_v2"}])
+def test_equal_to_diffusers(schedule):
+    scheduler = diffusers.DDPMScheduler(prediction_type="v_prediction", **schedule)
+    diffusion = Diffusion.from_scheduler(scheduler)
+    x0, noise = latents()
+    t = torch.tensor([0, 1, 500, 999])
+    noised = diffusion.add_noise(x0, noise, t)
+    assert torch.allclose(noised.x, scheduler.add_noise(x0, noise, t), atol=1e-6)
+    assert torch.allclose(noised.target, scheduler.get_velocity(x0, noise, t), atol=1e-6)
+    assert torch.allclose(diffusion.alpha.square() + diffusion.sigma.square(), torch.ones(1000, dtype=torch.float64))
+
+
+@given(st.sampled_from(PREDICTION_TYPES), st.lists(st.integers(0, 999), min_size=4, max_size=4), st.integers(0, 2**31))
+def test_x0_scale_turns_prediction_error_into_x0_error(prediction_type, t, seed):
+    """Solve for the x0 that a wrong prediction implies: its squared error is x0_scale times the prediction's."""
+    diffusion = Diffusion.from_scheduler(diffusers.DDPMScheduler(prediction_type=prediction_type, **SD15))
+    x0, noise = latents(seed)
+    t = torch.tensor(t)
+    noised = diffusion.add_noise(x0, noise, t)
+    error = torch.randn(x0.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    alpha, sigma = (table[t][:, None, None, None] for table in (diffusion.alpha, diffusion.sigma))
+    implied = {
+        "epsilon": lambda p: (noised.x - sigma * p) / alpha,
+        "v_prediction": lambda p: alpha * noised.x - sigma * p,
+        "sample": lambda p: p,
+    }[prediction_type]
+    assert torch.allclose(implied(noised.target), x0, atol=1e-8)
+    x0_error = (implied(noised.target + error) - x0).square().flatten(1).mean(1)
+    assert torch.allclose(x0_error, noised.x0_scale * error.square().flatten(1).mean(1), rtol=1e-6)
+
+
+def test_epsilon_with_zero_terminal_snr_is_refused():
+    scheduler = diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="epsilon", **SD15)
+    with pytest.raises(ValueError, match=r"zero terminal SNR.*scheduler\.prediction_type=v_prediction"):
+        Diffusion.from_scheduler(scheduler)
+
+
+def test_unknown_prediction_type_is_refused():
+    with pytest.raises(ValueError, match="scheduler.prediction_type=velocity is not known; choose from epsilon"):
+        Diffusion(torch.ones(2), torch.ones(2), "velocity")
+
+
+def test_pretrained_scheduler_is_the_saved_one_with_the_changes():
+    assert pretrained_scheduler("tiny").config.prediction_type == "v_prediction"
+    changed = pretrained_scheduler("tiny", prediction_type="epsilon")
+    assert changed.config.prediction_type == "epsilon"
+    assert torch.equal(changed.alphas_cumprod, pretrained_scheduler("tiny").alphas_cumprod)

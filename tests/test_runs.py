@@ -1,0 +1,53 @@
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from t2i.runs import Run, RunExists
+
+
+def config(**changes):
+    return OmegaConf.create({"seed": 0, "loss": {"snr_gamma": 5.0}, "num_workers": 0} | changes)
+
+
+def test_a_run_is_found_again(tmp_path):
+    run = Run(tmp_path / "run", config())
+    run.begin()
+    run.end("finished", final={"val/loss": 0.25})
+    again = Run(tmp_path / "run", config())
+    assert again.finished
+    assert again.result == 0.25
+
+
+def test_another_configuration_is_refused_by_the_keys_that_differ(tmp_path):
+    Run(tmp_path, config()).begin()
+    with pytest.raises(RunExists, match=r"loss\.snr_gamma: 5\.0 → 1\.0\); use another run=NAME"):
+        Run(tmp_path, config(loss={"snr_gamma": 1.0}))
+    Run(tmp_path, config(num_workers=2))  # does not change what is computed
+
+
+def test_rewinding_drops_later_and_torn_lines(tmp_path):
+    run = Run(tmp_path, config())
+    run.begin()
+    for step in range(5):
+        run.log(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    run.rewind(3)
+    assert [line["step"] for line in run.metrics()] == [0, 1, 2, 3]
+
+
+def test_other_processes_write_nothing(tmp_path):
+    run = Run(tmp_path / "run", config(), writes=False)
+    run.begin()
+    run.log(0, {})
+    run.end("failed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_json_says_what_ran(tmp_path):
+    Run(tmp_path, config()).begin()
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert info["state"] == "running"
+    assert info["packages"]["torch"]
+    assert len(info["config_hash"]) == 32

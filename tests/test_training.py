@@ -1,0 +1,98 @@
+"""The loop computes the same whatever the plumbing: bit for bit where the arithmetic is the same."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TIMINGS = ("speed/images_per_second", "memory/peak_gb")
+
+
+def weights(run, name="unet/diffusion_pytorch_model"):
+    return load_file(run.folder / "model" / f"{name}.safetensors")
+
+
+def metrics(run):
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in run.metrics()]
+
+
+def assert_same(first, second):
+    """The same bits in every weight, raw and averaged, and in every metric."""
+    for name in ("unet/diffusion_pytorch_model", "unet/diffusion_pytorch_model.non_ema"):
+        ours, theirs = weights(first, name), weights(second, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert metrics(first) == metrics(second)
+
+
+@pytest.fixture(scope="module")
+def reference(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "reference")
+
+
+def test_the_same_command_gives_the_same_bits(train, reference, tmp_path):
+    assert_same(train(tmp_path / "again"), reference)
+
+
+def test_another_seed_gives_another_run(train, reference, tmp_path):
+    assert metrics(train(tmp_path / "seed", "seed=1"))[-1] != metrics(reference)[-1]
+
+
+def test_workers_change_nothing(train, reference, tmp_path):
+    assert_same(train(tmp_path / "workers", "num_workers=2"), reference)
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(train, reference, tmp_path):
+    """The folder as a crash after step 7 leaves it: a checkpoint of step 5, and metrics that were logged after it."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference.folder, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-000010")
+    shutil.rmtree(folder / "model")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join(lines[:8]) + '\n{"step": 8, "train/lo')
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"state": "running"}))
+
+    resumed = train(folder)
+    assert_same(resumed, reference)
+    assert [line["step"] for line in resumed.metrics()] == list(range(11))
+
+
+def test_a_finished_run_is_not_run_again(train, reference, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(reference.folder, folder)
+    before = (folder / "run.json").stat().st_mtime_ns
+    assert train(folder).result == reference.result
+    assert (folder / "run.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 4])
+def test_accumulation_changes_rounding_only(train, reference, tmp_path, micro_batch_size):
+    accumulated = train(tmp_path / "run", f"micro_batch_size={micro_batch_size}")
+    for ours, theirs in zip(metrics(accumulated), metrics(reference), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_rounding_only(train, reference, tmp_path):
+    recomputed = train(tmp_path / "run", "gradient_checkpointing=true")
+    assert metrics(recomputed)[-1] == pytest.approx(metrics(reference)[-1], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["loss=mse", "scheduler=epsilon", "scheduler=v_prediction", "ema=none", "precision=bf16", "lr_scheduler=cosine"],
+)
+def test_options_train(train, tmp_path, override):
+    """Each of these learns something in ten steps: the error on held-out pictures falls."""
+    lines = train(tmp_path / "run", override).metrics()
+    assert lines[-1]["val/loss"] < lines[0]["val/loss"]
+
+
+def test_the_loss_does_not_touch_the_battery(train, tmp_path):
+    """What is measured at step 0 is the same bits for every loss and batch size."""
+    runs = [train(tmp_path / "a", "loss=mse", "steps=1"), train(tmp_path / "b", "steps=1", "micro_batch_size=1")]
+    first, second = (metrics(run)[0] for run in runs)
+    assert first == second
+    assert runs[0].info["battery"] == runs[1].info["battery"]
