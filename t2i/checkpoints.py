@@ -22,8 +22,11 @@ class Stateful(Protocol):
 
 
 def save(folder: Path, step: int, parts: Mapping[str, Stateful], keep: int) -> Path:
-    """Write checkpoints/step-NNNNNN, then remove all but the newest `keep`. Optimizers may hold other things than tensors:
-    they are saved with torch.save, and loaded with weights_only; everything else is safetensors."""
+    """Write step-NNNNNN, then remove all but the newest `keep`.
+
+    Parts that hold other things than tensors (optimizers) are saved by torch.save and loaded with weights_only; the
+    others are safetensors.
+    """
     final = folder / f"step-{step:06d}"
     beside = folder / f".{final.name}.tmp"
     shutil.rmtree(beside, ignore_errors=True)

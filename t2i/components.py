@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 
-GROUPS = ("loss", "timesteps", "ema", "tracker", "scheduler", "dataset", "model", "optimizer", "lr_scheduler")
+GROUPS = ("error", "loss", "timesteps", "ema", "tracker", "scheduler", "dataset", "model", "optimizer", "lr_scheduler")
 
 
 def check_signatures(cfg: DictConfig) -> None:

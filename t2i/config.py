@@ -1,4 +1,4 @@
-"""What a configuration may look like: the types of the root scalars, the resolvers, and the checks before anything heavy."""
+"""What a configuration may look like: types of the root scalars, resolvers, and checks before anything heavy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ class Root:
     dataset: Any = MISSING
     scheduler: Any = MISSING
     timesteps: Any = MISSING
+    error: Any = MISSING
     loss: Any = MISSING
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING
@@ -42,6 +43,8 @@ class Root:
     micro_batch_size: int = MISSING
     max_grad_norm: float = MISSING
     caption_dropout: float = MISSING
+    noise_offset: float = MISSING
+    input_perturbation: float = MISSING
     gradient_checkpointing: bool = MISSING
     channels_last: bool = MISSING
     attention: str = MISSING
@@ -73,9 +76,15 @@ class ConfigError(ValueError):
     """A setting that can't be used; the message names it and the remedy."""
 
 
+def check_positive(key: str, value: float, remedy: str) -> None:
+    if not value > 0:
+        raise ConfigError(f"{key}={value} must be positive; {remedy}")
+
+
 AT_LEAST = {
-    "seed": 0, "steps": 0, "batch_size": 1, "micro_batch_size": 1, "max_grad_norm": 0, "caption_dropout": 0, "log_every": 0,
-    "validate_every": 0, "sample_every": 0, "save_every": 0, "keep_checkpoints": 1, "num_workers": 0, "validation.items": 1,
+    "seed": 0, "steps": 0, "batch_size": 1, "micro_batch_size": 1, "max_grad_norm": 0, "caption_dropout": 0,
+    "noise_offset": 0, "input_perturbation": 0, "log_every": 0, "validate_every": 0,
+    "sample_every": 0, "save_every": 0, "keep_checkpoints": 1, "num_workers": 0, "validation.items": 1,
     "validation.timesteps": 1, "validation.seed": 0, "samples.steps": 1, "samples.seed": 0,
 }  # fmt: skip
 ATTENTION = ("auto", "sdpa", "math", "xformers")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2i.draws import generator
 from t2i.encoding import Encoded
-from t2i.timesteps import Uniform
+from t2i.timesteps import Distribution
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Batch:
     """One micro-batch with all its random choices made. B: examples; latents are [B, C, h, w]."""
 
     x0: Tensor
-    noise: Tensor
+    noise: Tensor  # what the target is made of
+    input_noise: Tensor  # what the input is made of: the same, unless input_perturbation is on
     t: Tensor  # [B], integers
     text: dict[str, Tensor]  # what the model's `embed` returns for the B captions
     items: Tensor  # [B]: which pictures these are
@@ -107,8 +108,10 @@ class Examples(torch.utils.data.Dataset):
     encoded: Encoded
     order: Order
     num_timesteps: int
-    timesteps: Uniform
+    timesteps: Distribution
     caption_dropout: float
+    noise_offset: float
+    input_perturbation: float
     seed: int
 
     def __getitems__(self, positions: list[int]) -> Batch:
@@ -116,13 +119,21 @@ class Examples(torch.utils.data.Dataset):
             return np.stack([getattr(generator(self.seed, stream, p), kind)(**size) for p in positions])
 
         items = [self.order[position] for position in positions]
+        u = self.timesteps.spread(draw("timestep", "random"), positions)
         mean, std = self.encoded.moments(items)
         normal = partial(draw, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
+        noise = normal("noise")
+        if self.noise_offset:  # one number per channel (Guttenberg 2023, "Diffusion with offset noise")
+            noise += self.noise_offset * normal("noise_offset", size=(mean.shape[1], 1, 1))
+        input_noise = noise
+        if self.input_perturbation:
+            input_noise = noise + self.input_perturbation * normal("input_perturbation")
         dropped = draw("caption", "random") < self.caption_dropout
         return Batch(
             x0=torch.from_numpy(mean + std * normal("posterior")),
-            noise=torch.from_numpy(normal("noise")),
-            t=torch.from_numpy(self.timesteps.quantile(draw("timestep", "random"), self.num_timesteps)),
+            noise=torch.from_numpy(noise),
+            input_noise=torch.from_numpy(input_noise),
+            t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),
             text=self.encoded.text([None if drop else item for item, drop in zip(items, dropped, strict=True)]),
             items=torch.tensor(items),
         )

@@ -1,7 +1,7 @@
 """The forward process: x_t = alpha_t · x0 + sigma_t · noise, and what the denoiser is asked to predict.
 
-Symbols follow the papers: x0 clean latents, t timestep, SNR = alpha² / sigma² (Kingma et al. 2021, "Variational diffusion
-models"). Shapes: x0, noise, x and target are [B, C, H, W]; t, snr and x0_scale are [B].
+Symbols follow the papers: x0 clean latents, t timestep, SNR = alpha² / sigma² (Kingma et al. 2021, "Variational
+diffusion models"). Shapes: x0, noise, x and target are [B, C, H, W]; t, time, snr and x0_scale are [B].
 """
 
 from dataclasses import dataclass
@@ -9,28 +9,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
 @dataclass(frozen=True)
 class Noised:
     """A noised batch, with all that a loss may ask for.
 
-    `x0_scale` is the factor from squared prediction error to squared x0 error: with it a weighting w(SNR) on the x0 error
-    can be written once for all prediction types.
+    `x0_scale` is the factor from squared prediction error to squared x0 error: with it a weighting w(SNR) on the x0
+    error can be written once for all prediction types.
     """
 
     x: Tensor
-    t: Tensor
+    t: Tensor  # number of the timestep
+    time: Tensor  # what the denoiser is told: t, or the noise level of a flow
     target: Tensor
     snr: Tensor
     x0_scale: Tensor
 
 
 class Diffusion:
-    """The forward process of a noise schedule, given as tables alpha and sigma, [T] in float64."""
+    """The forward process of a noise schedule, given as tables over its T timesteps, from nearly clean to nearly noise.
 
-    def __init__(self, alpha: Tensor, sigma: Tensor, prediction_type: str):
+    alpha, sigma: [T] in float64. time: [T], what the denoiser is told of each timestep.
+    """
+
+    def __init__(self, alpha: Tensor, sigma: Tensor, time: Tensor, prediction_type: str):
         if prediction_type not in PREDICTION_TYPES:
             raise ValueError(
                 f"scheduler.prediction_type={prediction_type} is not known; choose from {', '.join(PREDICTION_TYPES)}"
@@ -40,13 +44,25 @@ class Diffusion:
                 "the noise schedule ends at zero signal (zero terminal SNR), where predicting epsilon teaches nothing; "
                 "use scheduler.prediction_type=v_prediction"
             )
-        self.alpha, self.sigma, self.prediction_type = alpha, sigma, prediction_type
+        self.alpha, self.sigma, self.time, self.prediction_type = alpha, sigma, time, prediction_type
 
     @classmethod
     def from_scheduler(cls, scheduler) -> "Diffusion":
-        """The process of a Diffusers noise scheduler, read from its `alphas_cumprod` (after any rescaling)."""
-        alpha_squared = scheduler.alphas_cumprod.double()
-        return cls(alpha_squared.sqrt(), (1 - alpha_squared).sqrt(), scheduler.config.prediction_type)
+        """The process of a Diffusers scheduler as it is in use, after any rescaling or shift."""
+        config = scheduler.config
+        num_timesteps = config.num_train_timesteps
+        if hasattr(scheduler, "alphas_cumprod") and not config.get("use_flow_sigmas"):
+            alpha_squared = scheduler.alphas_cumprod.double()
+            time = torch.arange(num_timesteps)
+            return cls(alpha_squared.sqrt(), (1 - alpha_squared).sqrt(), time, config.get("prediction_type", "epsilon"))
+        shift = config.get("flow_shift", config.get("shift"))
+        if shift is None:
+            name = type(scheduler).__name__
+            raise ValueError(f"scheduler: {name} has no noise schedule to train with; try scheduler=ddpm")
+        # Rectified flow: x = (1 − sigma) x0 + sigma noise (Liu et al. 2022; the shift: Esser et al. 2024, equation 23).
+        sigma = torch.arange(1, num_timesteps + 1).double() / num_timesteps
+        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+        return cls(1 - sigma, sigma, sigma * num_timesteps, "flow_prediction")
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -61,29 +77,39 @@ class Diffusion:
         """Squared x0 error for a squared prediction error of one, at each timestep, [T] in float64."""
         if self.prediction_type == "epsilon":
             return 1 / self.snr
-        if self.prediction_type == "v_prediction":
+        if self.prediction_type in ("v_prediction", "flow_prediction"):  # v: of a process with alpha² + sigma² = 1
             return self.sigma.square()
         return torch.ones_like(self.sigma)
 
     def target(self, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """What the denoiser should say; v = alpha · noise − sigma · x0 (Salimans & Ho 2022, appendix D)."""
-        if self.prediction_type == "epsilon":
-            return noise
-        if self.prediction_type == "v_prediction":
-            return alpha * noise - sigma * x0
-        return x0
+        return {
+            "epsilon": lambda: noise,
+            "v_prediction": lambda: alpha * noise - sigma * x0,
+            "sample": lambda: x0,
+            "flow_prediction": lambda: noise - x0,
+        }[self.prediction_type]()
 
-    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Noised:
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor, input_noise: Tensor | None = None) -> Noised:
+        """Noise x0 to the timesteps t, [B]. `input_noise` replaces the noise in the input, but not in the target."""
+
         def at_t(table: Tensor) -> Tensor:
             return table.to(x0.device)[t].to(x0.dtype)
 
         alpha, sigma = at_t(self.alpha)[:, None, None, None], at_t(self.sigma)[:, None, None, None]
-        x = alpha * x0 + sigma * noise
-        return Noised(x, t, self.target(x0, noise, alpha, sigma), at_t(self.snr), at_t(self.x0_scale))
+        x = alpha * x0 + sigma * (noise if input_noise is None else input_noise)
+        time = self.time.to(x0.device)[t]
+        return Noised(x, t, time, self.target(x0, noise, alpha, sigma), at_t(self.snr), at_t(self.x0_scale))
 
 
-def pretrained_scheduler(path: str, revision: str | None = None, **changes):
-    """The scheduler saved in `scheduler/` of a pipeline, with what the config changes in it; values of None change nothing.
+def pretrained_scheduler(
+    path: str,
+    revision: str | None,
+    prediction_type: str | None,
+    rescale_betas_zero_snr: bool | None,
+    timestep_spacing: str | None,
+):
+    """The scheduler saved in `scheduler/` of a pipeline, with what the config changes in it; None changes nothing.
 
     Only its JSON file is read, so that a contradiction is found before any weights are loaded.
     """
@@ -91,7 +117,13 @@ def pretrained_scheduler(path: str, revision: str | None = None, **changes):
 
     from t2i.models import locate
 
-    changes = {key: value for key, value in changes.items() if value is not None}
+    changes = {
+        "prediction_type": prediction_type,
+        "rescale_betas_zero_snr": rescale_betas_zero_snr,
+        "timestep_spacing": timestep_spacing,
+    }
     config = diffusers.DDIMScheduler.load_config(locate(path), subfolder="scheduler", revision=revision)
-    # Inference schedulers (PNDM, DDIM) keep the training schedule under the same keys: DDIM reads them all and samples too.
-    return diffusers.DDIMScheduler.from_config({**config, **changes})
+    # Schedulers made for sampling (PNDM, DDIM) keep the training schedule under the same keys; DDIM reads them all.
+    return diffusers.DDIMScheduler.from_config(
+        {**config, **{key: value for key, value in changes.items() if value is not None}}
+    )

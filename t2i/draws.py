@@ -1,7 +1,7 @@
 """Random numbers by address: what is drawn depends on where it is used, never on what was drawn before.
 
-A counter-based generator (Philox: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") makes the n-th random
-number of a stream computable on its own. So a training example draws the same crop, timestep and noise for every
+A counter-based generator (Philox: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") makes the n-th
+random number of a stream computable on its own. So a training example draws the same crop, timestep and noise for every
 micro-batch size, number of workers or processes, and resume point, and the runs of a sweep see the same draws.
 """
 
@@ -32,5 +32,5 @@ def generator(seed: int, stream: str, *address: int) -> np.random.Generator:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed for torch's own generators at one step: what a layer draws there (dropout) is then also a function of the step."""
+    """Seed for torch's own generators at one step, which makes what a layer draws there (dropout) a function of it."""
     return int(generator(seed, "step", rank, step).integers(2**63))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class EMA:
     """shadow ← shadow + (1 − decay) · (weights − shadow) after each step.
 
-    With `warmup` the decay of update n is at most (1 + n) / (10 + n), so that the average forgets the first weights quickly
-    (the rule of Diffusers' EMAModel and of TensorFlow's ExponentialMovingAverage).
+    With `warmup` the decay of update n is at most (1 + n) / (10 + n), so that the average forgets the first weights
+    quickly (the rule of Diffusers' EMAModel and of TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, decay: float, warmup: bool = True):

@@ -1,8 +1,8 @@
 """The encoding cache: pictures and captions pass the frozen encoders once, for all runs.
 
 Content-addressed: the key is a hash of the encoders' weights and of the data, never of learning rate, loss or output
-folder, so the runs of a sweep share it and a changed VAE can't be mistaken for the old one. Latents are kept as mean and
-standard deviation and sampled at each use; captions are dropped at each use, too.
+folder, so the runs of a sweep share it and a changed VAE can't be mistaken for the old one. Latents are kept as mean
+and standard deviation and sampled at each use; captions are dropped at each use, too.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ BATCH = 64
 class Encoded:
     """A split behind the encoders, memory-mapped.
 
-    latents: a row per picture: `moments` (mean, then standard deviation, flat), their `shape`, the row of the `caption`.
+    latents: a row per picture: `moments` (mean, then standard deviation, flat), their `shape`, the `caption`'s row.
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
     """
 

@@ -33,6 +33,7 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     loss, timesteps, ema, tracker = (build(cfg, name) for name in ("loss", "timesteps", "ema", "tracker"))
     scheduler = build(cfg, "scheduler")
     diffusion = Diffusion.from_scheduler(scheduler)
+    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
@@ -61,7 +62,16 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
         model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
         order = Order(data.train.weights, cfg.seed)
-        examples = Examples(train_set, order, len(diffusion), timesteps, cfg.caption_dropout, cfg.seed)
+        examples = Examples(
+            train_set,
+            order,
+            len(diffusion),
+            timesteps,
+            cfg.caption_dropout,
+            cfg.noise_offset,
+            cfg.input_perturbation,
+            cfg.seed,
+        )
         schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
         run.update(
             precision=dtype,

@@ -8,7 +8,7 @@ from transformers import get_wsd_schedule
 def warmup_stable_decay(
     optimizer: Optimizer, num_training_steps: int, num_warmup_steps: int, decay_share: float
 ) -> LambdaLR:
-    """Linear warm-up, constant, then linear decay to 0 over the last `decay_share` of the steps (Hu et al. 2024, MiniCPM).
+    """Linear warm-up, constant, linear decay to 0 over the last `decay_share` of the steps (Hu et al. 2024, MiniCPM).
 
     Until the decay begins it does not depend on the number of steps: a longer run is the same run continued.
     """

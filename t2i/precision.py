@@ -35,7 +35,7 @@ def _cpu_multiplies_bf16() -> bool:
 def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> str:
     """Choose the implementation of attention; returns the choice.
 
-    `auto`: PyTorch's fused attention, but plain matrix products for bf16 on a CPU, where the fused backward pass is slow.
+    `auto`: PyTorch's fused attention, but plain matrix products for bf16 on a CPU, where the fused backward is slow.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 

@@ -43,7 +43,7 @@ class Bar:
         self.progress.stop()
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
-        """Show `step` and what was measured there; validation also goes to the log, as does all else without a terminal."""
+        """Show `step` and what was measured there; without a terminal in the log, where validation always goes."""
         shown = [f"{name} {metrics[key]:{form}}" for key, name, form in SHOWN if key in metrics]
         self.progress.update(self.task, completed=step)
         if "train/loss" in metrics:

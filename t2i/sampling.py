@@ -43,8 +43,8 @@ def sample(pipeline, prompts: Sequence[str], seed: int, steps: int, guidance_sca
 def load_pipeline(source: str | Path, weights: str = "ema"):
     """A pipeline to sample from, on the GPU if there is one.
 
-    source: a run folder (its exported model, or its newest checkpoint while it is unfinished), a checkpoint, the folder of
-    a pipeline, a Hub id, or the name of a bundled model. weights: ema or raw.
+    source: a run folder (its exported model, or its newest checkpoint while it is unfinished), a checkpoint, the folder
+    of a pipeline, a Hub id, or the name of a bundled model. weights: ema or raw.
     """
     hide_loading_bars()
     folder = Path(source)

@@ -1,19 +1,117 @@
 """Which timesteps are trained how often.
 
-A distribution over timesteps is written as its quantile function: it turns a uniform number u in [0, 1) into a timestep.
-Every example brings its own u, so the distribution needs no random state, and stratifying the batch means spreading the u.
+A distribution over timesteps is used through its quantile function: it turns a uniform number u in [0, 1) into a
+timestep. Every example brings its own u, so the distribution needs no random state, and stratifying the batch means
+spreading the u.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 
 
-class Uniform:
-    """Every timestep equally often (Ho et al. 2020, algorithm 1)."""
-
-    def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
-        """Timesteps [B], integers in [0, num_timesteps), for u [B] in [0, 1)."""
-        return np.minimum((u * num_timesteps).astype(np.int64), num_timesteps - 1)
+class Distribution:
+    """A distribution over the timesteps 0 (nearly clean) to num_timesteps − 1 (nearly noise)."""
 
     def probabilities(self, num_timesteps: int) -> np.ndarray:
         """Probability of each timestep, [num_timesteps]."""
+        raise NotImplementedError
+
+    def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        """Timesteps [B], integers in [0, num_timesteps), for u [B] in [0, 1)."""
+        cumulative = np.cumsum(self.probabilities(num_timesteps))
+        return np.searchsorted(cumulative / cumulative[-1], u, side="right").clip(max=num_timesteps - 1)
+
+    def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
+        """The u [B] of the examples at these positions of the endless order, evened out over the optimizer step."""
+        return u
+
+
+class Uniform(Distribution):
+    """Every timestep equally often (Ho et al. 2020, algorithm 1)."""
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
         return np.full(num_timesteps, 1 / num_timesteps)
+
+    def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        return np.minimum((u * num_timesteps).astype(np.int64), num_timesteps - 1)
+
+
+@dataclass(kw_only=True)
+class LogitNormal(Distribution):
+    """logit(t / T) ~ Normal(mean, std²) (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self):
+        if not self.std > 0:
+            raise ValueError(f"timesteps.std={self.std} must be positive; the paper uses 1")
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        edges = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64).logit()
+        return torch.special.ndtr((edges - self.mean) / self.std).diff().numpy()
+
+
+STRATEGIES = ("earlier", "later", "range", "none")
+
+
+@dataclass(kw_only=True)
+class Biased(Distribution):
+    """Some timesteps `multiplier` times as often as the others (`--timestep_bias_*` of train_text_to_image_sdxl.py).
+
+    Which: a `portion` of all, at the clean end (earlier) or the noisy end (later), or begin ≤ t < end (range).
+    """
+
+    strategy: str
+    multiplier: float
+    portion: float
+    begin: int
+    end: int
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"timesteps.strategy={self.strategy} is not known; choose from {', '.join(STRATEGIES)}")
+        if not self.multiplier > 0:
+            raise ValueError(f"timesteps.multiplier={self.multiplier} must be positive; 1 is no bias")
+        if not 0 <= self.portion <= 1:
+            raise ValueError(f"timesteps.portion={self.portion} is a share of the timesteps: between 0 and 1")
+        if not 0 <= self.begin < self.end:
+            raise ValueError(f"timesteps.begin={self.begin} must be at least 0 and below timesteps.end={self.end}")
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        if self.strategy == "range" and self.end > num_timesteps:
+            raise ValueError(f"timesteps.end={self.end} is beyond the last timestep; at most {num_timesteps}")
+        count = int(self.portion * num_timesteps)
+        begin, end = {
+            "earlier": (0, count),
+            "later": (num_timesteps - count, num_timesteps),
+            "range": (self.begin, self.end),
+            "none": (0, 0),
+        }[self.strategy]
+        weights = np.ones(num_timesteps)
+        weights[begin:end] *= self.multiplier
+        return weights / weights.sum()
+
+
+@dataclass(kw_only=True)
+class Stratified(Distribution):
+    """Each example of an optimizer step draws from its own 1/batch_size of a distribution (cf. Kingma et al. 2021).
+
+    Over many steps every timestep comes as often as without; within one step the timesteps are spread evenly.
+    """
+
+    distribution: Distribution
+    batch_size: int
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        return self.distribution.probabilities(num_timesteps)
+
+    def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        return self.distribution.quantile(u, num_timesteps)
+
+    def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
+        slot = np.asarray(positions) % self.batch_size
+        return np.minimum((slot + u) / self.batch_size, np.nextafter(1, 0))

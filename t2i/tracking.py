@@ -82,13 +82,13 @@ class Wandb:
         return self.run.id
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        self.run.log({"step": step, **metrics})
+        self.run.log({"step": step, **metrics}, step=step)
 
     def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None:
         import wandb
 
         pictures = [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
-        self.run.log({"step": step, key: pictures})
+        self.run.log({"step": step, key: pictures}, step=step)
 
     def finish(self, succeeded: bool) -> None:
         self.run.finish(exit_code=0 if succeeded else 1)

@@ -1,4 +1,4 @@
-"""Train a text-to-image model: `python -m t2i.train`. Everything heavy is imported by `t2i.experiment`, inside `main`."""
+"""Train a text-to-image model: `python -m t2i.train`. What is heavy is imported by `t2i.experiment`, inside `main`."""
 
 import os
 import sys

@@ -12,7 +12,8 @@ from t2i.data import Examples, MicroBatches, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
 from t2i.ema import EMA, NoEMA
-from t2i.losses import Weighting, squared_error
+from t2i.errors import squared_error
+from t2i.losses import Weighting
 from t2i.meters import Meter
 from t2i.runs import Run
 
@@ -63,7 +64,7 @@ def train(
     """Train the model's denoiser to the last step, from the newest checkpoint of `run`, or else from the start."""
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
     max_grad_norm = schedule.max_grad_norm or float("inf")
-    meter = Meter(schedule.batch_size, max_grad_norm)
+    meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion))
     ema.track(accelerator.unwrap_model(model.denoiser))
     parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
     parts["denoiser"] = accelerator.unwrap_model(model.denoiser)
@@ -85,12 +86,12 @@ def train(
             batch = next(batches).to(accelerator.device)
             last = micro == micro_batches.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(model.denoiser):
-                noised = diffusion.add_noise(batch.x0, batch.noise, batch.t)
-                prediction = model.denoise(noised.x, noised.t, batch.text)
+                noised = diffusion.add_noise(batch.x0, batch.noise, batch.t, batch.input_noise)
+                prediction = model.denoise(noised.x, noised.time, batch.text)
                 losses = loss(prediction, noised)
                 # Processes average their gradients; this makes the average that of the whole batch.
                 accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
-            meter.examples(losses, squared_error(prediction.detach(), noised))
+            meter.examples(losses, squared_error(prediction.detach(), noised), noised.t)
         meter.step(accelerator.clip_grad_norm_(weights, max_grad_norm))
         optimizer.step()
         optimizer.zero_grad()

@@ -49,7 +49,7 @@ class Battery:
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             noised = diffusion.add_noise(self.x0[items].to(device), self.noise(cells).to(device), t.to(device))
             text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
-            prediction = model.denoise(noised.x, noised.t, text)
+            prediction = model.denoise(noised.x, noised.time, text)
             error = (prediction.double() - noised.target.double()).square().flatten(1).mean(1)
             to_epsilon = (diffusion.snr * diffusion.x0_scale)[t]
             parts.append((error.cpu() * to_epsilon).numpy())
@@ -57,7 +57,7 @@ class Battery:
 
 
 def battery(encoded: Encoded, diffusion: Diffusion, seed: int, items: int, timesteps: int) -> Battery:
-    """`items` pictures spread over the held-out split (all of them if it has fewer) and `timesteps` stratified timesteps."""
+    """`items` pictures spread over the held-out split (or all of it) and `timesteps` stratified timesteps."""
     chosen = np.unique(np.linspace(0, len(encoded) - 1, min(items, len(encoded))).round().astype(int)).tolist()
     x0, _ = encoded.moments(chosen)
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
@@ -74,7 +74,8 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
     """
     per_timestep = errors.mean(0)
     x0_per_timestep = per_timestep / diffusion.snr.numpy()[t]
-    v_per_timestep = x0_per_timestep / diffusion.sigma.square().numpy()[t]
+    alpha, sigma = diffusion.alpha.numpy()[t], diffusion.sigma.numpy()[t]
+    v_per_timestep = x0_per_timestep * ((alpha**2 + sigma**2) / sigma) ** 2
     bins = np.array_split(per_timestep[::-1], min(NUM_SNR_BINS, len(t)))
     return {
         "loss": float(np.exp(np.log(per_timestep).mean())),

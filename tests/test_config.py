@@ -91,7 +91,10 @@ def test_whole_numbers_are_numbers():
 
 
 def test_settings_that_a_target_does_not_take():
-    with pytest.raises(ConfigError, match=r"loss: t2i.losses.MinSNR takes no such setting .*gamma.*it takes snr_gamma"):
+    with pytest.raises(
+        ConfigError,
+        match=r"loss: t2i.losses.MinSNR takes no such setting .*gamma.*it takes normalize, error, snr_gamma",
+    ):
         check_signatures(compose("+loss.gamma=5"))
     with pytest.raises(ConfigError, match=r"loss._target_=t2i.losses.Nothing can't be imported"):
         check_signatures(compose("loss._target_=t2i.losses.Nothing"))

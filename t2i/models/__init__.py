@@ -1,4 +1,4 @@
-"""Model families. Each file holds one family behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
+"""Model families, one file each, behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 def locate(path: str | Path) -> str:
     """The folder of a bundled pipeline, a local folder in the Diffusers layout, or a Hub id, as Diffusers takes it.
 
-    A path that looks local (it begins with `.`, `/` or `~`, or exists) must hold a pipeline: Diffusers would otherwise ask
-    the Hub for it and say that no such repository exists.
+    A path that looks local (it begins with `.`, `/` or `~`, or exists) must hold a pipeline: Diffusers would otherwise
+    ask the Hub for it and say that no such repository exists.
     """
     if str(path) in BUNDLED:
         return str(BUNDLED[str(path)])

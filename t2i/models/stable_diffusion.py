@@ -29,7 +29,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def embed(self, captions: list[str]) -> dict[str, Tensor]:
-        """What the denoiser is conditioned on: {"encoder_hidden_states": [B, L, D]}. Longer captions are cut at L tokens."""
+        """What the denoiser is conditioned on: {"encoder_hidden_states": [B, L, D]}; captions are cut at L tokens."""
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         hidden = self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state
@@ -66,8 +66,8 @@ def load(
 ) -> StableDiffusion:
     """Load a pipeline's parts in float32; the frozen ones in evaluation mode and without gradients.
 
-    path: `tiny`, a local folder in the Diffusers layout, or a Hub id. pretrained=False gives the denoiser fresh weights,
-    drawn from torch's seed; the frozen parts stay as they are.
+    path: `tiny`, a local folder in the Diffusers layout, or a Hub id. pretrained=False gives the denoiser fresh
+    weights, drawn from torch's seed; the frozen parts stay as they are.
     """
     hide_loading_bars()
     folder = locate(path)

@@ -1,0 +1,71 @@
+"""The command line from end to end, in processes of their own, as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from t2i.train import CONF
+
+
+@pytest.fixture
+def command(small, tmp_path):
+    """Start `python -m t2i.train` with the settings of a small run, in a folder that is not the checkout."""
+
+    def start(*arguments: str) -> subprocess.Popen:
+        program = [sys.executable, "-m", "t2i.train", *arguments, *small, "threads=1"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(program, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+    return start
+
+
+def test_a_killed_run_is_continued_by_the_same_command(command, tmp_path):
+    folder = tmp_path / "multirun" / "killed"
+    settings = ("run=killed", "steps=60", "tracker=wandb", "validate_every=0", "sample_every=0")
+    running = command(*settings)
+    while not list(folder.glob("checkpoints/step-*")) and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    output = running.communicate()[0]
+    assert running.returncode == -signal.SIGKILL, output
+    assert json.loads((folder / "run.json").read_text())["state"] == "running"
+    interrupted_at = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+
+    other = command(*settings, "seed=1")
+    assert "seed: 0 → 1" in other.communicate()[0]
+    assert other.returncode == 2
+
+    again = command(*settings, "save_every=30", "num_workers=1")
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 61))
+    assert 0 < interrupted_at < 60
+    fragments = list(folder.glob("wandb/offline-run-*"))
+    assert len(fragments) == 2
+    assert len({fragment.name.split("-")[-1] for fragment in fragments}) == 1  # one W&B run
+
+
+def test_a_multirun_over_snr_gamma(command, tmp_path):
+    sweep = command("-m", "sweep=gamma", "loss.snr_gamma=1,5", "steps=2")
+    output = sweep.communicate()[0]
+    assert sweep.returncode == 0, output
+    results = {
+        file.parent.name: json.loads(file.read_text()) for file in (tmp_path / "multirun/gamma").glob("*/run.json")
+    }
+    assert len(results) == 2
+    assert {result["state"] for result in results.values()} == {"finished"}
+    assert len({result["battery"]["hash"] for result in results.values()}) == 1
+    assert not any(set(name) & set("=,") for name in results)
+
+
+def test_the_folder_with_the_configuration_is_found_from_anywhere(tmp_path):
+    code = "import t2i.train; t2i.train.main()"
+    run = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
+    assert "_target_: t2i.losses.MinSNR" in run.stdout
+    assert CONF.is_dir()
