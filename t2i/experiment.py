@@ -1,8 +1,10 @@
-"""One experiment: build every component from the configuration, train, evaluate, and leave a run folder behind."""
+"""One experiment: build the components, train, evaluate, and leave a run folder behind."""
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,14 +15,46 @@ from t2i import validation
 from t2i.components import build, check_signatures
 from t2i.data import Captioned, Examples, Order
 from t2i.diffusion import Diffusion
+from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode
 from t2i.journal import journal
+from t2i.losses import Weighting
 from t2i.precision import MIXED_PRECISION, resolve_precision, set_attention
 from t2i.runs import Run
 from t2i.sampling import sample
+from t2i.timesteps import Distribution
+from t2i.tracking import NoTracker, Tracker
 from t2i.training import Observers, Schedule, train
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The components that cost nothing to build: with them every contradiction has been found."""
+
+    dtype: str  # fp32, fp16 or bf16
+    scheduler: Any  # of Diffusers
+    diffusion: Diffusion
+    loss: Weighting
+    timesteps: Distribution
+    ema: EMA | NoEMA
+    tracker: Tracker
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works on, under the names of its parameters."""
+
+    schedule: Schedule
+    model: Any  # a class of t2i.models
+    diffusion: Diffusion
+    loss: Weighting
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+    ema: EMA | NoEMA
+    examples: Examples
+    accelerator: Accelerator
 
 
 def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
@@ -28,12 +62,7 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
 
     What can be wrong with the configuration is found before the data set and the weights are loaded.
     """
-    check_signatures(cfg)
-    dtype = resolve_precision(cfg.precision.dtype)
-    loss, timesteps, ema, tracker = (build(cfg, name) for name in ("loss", "timesteps", "ema", "tracker"))
-    scheduler = build(cfg, "scheduler")
-    diffusion = Diffusion.from_scheduler(scheduler)
-    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
+    plan = settle(cfg)
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
@@ -41,68 +70,27 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
 
     run.begin()
     try:
-        AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
-        accelerator = Accelerator(mixed_precision=MIXED_PRECISION[dtype])
-        if cfg.threads:
-            torch.set_num_threads(cfg.threads)
-        data: Captioned = build(cfg, "dataset")
-        torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
-        model = build(cfg, "model")
-        model.vae.to(accelerator.device)
-        model.text_encoder.to(accelerator.device)
-        train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
-        battery = validation.battery(held_out, diffusion, **cfg.validation)
-        attention = set_attention(model.denoiser, cfg.attention, dtype)
-        if cfg.gradient_checkpointing:
-            model.denoiser.enable_gradient_checkpointing()
-        if cfg.channels_last:
-            model.denoiser.to(memory_format=torch.channels_last)
-        model.denoiser.train()
-        optimizer = build(cfg, "optimizer")(model.denoiser.parameters())
-        lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
-        model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
-        order = Order(data.train.weights, cfg.seed)
-        examples = Examples(
-            train_set,
-            order,
-            len(diffusion),
-            timesteps,
-            cfg.caption_dropout,
-            cfg.noise_offset,
-            cfg.input_perturbation,
-            cfg.seed,
-        )
-        schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
-        run.update(
-            precision=dtype,
-            attention=attention,
-            device=str(accelerator.device),
-            threads=torch.get_num_threads(),
-            num_processes=accelerator.num_processes,
-            parameters=sum(weight.numel() for weight in model.denoiser.parameters()),
-            pictures={"train": len(data.train), "validation": len(data.validation)},
-            data_fingerprint=train_set.fingerprint,
-            battery={"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
-            weighting=weighting_table(loss, diffusion),
-        )
-        with journal(run, tracker, cfg.sweep, overrides, schedule.steps, accelerator.is_main_process) as records:
+        parts, battery, facts = assemble(cfg, plan)
+        run.update(**facts)
+        is_main, device = parts.accelerator.is_main_process, parts.accelerator.device
+        tracker = plan.tracker if is_main else NoTracker()
+        with journal(run, tracker, cfg.sweep, overrides, cfg.steps) as records:
 
             def validate(step: int) -> dict[str, float]:
-                metrics, errors = validation.evaluate(battery, model, diffusion, ema, accelerator.device)
+                metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, device)
                 records.errors(step, battery, errors)
                 return metrics
 
             def draw(step: int) -> None:
-                if accelerator.is_main_process:
-                    with ema.applied():
-                        pipeline = model.pipeline(scheduler)
-                        records.pictures(step, cfg.samples.prompts, sample(pipeline, **cfg.samples))
+                if is_main:
+                    with parts.ema.applied():
+                        pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples)
+                    records.pictures(step, cfg.samples.prompts, pictures)
 
-            observers = Observers(validate, draw, records.log)
-            train(schedule, model, diffusion, loss, optimizer, lr_scheduler, ema, examples, accelerator, observers, run)
-            if accelerator.is_main_process:
-                export(model, scheduler, ema, folder / "model")
-            run.end("finished", final=records.last)
+            train(**vars(parts), observers=Observers(validate, draw, records.log), run=run)
+            if is_main:
+                export(parts.model, plan.scheduler, parts.ema, folder / "model")
+            run.end("finished", final=run.latest())
         return run.result
     except KeyboardInterrupt:
         run.end("interrupted")
@@ -112,7 +100,69 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
         raise
 
 
-def export(model, scheduler, ema, folder: Path) -> None:
+def settle(cfg: DictConfig) -> Plan:
+    """Build what is cheap, and refuse what can't work."""
+    check_signatures(cfg)
+    dtype = resolve_precision(cfg.precision.dtype)
+    loss, timesteps, ema, tracker = (build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker"))
+    scheduler = build(cfg, "scheduler")
+    diffusion = Diffusion.from_scheduler(scheduler)
+    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
+    return Plan(dtype, scheduler, diffusion, loss, timesteps, ema, tracker)
+
+
+def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, dict[str, Any]]:
+    """Load the data set and the model, encode, and put together what the loop needs; also what run.json says of it."""
+    AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
+    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[plan.dtype])
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+
+    data: Captioned = build(cfg, "dataset")
+    torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
+    model = build(cfg, "model")
+    model.vae.to(accelerator.device)
+    model.text_encoder.to(accelerator.device)
+    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
+    battery = validation.battery(held_out, plan.diffusion, **cfg.validation)
+
+    attention = set_attention(model.denoiser, cfg.attention, plan.dtype)
+    if cfg.gradient_checkpointing:
+        model.denoiser.enable_gradient_checkpointing()
+    if cfg.channels_last:
+        model.denoiser.to(memory_format=torch.channels_last)
+    model.denoiser.train()
+    optimizer = build(cfg, "optimizer")(model.denoiser.parameters())
+    lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
+    model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
+    examples = Examples(
+        encoded=train_set,
+        order=Order(data.train.weights, cfg.seed),
+        timesteps=plan.timesteps,
+        num_timesteps=len(plan.diffusion),
+        caption_dropout=cfg.caption_dropout,
+        noise_offset=cfg.noise_offset,
+        input_perturbation=cfg.input_perturbation,
+        seed=cfg.seed,
+    )
+    schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
+    facts = {
+        "precision": plan.dtype,
+        "attention": attention,
+        "device": str(accelerator.device),
+        "threads": torch.get_num_threads(),
+        "num_processes": accelerator.num_processes,
+        "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
+        "pictures": {"train": len(data.train), "validation": len(data.validation)},
+        "data_fingerprint": train_set.fingerprint,
+        "battery": {"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
+        "weighting": weighting_table(plan.loss, plan.diffusion),
+    }
+    parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)
+    return parts, battery, facts
+
+
+def export(model, scheduler, ema: EMA | NoEMA, folder: Path) -> None:
     """A complete Diffusers pipeline with the averaged weights, and the raw ones beside them as variant `non_ema`.
 
     The scheduler is the one trained with: without its prediction type the samples would be noise.
@@ -123,7 +173,7 @@ def export(model, scheduler, ema, folder: Path) -> None:
         model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
-def weighting_table(loss, diffusion: Diffusion) -> dict[str, float]:
+def weighting_table(loss: Weighting, diffusion: Diffusion) -> dict[str, float]:
     """What the weighting does to the error of the prediction, over all timesteps."""
     weight = loss.scale(diffusion.snr, diffusion.x0_scale)
     return {

@@ -3,7 +3,6 @@
 import logging
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,17 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Records of one run. On processes other than the first it only keeps the last metrics."""
+    """Records of one run."""
 
     def __init__(self, run: Run, tracker: Tracker, bar: Bar):
         self.run, self.tracker, self.bar = run, tracker, bar
-        self.last: dict[str, float] = {}
-        self.began = time.perf_counter()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one row of the tracker."""
         metrics = metrics | {"memory/peak_gb": peak_memory_gb()}
-        self.last |= metrics
         self.run.log(step, metrics)
         self.tracker.log(step, metrics)
         self.bar.advance(step, metrics)
@@ -57,9 +53,7 @@ class Journal:
 
 
 @contextmanager
-def journal(
-    run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int, writes: bool
-) -> Iterator[Journal]:
+def journal(run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int) -> Iterator[Journal]:
     """The journal of `run`, with the tracker and the progress bar switched on until the run ends."""
     name = run.folder.name if sweep else "-".join(run.folder.parts[-2:])
     tags = [override for override in overrides if "=" in override and "/" not in override][:20]
@@ -67,7 +61,7 @@ def journal(
     run.update(tracker_id=tracker_id)
     succeeded = False
     try:
-        with Bar(steps, shown=writes) as bar:
+        with Bar(steps, shown=run.writes) as bar:
             yield Journal(run, tracker, bar)
         succeeded = True
     finally:

@@ -99,6 +99,10 @@ class Run:
         file = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
+    def latest(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return {key: value for line in self.metrics() for key, value in line.items()}
+
 
 def atomic_write(path: Path, text: str) -> None:
     """Replace a file in one step: a reader, or a crash, sees the old or the new one, never a part."""

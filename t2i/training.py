@@ -75,8 +75,9 @@ def train(
     ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
     micro_batches = MicroBatches(schedule.batch_size, schedule.micro_batch_size, start, schedule.steps, **ranks)
     batches = loader(examples, micro_batches, schedule.num_workers)
-    if start == 0:
+    if start == 0 and schedule.sample_every:
         observers.sample(0)
+    if start == 0 and schedule.validate_every:
         observers.log(0, observers.validate(0))
 
     meter.pause()
