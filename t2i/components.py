@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,17 @@ def build(cfg: DictConfig, group: str) -> Any:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise ConfigError(str(error.__cause__)) from error
         raise
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Build optimizer and learning-rate schedule for one dummy weight: what they refuse, they refuse now."""
+    try:
+        optimizer = build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+        build(cfg, "lr_scheduler")(optimizer)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"optimizer and lr_scheduler can't be built: {error}") from error
 
 
 def _check_signature(group: str, node: DictConfig) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.config import ConfigError
 from t2i.draws import generator
 from t2i.encoding import Encoded
 from t2i.timesteps import Distribution
@@ -43,12 +44,12 @@ def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
     emoji = catalogue()
     known = sorted({item.group for item in emoji})
     if unknown := sorted(set(groups) - set(known)):
-        raise ValueError(f"dataset.groups: no group {', '.join(unknown)} in OpenMoji; there are {', '.join(known)}")
+        raise ConfigError(f"dataset.groups: no group {', '.join(unknown)} in OpenMoji; there are {', '.join(known)}")
 
     def split(name: str) -> Split:
         items = [item for item in emoji if item.split == name and groups.get(item.group, 0) > 0]
         if not items:
-            raise ValueError("dataset.groups leaves no picture; give at least one group a weight above 0")
+            raise ConfigError("dataset.groups leaves no picture; give at least one group a weight above 0")
         return Split(
             captions=[item.caption for item in items],
             pixels=lambda index: np.asarray(draw(items[index].emoji, resolution)),

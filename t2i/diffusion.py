@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from t2i.config import ConfigError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
@@ -36,11 +38,11 @@ class Diffusion:
 
     def __init__(self, alpha: Tensor, sigma: Tensor, time: Tensor, prediction_type: str):
         if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
+            raise ConfigError(
                 f"scheduler.prediction_type={prediction_type} is not known; choose from {', '.join(PREDICTION_TYPES)}"
             )
         if prediction_type == "epsilon" and bool((alpha == 0).any()):
-            raise ValueError(
+            raise ConfigError(
                 "the noise schedule ends at zero signal (zero terminal SNR), where predicting epsilon teaches nothing; "
                 "use scheduler.prediction_type=v_prediction"
             )
@@ -58,7 +60,7 @@ class Diffusion:
         shift = config.get("flow_shift", config.get("shift"))
         if shift is None:
             name = type(scheduler).__name__
-            raise ValueError(f"scheduler: {name} has no noise schedule to train with; try scheduler=ddpm")
+            raise ConfigError(f"scheduler: {name} has no noise schedule to train with; try scheduler=ddpm")
         # Rectified flow: x = (1 − sigma) x0 + sigma noise (Liu et al. 2022; the shift: Esser et al. 2024, equation 23).
         sigma = torch.arange(1, num_timesteps + 1).double() / num_timesteps
         sigma = shift * sigma / (1 + (shift - 1) * sigma)

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from t2i.config import ConfigError
+
 
 class EMA:
     """shadow ← shadow + (1 − decay) · (weights − shadow) after each step.
@@ -16,7 +18,7 @@ class EMA:
 
     def __init__(self, decay: float, warmup: bool = True):
         if not 0 <= decay < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"ema.decay={decay} must be in [0, 1); 0.999 averages about the last 1000 steps (none: ema=none)"
             )
         self.decay, self.warmup = decay, warmup

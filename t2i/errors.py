@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t2i.config import check_positive
+from t2i.config import ConfigError, check_positive
 from t2i.diffusion import Diffusion, Noised
 
 
@@ -54,7 +54,7 @@ class Huber(Squared):
     def __post_init__(self):
         check_positive("error.c", self.c, "sd-scripts uses 0.1 (for the squared error: error=squared)")
         if self.schedule not in THRESHOLDS:
-            raise ValueError(f"error.schedule={self.schedule} is not known; choose from {', '.join(THRESHOLDS)}")
+            raise ConfigError(f"error.schedule={self.schedule} is not known; choose from {', '.join(THRESHOLDS)}")
 
     def prepare(self, diffusion: Diffusion) -> None:
         self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion).float()

@@ -12,14 +12,14 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 
 from t2i import validation
-from t2i.components import build, check_signatures
+from t2i.components import build, check_signatures, rehearse
 from t2i.data import Captioned, Examples, Order
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode
 from t2i.journal import journal
 from t2i.losses import Weighting
-from t2i.precision import MIXED_PRECISION, resolve_precision, set_attention
+from t2i.precision import MIXED_PRECISION, resolve_attention, resolve_precision, set_attention
 from t2i.runs import Run
 from t2i.sampling import sample
 from t2i.timesteps import Distribution
@@ -34,6 +34,7 @@ class Plan:
     """The components that cost nothing to build: with them every contradiction has been found."""
 
     dtype: str  # fp32, fp16 or bf16
+    attention: str  # sdpa, math or xformers
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
     loss: Weighting
@@ -103,12 +104,14 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
 def settle(cfg: DictConfig) -> Plan:
     """Build what is cheap, and refuse what can't work."""
     check_signatures(cfg)
+    rehearse(cfg)
     dtype = resolve_precision(cfg.precision.dtype)
+    attention = resolve_attention(cfg.attention, dtype)
     loss, timesteps, ema, tracker = (build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker"))
     scheduler = build(cfg, "scheduler")
     diffusion = Diffusion.from_scheduler(scheduler)
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
-    return Plan(dtype, scheduler, diffusion, loss, timesteps, ema, tracker)
+    return Plan(dtype, attention, scheduler, diffusion, loss, timesteps, ema, tracker)
 
 
 def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, dict[str, Any]]:
@@ -126,7 +129,7 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
     train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
     battery = validation.battery(held_out, plan.diffusion, **cfg.validation)
 
-    attention = set_attention(model.denoiser, cfg.attention, plan.dtype)
+    set_attention(model.denoiser, plan.attention)
     if cfg.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     if cfg.channels_last:
@@ -148,7 +151,7 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
     schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
     facts = {
         "precision": plan.dtype,
-        "attention": attention,
+        "attention": plan.attention,
         "device": str(accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,

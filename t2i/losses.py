@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.config import check_positive
+from t2i.config import ConfigError, check_positive
 from t2i.diffusion import Diffusion, Noised
 from t2i.errors import Squared
 
@@ -52,7 +52,7 @@ class Weighting:
         name, snr = type(self).__name__, diffusion.snr
         scale = self.scale(snr.float(), diffusion.x0_scale.float()).double()  # in float32, as in training
         if (undefined := ~scale.isfinite()).any():
-            raise ValueError(
+            raise ConfigError(
                 f"loss: {name} has no finite weight at timestep {_span(undefined)} of this noise schedule, where the "
                 f"signal-to-noise ratio is {snr[undefined].min():.3g}; loss=mse has, and so has loss=minsnr with "
                 "scheduler.prediction_type=v_prediction"
@@ -64,7 +64,7 @@ class Weighting:
             )  # fmt: skip
         mean = float((torch.as_tensor(probabilities) * scale).sum())
         if self.normalize and mean == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"loss.normalize=true divides by the mean weight, but {name} is zero at every timestep that is drawn; "
                 "choose another loss=... or timesteps=..."
             )
@@ -123,7 +123,7 @@ class P2(Weighting):
     def __post_init__(self):
         check_positive("loss.k", self.k, "the paper uses 1")
         if not self.p >= 0:
-            raise ValueError(f"loss.p={self.p} must be at least 0; the paper uses 0.5 and 1 (0 is the epsilon error)")
+            raise ConfigError(f"loss.p={self.p} must be at least 0; the paper uses 0.5 and 1 (0 is the epsilon error)")
 
     def weight(self, snr: Tensor) -> Tensor:
         return snr / (self.k + snr) ** self.p

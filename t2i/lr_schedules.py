@@ -4,6 +4,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_wsd_schedule
 
+from t2i.config import ConfigError
+
 
 def warmup_stable_decay(
     optimizer: Optimizer, num_training_steps: int, num_warmup_steps: int, decay_share: float
@@ -13,7 +15,7 @@ def warmup_stable_decay(
     Until the decay begins it does not depend on the number of steps: a longer run is the same run continued.
     """
     if not 0 <= decay_share <= 1:
-        raise ValueError(f"lr_scheduler.decay_share={decay_share} is a share of the steps: between 0 and 1")
+        raise ConfigError(f"lr_scheduler.decay_share={decay_share} is a share of the steps: between 0 and 1")
     num_decay_steps = round(decay_share * num_training_steps)
     return get_wsd_schedule(
         optimizer,

@@ -12,12 +12,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from t2i.config import ConfigError
+
 # Changing these does not change what is computed: a run may be continued with other values.
 FREE_KEYS = ("run", "num_workers", "cache_dir", "tracker", "save_every", "keep_checkpoints", "sweep")
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
-class RunExists(ValueError):
+class RunExists(ConfigError):
     """The folder belongs to a run of another configuration."""
 
 

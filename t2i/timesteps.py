@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from t2i.config import ConfigError
+
 
 class Distribution:
     """A distribution over the timesteps 0 (nearly clean) to num_timesteps − 1 (nearly noise)."""
@@ -48,7 +50,7 @@ class LogitNormal(Distribution):
 
     def __post_init__(self):
         if not self.std > 0:
-            raise ValueError(f"timesteps.std={self.std} must be positive; the paper uses 1")
+            raise ConfigError(f"timesteps.std={self.std} must be positive; the paper uses 1")
 
     def probabilities(self, num_timesteps: int) -> np.ndarray:
         edges = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64).logit()
@@ -73,17 +75,17 @@ class Biased(Distribution):
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
-            raise ValueError(f"timesteps.strategy={self.strategy} is not known; choose from {', '.join(STRATEGIES)}")
+            raise ConfigError(f"timesteps.strategy={self.strategy} is not known; choose from {', '.join(STRATEGIES)}")
         if not self.multiplier > 0:
-            raise ValueError(f"timesteps.multiplier={self.multiplier} must be positive; 1 is no bias")
+            raise ConfigError(f"timesteps.multiplier={self.multiplier} must be positive; 1 is no bias")
         if not 0 <= self.portion <= 1:
-            raise ValueError(f"timesteps.portion={self.portion} is a share of the timesteps: between 0 and 1")
+            raise ConfigError(f"timesteps.portion={self.portion} is a share of the timesteps: between 0 and 1")
         if not 0 <= self.begin < self.end:
-            raise ValueError(f"timesteps.begin={self.begin} must be at least 0 and below timesteps.end={self.end}")
+            raise ConfigError(f"timesteps.begin={self.begin} must be at least 0 and below timesteps.end={self.end}")
 
     def probabilities(self, num_timesteps: int) -> np.ndarray:
         if self.strategy == "range" and self.end > num_timesteps:
-            raise ValueError(f"timesteps.end={self.end} is beyond the last timestep; at most {num_timesteps}")
+            raise ConfigError(f"timesteps.end={self.end} is beyond the last timestep; at most {num_timesteps}")
         count = int(self.portion * num_timesteps)
         begin, end = {
             "earlier": (0, count),

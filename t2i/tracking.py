@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from t2i.config import ConfigError
+
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class Wandb:
     def __init__(self, project: str, mode: str, entity: str | None = None):
         modes = ("auto", "online", "offline", "disabled")
         if mode not in modes:
-            raise ValueError(f"tracker.mode={mode} is not known; choose from {', '.join(modes)}")
+            raise ConfigError(f"tracker.mode={mode} is not known; choose from {', '.join(modes)}")
         self.project, self.mode, self.entity = project, mode, entity
 
     def start(

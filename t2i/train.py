@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float:
         from t2i.experiment import run
 
         return run(cfg, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
-    except (ConfigError, ValueError, FileNotFoundError) as error:
+    except ConfigError as error:
         if hydra_config.mode.name == "MULTIRUN":
             raise
         print(f"t2i: {error}", file=sys.stderr)

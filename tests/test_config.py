@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from t2i.components import check_signatures
 from t2i.config import ConfigError, check, check_types
+from t2i.experiment import settle
 from t2i.train import CONF
 
 OPTIONS = sorted(
@@ -101,6 +102,42 @@ def test_settings_that_a_target_does_not_take():
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.snr_gamma=0"], "loss.snr_gamma=0 must be positive; the paper uses 5"),
+        (["loss=p2", "loss.k=-1"], "loss.k=-1 must be positive"),
+        (["loss=edm", "loss.sigma_data=0"], "loss.sigma_data=0 must be positive"),
+        (["error=huber", "error.c=0"], "error.c=0 must be positive"),
+        (["error=huber", "error.schedule=linear"], "error.schedule=linear is not known; choose from constant"),
+        (["timesteps=logit_normal", "timesteps.std=0"], "timesteps.std=0 must be positive"),
+        (["timesteps=biased", "timesteps.portion=2"], "timesteps.portion=2 is a share of the timesteps"),
+        (["timesteps=biased", "timesteps.strategy=often"], "timesteps.strategy=often is not known"),
+        (
+            ["scheduler.prediction_type=velocity"],
+            "scheduler.prediction_type=velocity is not known; choose from epsilon",
+        ),
+        (["scheduler=epsilon", "scheduler.rescale_betas_zero_snr=true"], "use scheduler.prediction_type=v_prediction"),
+        (["scheduler._target_=diffusers.EDMEulerScheduler", "~scheduler.path"], "scheduler: "),
+        (["ema.decay=1"], "ema.decay=1 must be in [0, 1)"),
+        (["optimizer.lr=-1"], "optimizer and lr_scheduler can't be built: Invalid learning rate: -1"),
+        (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 is a share of the steps"),
+        (["tracker.mode=cloud"], "tracker.mode=cloud is not known; choose from auto"),
+        (["precision=fp16"], "precision=fp16 needs a GPU"),
+        (["attention=xformers"], "attention=xformers needs a GPU; use attention=auto"),
+        (["precision.dtype=int8"], "precision.dtype=int8 is not known; choose from auto, fp32"),
+        (["model.path=./nowhere"], "model.path=./nowhere holds no pipeline"),
+    ],
+)
+def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
+    """In under two seconds of work; `settle` comes before the data set and the model."""
+    start = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        settle(compose(*overrides))
+    assert message in str(error.value)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["los=mse"], "Could not override 'los'"),
@@ -110,8 +147,6 @@ def test_settings_that_a_target_does_not_take():
         (["optimizer.lr=fast"], "t2i: optimizer.lr=fast must be a number"),
         (["loss.snr_gamma=-5"], "t2i: loss.snr_gamma=-5 must be positive"),
         (["model.path=./nowhere"], "t2i: model.path=./nowhere holds no pipeline"),
-        (["precision=fp16"], "t2i: precision=fp16 needs a GPU"),
-        (["scheduler.prediction_type=velocity"], "t2i: scheduler.prediction_type=velocity is not known"),
         (["batch_size=10"], "t2i: batch_size=10 is not a multiple of micro_batch_size=32"),
     ],
 )
