@@ -49,7 +49,7 @@ def _check_signature(group: str, node: DictConfig) -> None:
     except Exception as error:
         raise ConfigError(f"{group}._target_={target} can't be imported: {error}") from error
     if missing := OmegaConf.missing_keys(node):
-        raise ConfigError(f"{group}: {', '.join(sorted(missing))} must be given")
+        raise ConfigError(f"{', '.join(sorted(missing))} must be given")
     try:
         signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
     except TypeError as error:

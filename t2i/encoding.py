@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from t2i.data import Split
+    from t2i.captioned import Split
 
 log = logging.getLogger(__name__)
 FORMAT = "1"  # of what is stored; part of the key

@@ -12,8 +12,9 @@ from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 
 from t2i import validation
+from t2i.captioned import Captioned
 from t2i.components import build, check_signatures, rehearse
-from t2i.data import Captioned, Examples, Order
+from t2i.data import Examples, Order
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode

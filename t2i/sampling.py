@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 
 from t2i import checkpoints
+from t2i.config import ConfigError
 from t2i.draws import generator
 from t2i.models import hide_loading_bars, locate
 
@@ -53,7 +54,7 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
     elif (folder / "config.yaml").is_file():
         checkpoint = checkpoints.newest(folder / "checkpoints")
         if checkpoint is None:
-            raise FileNotFoundError(f"{folder} holds neither model/ nor a whole checkpoint yet")
+            raise ConfigError(f"{folder} holds neither model/ nor a whole checkpoint yet")
         folder = checkpoint
     if (folder / "manifest.json").is_file():
         pipeline = _from_checkpoint(folder, weights)
@@ -70,7 +71,7 @@ def _from_checkpoint(checkpoint: Path, weights: str):
     model = instantiate(cfg.model)
     file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
     if not file.is_file():
-        raise FileNotFoundError(f"{checkpoint} has no averaged weights (ema=none); use --weights raw")
+        raise ConfigError(f"{checkpoint} has no averaged weights (ema=none); use --weights raw")
     state = load_file(file)
     state.pop("updates", None)
     model.denoiser.load_state_dict(state)

@@ -28,11 +28,19 @@ def command(*arguments, **kwargs):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
-    cfg = compose(option)
+    given = ["dataset.path=./pictures"] if option == "dataset=hub" else []
+    cfg = compose(option, *given)
     check(cfg, num_processes=1)
     check_types(cfg, compose(option))
     check_signatures(cfg)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def test_a_dataset_brings_its_model_and_an_explicit_model_wins():
+    assert compose("dataset=naruto").model.path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert compose("dataset=naruto").optimizer.lr == 1e-5
+    assert compose("dataset=naruto", "model=tiny").model.path == "tiny"
+    assert compose("dataset=naruto", "optimizer.lr=2e-5").optimizer.lr == 2e-5
 
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
@@ -97,6 +105,8 @@ def test_settings_that_a_target_does_not_take():
         match=r"loss: t2i.losses.MinSNR takes no such setting .*gamma.*it takes normalize, error, snr_gamma",
     ):
         check_signatures(compose("+loss.gamma=5"))
+    with pytest.raises(ConfigError, match=r"^dataset.path must be given$"):
+        check_signatures(compose("dataset=hub"))
     with pytest.raises(ConfigError, match=r"loss._target_=t2i.losses.Nothing can't be imported"):
         check_signatures(compose("loss._target_=t2i.losses.Nothing"))
 
@@ -147,6 +157,7 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
         (["optimizer.lr=fast"], "t2i: optimizer.lr=fast must be a number"),
         (["loss.snr_gamma=-5"], "t2i: loss.snr_gamma=-5 must be positive"),
         (["model.path=./nowhere"], "t2i: model.path=./nowhere holds no pipeline"),
+        (["dataset=naruto"], "t2i: model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 can't be loaded"),
         (["batch_size=10"], "t2i: batch_size=10 is not a multiple of micro_batch_size=32"),
     ],
 )

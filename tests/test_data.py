@@ -4,10 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i.data import Examples, MicroBatches, Order, loader, openmoji
+from t2i.data import Examples, MicroBatches, Order, loader
 from t2i.timesteps import Stratified, Uniform
-
-GROUPS = {"food": 1.0, "people_tones": 0.4}
 
 
 class Encoded:
@@ -117,19 +115,3 @@ def test_loading_resumes_at_any_step(num_workers):
     for ours, theirs in zip(rest, whole[4:], strict=True):
         assert torch.equal(ours.noise, theirs.noise)
         assert torch.equal(ours.items, theirs.items)
-
-
-def test_openmoji_groups():
-    data = openmoji(64, GROUPS)
-    assert data.train.pixels(0).shape == (64, 64, 3)
-    assert data.train.pixels(0).dtype == np.uint8
-    assert set(data.train.weights) == {1.0, 0.4}
-    assert not set(data.train.captions) & set(data.validation.captions)
-    assert openmoji(32, GROUPS).train.fingerprint != data.train.fingerprint
-
-
-def test_unknown_group_is_refused():
-    with pytest.raises(ValueError, match=r"dataset.groups: no group fruit in OpenMoji; there are activities, animals"):
-        openmoji(64, {"fruit": 1.0})
-    with pytest.raises(ValueError, match=r"dataset.groups leaves no picture"):
-        openmoji(64, {"food": 0.0})

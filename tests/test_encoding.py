@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i.data import openmoji
+from t2i.captioned import openmoji
 from t2i.encoding import encode
 from t2i.models.stable_diffusion import load
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import CLIPTextModel
 
+from t2i.evaluate import main
 from t2i.evaluation import TINY, Judge
 from t2i.openmoji import catalogue, draw
 
@@ -51,3 +52,14 @@ def test_the_text_encoder_is_the_judge_s(judge):
         assert torch.allclose(hidden, judge.clip.text_model(tokens).last_hidden_state, atol=1e-5)
     assert hidden.shape == (2, 24, 128)
     assert hidden.isfinite().all()
+
+
+def test_command_line_says_what_a_model_is_worth(small_pipeline, tmp_path, capsys):
+    """An untrained denoiser draws nothing that the judge knows; real pictures are recognised."""
+    out = tmp_path / "grid.png"
+    command = [str(small_pipeline), "--captions", "12", "--seeds", "1", "--steps", "2", "--grid", str(out)]
+    main(command)
+    rows = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    untrained, real = (float(row[1]) for row in rows)
+    assert untrained < 0.3 < real
+    assert out.is_file()

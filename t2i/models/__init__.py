@@ -1,6 +1,10 @@
 """Model families, one file each, behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from t2i.config import ConfigError
 
 BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 
@@ -16,10 +20,21 @@ def locate(path: str | Path) -> str:
     folder = Path(path).expanduser()
     looks_local = str(path).startswith((".", "/", "~")) or folder.is_dir()
     if looks_local and not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(
+        raise ConfigError(
             f"model.path={path} holds no pipeline (no model_index.json); give a folder that save_pretrained wrote"
         )
     return str(folder) if looks_local else str(path)
+
+
+@contextmanager
+def loading(path: str) -> Iterator[None]:
+    """Say which setting it was, and the remedy, when a pipeline can't be read or the Hub can't be reached."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        remedy = "without a network, give a local folder in the Diffusers layout (save_pretrained)"
+        raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
 
 
 def hide_loading_bars() -> None:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i.models import hide_loading_bars, locate
+from t2i.models import hide_loading_bars, loading, locate
 
 
 @dataclass
@@ -72,14 +72,15 @@ def load(
     hide_loading_bars()
     folder = locate(path)
     source = {"revision": revision, "variant": variant, "use_safetensors": True, "torch_dtype": torch.float32}
-    if pretrained:
-        denoiser = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **source)
-    else:
-        config = UNet2DConditionModel.load_config(folder, subfolder="unet", revision=revision)
-        denoiser = UNet2DConditionModel.from_config(config)
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **source)
-    text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **source)
-    tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision)
+    with loading(path):
+        if pretrained:
+            denoiser = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **source)
+        else:
+            config = UNet2DConditionModel.load_config(folder, subfolder="unet", revision=revision)
+            denoiser = UNet2DConditionModel.from_config(config)
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **source)
+        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **source)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision)
     for frozen in (vae, text_encoder):
         frozen.eval().requires_grad_(False)
     return StableDiffusion(denoiser, vae, text_encoder, tokenizer)
