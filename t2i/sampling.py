@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from t2i import checkpoints
 from t2i.config import ConfigError
 from t2i.draws import generator
-from t2i.models import hide_loading_bars, locate
+from t2i.models import hide_loading_bars, loading, locate
 
 LABEL_HEIGHT = 14
 MARGIN = 4
@@ -56,14 +56,20 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
         if checkpoint is None:
             raise ConfigError(f"{folder} holds neither model/ nor a whole checkpoint yet")
         folder = checkpoint
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.float16 if on_gpu else torch.float32
     if (folder / "manifest.json").is_file():
         pipeline = _from_checkpoint(folder, weights)
     else:
-        pipeline = DiffusionPipeline.from_pretrained(locate(folder if folder.is_dir() else source), safety_checker=None)
+        name = folder if folder.is_dir() else source
+        with loading(str(source)):
+            pipeline = DiffusionPipeline.from_pretrained(locate(name), dtype=dtype, safety_checker=None)
         if weights == "raw" and (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").is_file():
-            pipeline.unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", variant="non_ema")
+            pipeline.unet = UNet2DConditionModel.from_pretrained(
+                folder, subfolder="unet", variant="non_ema", dtype=dtype
+            )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline.to("cuda" if on_gpu else "cpu", dtype)
 
 
 def _from_checkpoint(checkpoint: Path, weights: str):

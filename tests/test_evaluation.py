@@ -45,7 +45,7 @@ def test_the_judge_sees_the_same_in_every_form_and_size(judge):
 
 def test_the_text_encoder_is_the_judge_s(judge):
     """And the empty caption, which stands for no caption, is one like any other."""
-    text_encoder = CLIPTextModel.from_pretrained(TINY / "pipeline" / "text_encoder", torch_dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(TINY / "pipeline" / "text_encoder", dtype=torch.float32)
     tokens = judge.tokenizer(["", "red apple"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         hidden = text_encoder(tokens).last_hidden_state

@@ -67,7 +67,7 @@ def test_groups_that_can_be_held_back_are_clean(entries):
 def test_the_autoencoder_reconstructs_pictures_it_has_never_seen(pictures):
     held_out = [picture for entry, picture in pictures.items() if entry.split == "validation"][::4]
     images = torch.from_numpy(np.stack(held_out)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = AutoencoderKL.from_pretrained(TINY / "pipeline" / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(TINY / "pipeline" / "vae", dtype=torch.float32)
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean
         error = (vae.decode(latents).sample.clamp(-1, 1) - images) / 2

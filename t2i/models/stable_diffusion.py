@@ -71,7 +71,7 @@ def load(
     """
     hide_loading_bars()
     folder = locate(path)
-    source = {"revision": revision, "variant": variant, "use_safetensors": True, "torch_dtype": torch.float32}
+    source = {"revision": revision, "variant": variant, "use_safetensors": True, "dtype": torch.float32}
     with loading(path):
         if pretrained:
             denoiser = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **source)
