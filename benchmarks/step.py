@@ -17,8 +17,9 @@ from pathlib import Path
 import hydra
 import torch
 
-from t2i.experiment import assemble, settle
+from t2i.experiment import assemble
 from t2i.journal import journal
+from t2i.plan import settle
 from t2i.runs import Run
 from t2i.train import CONF
 from t2i.training import Observers, train

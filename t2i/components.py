@@ -10,13 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 
-GROUPS = ("error", "loss", "timesteps", "ema", "tracker", "scheduler", "dataset", "model", "optimizer", "lr_scheduler")
 
-
-def check_signatures(cfg: DictConfig) -> None:
+def check_signature(cfg: DictConfig, group: str) -> None:
     """Refuse a component whose settings its `_target_` does not take; nothing is called."""
-    for group in GROUPS:
-        _check_signature(group, cfg[group])
+    node = cfg[group]
+    target = node.get("_target_")
+    if target is None:
+        raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
+    try:
+        signature = inspect.signature(get_object(target))
+    except Exception as error:
+        raise ConfigError(f"{group}._target_={target} can't be imported: {error}") from error
+    if missing := OmegaConf.missing_keys(node):
+        raise ConfigError(f"{', '.join(sorted(missing))} must be given")
+    try:
+        signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
+    except TypeError as error:
+        known = ", ".join(name for name in signature.parameters if name not in ("self", "args", "kwargs"))
+        raise ConfigError(f"{group}: {target} takes no such setting ({error}); it takes {known}") from error
 
 
 def build(cfg: DictConfig, group: str) -> Any:
@@ -38,20 +49,3 @@ def rehearse(cfg: DictConfig) -> None:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"optimizer and lr_scheduler can't be built: {error}") from error
-
-
-def _check_signature(group: str, node: DictConfig) -> None:
-    target = node.get("_target_")
-    if target is None:
-        raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
-    try:
-        signature = inspect.signature(get_object(target))
-    except Exception as error:
-        raise ConfigError(f"{group}._target_={target} can't be imported: {error}") from error
-    if missing := OmegaConf.missing_keys(node):
-        raise ConfigError(f"{', '.join(sorted(missing))} must be given")
-    try:
-        signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
-    except TypeError as error:
-        known = ", ".join(name for name in signature.parameters if name not in ("self", "args", "kwargs"))
-        raise ConfigError(f"{group}: {target} takes no such setting ({error}); it takes {known}") from error

@@ -13,35 +13,21 @@ from omegaconf import DictConfig
 
 from t2i import validation
 from t2i.captioned import Captioned
-from t2i.components import build, check_signatures, rehearse
+from t2i.components import build
 from t2i.data import Examples, Order
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode
 from t2i.journal import journal
 from t2i.losses import Weighting
-from t2i.precision import MIXED_PRECISION, resolve_attention, resolve_precision, set_attention
+from t2i.plan import Plan
+from t2i.precision import MIXED_PRECISION, set_attention
 from t2i.runs import Run
 from t2i.sampling import sample
-from t2i.timesteps import Distribution
-from t2i.tracking import NoTracker, Tracker
+from t2i.tracking import NoTracker
 from t2i.training import Observers, Schedule, train
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The components that cost nothing to build: with them every contradiction has been found."""
-
-    dtype: str  # fp32, fp16 or bf16
-    attention: str  # sdpa, math or xformers
-    scheduler: Any  # of Diffusers
-    diffusion: Diffusion
-    loss: Weighting
-    timesteps: Distribution
-    ema: EMA | NoEMA
-    tracker: Tracker
 
 
 @dataclass(frozen=True)
@@ -59,12 +45,8 @@ class Parts:
     accelerator: Accelerator
 
 
-def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
-    """Train what `cfg` says in `folder`; returns the final val/loss.
-
-    What can be wrong with the configuration is found before the data set and the weights are loaded.
-    """
-    plan = settle(cfg)
+def run(cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str]) -> float:
+    """Train what `cfg` says in `folder`; returns the final val/loss."""
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
@@ -100,19 +82,6 @@ def run(cfg: DictConfig, folder: Path, overrides: list[str]) -> float:
     except BaseException as error:
         run.end("failed", error=f"{type(error).__name__}: {error}")
         raise
-
-
-def settle(cfg: DictConfig) -> Plan:
-    """Build what is cheap, and refuse what can't work."""
-    check_signatures(cfg)
-    rehearse(cfg)
-    dtype = resolve_precision(cfg.precision.dtype)
-    attention = resolve_attention(cfg.attention, dtype)
-    loss, timesteps, ema, tracker = (build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker"))
-    scheduler = build(cfg, "scheduler")
-    diffusion = Diffusion.from_scheduler(scheduler)
-    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
-    return Plan(dtype, attention, scheduler, diffusion, loss, timesteps, ema, tracker)
 
 
 def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, dict[str, Any]]:

@@ -56,7 +56,7 @@ class Journal:
 def journal(run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int) -> Iterator[Journal]:
     """The journal of `run`, with the tracker and the progress bar switched on until the run ends."""
     name = run.folder.name if sweep else "-".join(run.folder.parts[-2:])
-    tags = [override for override in overrides if "=" in override and "/" not in override][:20]
+    tags = [override for override in overrides if len(override) <= 64]  # the longest that W&B takes
     tracker_id = tracker.start(run.folder, name, sweep, tags, run.config, run.info.get("tracker_id"))
     run.update(tracker_id=tracker_id)
     succeeded = False

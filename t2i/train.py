@@ -23,9 +23,13 @@ def main(cfg: DictConfig) -> float:
         hydra_config = HydraConfig.get()
         check_types(cfg, _defaults(hydra_config))
         check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
+        from t2i.plan import check_the_rest, settle
+
+        plan = settle(cfg)
+        check_the_rest(cfg)
         from t2i.experiment import run
 
-        return run(cfg, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+        return run(cfg, plan, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
     except ConfigError as error:
         if hydra_config.mode.name == "MULTIRUN":
             raise

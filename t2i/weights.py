@@ -81,16 +81,12 @@ def compare(arguments: list[str]) -> list[Weights]:
 
 
 def examine(cfg: DictConfig, label: str) -> Weights:
-    from t2i.components import build, check_signatures
-    from t2i.diffusion import Diffusion
+    from t2i.plan import settle
 
-    check_signatures(cfg)
-    loss, timesteps = build(cfg, "loss"), build(cfg, "timesteps")
-    diffusion = Diffusion.from_scheduler(build(cfg, "scheduler"))
-    probabilities = timesteps.probabilities(len(diffusion))
-    loss.prepare(diffusion, probabilities)
-    scale = loss.scale(diffusion.snr, diffusion.x0_scale)
-    return Weights(label, scale.numpy(), probabilities, diffusion.snr.numpy())
+    plan = settle(cfg)
+    diffusion = plan.diffusion
+    scale = plan.loss.scale(diffusion.snr, diffusion.x0_scale)
+    return Weights(label, scale.numpy(), plan.timesteps.probabilities(len(diffusion)), diffusion.snr.numpy())
 
 
 def show(weights: list[Weights]) -> None:

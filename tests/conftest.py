@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from t2i.experiment import run
 from t2i.models import BUNDLED
+from t2i.plan import settle
 from t2i.runs import Run
 from t2i.train import CONF
 
@@ -61,7 +62,7 @@ def train(small) -> Callable[..., Run]:
 
     def train(folder: Path, *overrides: str) -> Run:
         cfg = compose(*small, *overrides)
-        run(cfg, folder, list(overrides))
+        run(cfg, settle(cfg), folder, list(overrides))
         return Run(folder, cfg)
 
     return train

@@ -1,0 +1,50 @@
+"""The components that cost nothing to build: with them, every contradiction in a configuration has been found.
+
+Imports no more than torch and Diffusers' schedulers, so that a mistake is answered in two seconds.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from t2i.components import build, check_signature, rehearse
+from t2i.diffusion import Diffusion
+from t2i.ema import EMA, NoEMA
+from t2i.losses import Weighting
+from t2i.precision import resolve_attention, resolve_precision
+from t2i.timesteps import Distribution
+from t2i.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Plan:
+    dtype: str  # fp32, fp16 or bf16
+    attention: str  # sdpa, math or xformers
+    loss: Weighting
+    timesteps: Distribution
+    ema: EMA | NoEMA
+    tracker: Tracker
+    scheduler: Any  # of Diffusers
+    diffusion: Diffusion
+
+
+def settle(cfg: DictConfig) -> Plan:
+    """Build what is cheap, cheapest first, and refuse what can't work."""
+    dtype = resolve_precision(cfg.precision.dtype)
+    attention = resolve_attention(cfg.attention, dtype)
+    for group in ("error", "loss", "timesteps", "ema", "tracker", "scheduler"):
+        check_signature(cfg, group)
+    loss, timesteps, ema, tracker, scheduler = (
+        build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker", "scheduler")
+    )
+    diffusion = Diffusion.from_scheduler(scheduler)
+    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
+    return Plan(dtype, attention, loss, timesteps, ema, tracker, scheduler, diffusion)
+
+
+def check_the_rest(cfg: DictConfig) -> None:
+    """Refuse settings that data set, model or optimizer do not take, before any of them is loaded."""
+    for group in ("optimizer", "lr_scheduler", "dataset", "model"):
+        check_signature(cfg, group)
+    rehearse(cfg)
