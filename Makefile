@@ -1,6 +1,7 @@
 # `make train` and `make test` do all the set-up on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
-# The CPU build of torch, which installs in seconds; `make TORCH=torch train` takes the newest build, with CUDA.
+# On Linux, PyPI's torch is the build for CUDA; for the CPU alone:
+#   make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" train
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
@@ -21,7 +22,7 @@ bench: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet "$(TORCH)" --constraint constraints.txt
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
 

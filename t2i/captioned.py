@@ -76,7 +76,11 @@ def hub(
         raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
     try:
         loaded = datasets.load_dataset(path, name, revision=revision)
-    except (OSError, ValueError) as error:  # not found, no network, no data in the folder, an unknown configuration
+    except (
+        OSError,
+        ValueError,
+        datasets.exceptions.DatasetsError,
+    ) as error:  # not found, no network, no data in the folder, an unknown configuration
         raise ConfigError(
             f"dataset.path={path} can't be loaded ({error}); give the id of a data set that can be reached, or a folder"
         ) from error
@@ -97,8 +101,15 @@ def hub(
     def prepared(rows: datasets.Dataset) -> Split:
         if not len(rows):
             raise ConfigError(f"dataset.path={path} leaves no picture on one side; change dataset.validation_share")
+        captions = list(rows[caption_column])
+        if wrong := [row for row, caption in enumerate(captions) if not isinstance(caption, str)]:
+            value = captions[wrong[0]]
+            raise ConfigError(
+                f"dataset.caption_column={caption_column}: {len(wrong)} of {len(rows)} captions in {path} are no text "
+                f"(the first in row {wrong[0]}: {value!r}); remove these rows, or give them a caption"
+            )
         return Split(
-            captions=rows[caption_column],
+            captions=captions,
             pixels=lambda index: center_square(rows[index][image_column], resolution),
             weights=np.ones(len(rows)),
             fingerprint=repr((rows._fingerprint, image_column, caption_column, resolution)),

@@ -46,7 +46,7 @@ def save(folder: Path, step: int, parts: Mapping[str, Stateful], keep: int) -> P
         shutil.rmtree(final)
     beside.replace(final)
     _sync(folder)
-    for old in _by_step(folder)[:-keep]:
+    for old in [checkpoint for checkpoint in _by_step(folder) if checkpoint != final][: -keep + 1 or None]:
         shutil.rmtree(old)
     return final
 
@@ -71,7 +71,8 @@ def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
+    numbered = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(numbered, key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
 
 
 def _damage(checkpoint: Path) -> str | None:

@@ -35,8 +35,11 @@ def build(cfg: DictConfig, group: str) -> Any:
     try:
         return instantiate(cfg[group])
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
-            raise ConfigError(str(error.__cause__)) from error
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise ConfigError(str(cause)) from error
+        if isinstance(cause, (ValueError, OSError, NotImplementedError)):  # a library's words do not name the setting
+            raise ConfigError(f"{group}: {cause}") from error
         raise
 
 

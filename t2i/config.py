@@ -1,9 +1,13 @@
 """What a configuration may look like: types of the root scalars, resolvers, and checks before anything heavy."""
 
+import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+LONGEST_NAME = 100  # characters, of a folder; file systems end at 255 bytes
 
 
 @dataclass
@@ -15,7 +19,7 @@ class Validation:
 
 @dataclass
 class Samples:
-    prompts: Any = MISSING
+    prompts: list[str] = MISSING
     seed: int = MISSING
     steps: int = MISSING
     guidance_scale: float = MISSING
@@ -70,6 +74,24 @@ def register() -> None:
 
     ConfigStore.instance().store(name="schema", node=Root)
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def job_folder(overrides: list[str]) -> str:
+    """Name of a sweep's job: its overrides in letters that can be typed back; long ones end in a hash.
+
+    Whole paths to a value are shortened to their last part, and the name of the sweep is left out.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in ("sweep", "run"):
+            parts.append(f"{key.lstrip('+~')}-{value.rstrip('/').rpartition('/')[2]}")
+    name = re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "job"
+    if len(name) > LONGEST_NAME or any("/" in override for override in overrides):
+        digest = hashlib.sha256(repr(overrides).encode()).hexdigest()[:8]
+        name = f"{name[:LONGEST_NAME]}-{digest}"
+    return name
 
 
 class ConfigError(ValueError):
@@ -97,6 +119,10 @@ def check(cfg: DictConfig, num_processes: int) -> None:
             raise ConfigError(f"{key}={value} must be at least {least}")
     if cfg.caption_dropout > 1:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a share of the captions: at most 1")
+    if not cfg.samples.prompts:
+        raise ConfigError("samples.prompts is empty; to draw no samples, use sample_every=0")
+    if cfg.threads is not None and cfg.threads < 1:
+        raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
     if cfg.attention not in ATTENTION:
         raise ConfigError(f"attention={cfg.attention} is not known; choose from {', '.join(ATTENTION)}")
     at_once = cfg.micro_batch_size * num_processes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ class Order:
         self.epoch_length = max(1, round(weights.sum()))
         self.edges = np.cumsum(weights) * (self.epoch_length / weights.sum())
         self.seed = seed
-        self.epoch = lru_cache(maxsize=2)(self._epoch)
+        self.known: tuple[int, np.ndarray] | None = None  # the epoch that was asked for last
 
-    def _epoch(self, epoch: int) -> np.ndarray:
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The items at the places of an epoch, [epoch_length]."""
         random = generator(self.seed, "order", epoch)
         places = np.arange(self.epoch_length) + random.random()
         items = np.searchsorted(self.edges, places, side="right").clip(max=len(self.edges) - 1)
@@ -34,7 +35,9 @@ class Order:
 
     def __getitem__(self, position: int) -> int:
         epoch, place = divmod(position, self.epoch_length)
-        return int(self.epoch(epoch)[place])
+        if self.known is None or self.known[0] != epoch:
+            self.known = epoch, self.epoch(epoch)
+        return int(self.known[1][place])
 
 
 @dataclass

@@ -41,7 +41,7 @@ class Diffusion:
             raise ConfigError(
                 f"scheduler.prediction_type={prediction_type} is not known; choose from {', '.join(PREDICTION_TYPES)}"
             )
-        if prediction_type == "epsilon" and bool((alpha == 0).any()):
+        if prediction_type == "epsilon" and bool((alpha**2 < 1e-6).any()):  # Diffusers may leave a trace of signal
             raise ConfigError(
                 "the noise schedule ends at zero signal (zero terminal SNR), where predicting epsilon teaches nothing; "
                 "use scheduler.prediction_type=v_prediction"
@@ -64,7 +64,7 @@ class Diffusion:
         # Rectified flow: x = (1 − sigma) x0 + sigma noise (Liu et al. 2022; the shift: Esser et al. 2024, equation 23).
         sigma = torch.arange(1, num_timesteps + 1).double() / num_timesteps
         sigma = shift * sigma / (1 + (shift - 1) * sigma)
-        return cls(1 - sigma, sigma, sigma * num_timesteps, "flow_prediction")
+        return cls(1 - sigma, sigma, (sigma * num_timesteps).float(), "flow_prediction")
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -96,7 +96,7 @@ class Diffusion:
         """Noise x0 to the timesteps t, [B]. `input_noise` replaces the noise in the input, but not in the target."""
 
         def at_t(table: Tensor) -> Tensor:
-            return table.to(x0.device)[t].to(x0.dtype)
+            return table.to(x0.dtype).to(x0.device)[t]  # cast first: not every device has float64
 
         alpha, sigma = at_t(self.alpha)[:, None, None, None], at_t(self.sigma)[:, None, None, None]
         x = alpha * x0 + sigma * (noise if input_noise is None else input_noise)
@@ -119,14 +119,18 @@ def pretrained_scheduler(
 
     from t2i.models import loading, locate
 
+    if rescale_betas_zero_snr not in (None, True, False):
+        raise ConfigError(f"scheduler.rescale_betas_zero_snr={rescale_betas_zero_snr} must be true, false or null")
     changes = {
         "prediction_type": prediction_type,
         "rescale_betas_zero_snr": rescale_betas_zero_snr,
         "timestep_spacing": timestep_spacing,
     }
+    changes = {key: value for key, value in changes.items() if value is not None}
     with loading(path):
         config = diffusers.DDIMScheduler.load_config(locate(path), subfolder="scheduler", revision=revision)
-    # Schedulers made for sampling (PNDM, DDIM) keep the training schedule under the same keys; DDIM reads them all.
-    return diffusers.DDIMScheduler.from_config(
-        {**config, **{key: value for key, value in changes.items() if value is not None}}
-    )
+    # Schedulers made for sampling (PNDM, DDIM) keep the training schedule under the same keys, and DDIM reads them all;
+    # a flow only its own class understands.
+    is_flow = config.get("use_flow_sigmas") or ("flow_shift" not in config and "shift" in config)
+    kind = getattr(diffusers, config["_class_name"]) if is_flow else diffusers.DDIMScheduler
+    return kind.from_config({**config, **changes})

@@ -8,6 +8,7 @@ and standard deviation and sampled at each use; captions are dropped at each use
 import hashlib
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from t2i.captioned import Split
 
 log = logging.getLogger(__name__)
-FORMAT = "1"  # of what is stored; part of the key
-BATCH = 64
+FORMAT = "2"  # of what is stored, and of how pictures are prepared; part of the key
+BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 
 
 class Encoded:
@@ -101,16 +102,26 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
             columns[f"{name}.shape"] = [list(tensor.shape[1:])] * len(captions)
         return columns
 
-    pictures_key = hash_of(FORMAT, model.vae, str(dict(model.vae.config)), split.fingerprint)
-    captions_key = hash_of(
-        FORMAT, model.text_encoder, repr(sorted(model.tokenizer.get_vocab().items())), repr(distinct)
-    )
-    latents = _stored(folder / f"pictures-{pictures_key}", list(range(len(split))), encode_pictures, "pictures")
-    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, "captions")
+    tokenizer = model.tokenizer
+    tokens = (tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, tokenizer.pad_token)
+    pictures_key = hash_of(FORMAT, model.vae, _settings(model.vae.config), split.fingerprint)
+    captions_key = hash_of(FORMAT, model.text_encoder, _settings(model.text_encoder.config.to_dict()), repr(tokens))
+    captions_key = hash_of(captions_key, repr(distinct))
+    height, width, _ = split.pixels(0).shape
+    batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+    indices = list(range(len(split)))
+    latents = _stored(folder / f"pictures-{pictures_key}", indices, encode_pictures, batch, "pictures")
+    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
     return Encoded(latents, captions, pictures_key + captions_key)
 
 
-def _stored(path: Path, inputs: list, encode_batch, what: str) -> datasets.Dataset:
+def _settings(config: Mapping) -> str:
+    """What a configuration says of the computation: not where the weights lay, or which version wrote them."""
+    aside = ("dtype", "torch_dtype", "transformers_version", "architectures")
+    return repr(sorted((k, v) for k, v in config.items() if not k.startswith("_") and k not in aside))
+
+
+def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:
     """The rows that `encode_batch` makes of the inputs: read from `path`, or else made, and put there whole."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -123,7 +134,7 @@ def _stored(path: Path, inputs: list, encode_batch, what: str) -> datasets.Datas
             encode_batch,
             input_columns=["input"],
             batched=True,
-            batch_size=BATCH,
+            batch_size=batch,
             remove_columns=["input"],
             new_fingerprint=path.name.rpartition("-")[2],
             cache_file_name=str(file),

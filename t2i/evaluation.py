@@ -37,8 +37,9 @@ class Judge:
     ) -> Match:
         """`candidates` are the captions to confuse a sample's own with; without any, those of the other samples."""
         distinct = list(dict.fromkeys(captions))
-        # Half the list further is a fixed derangement; neighbours are often of one kind.
-        other = {caption: distinct[(i + len(distinct) // 2) % len(distinct)] for i, caption in enumerate(distinct)}
+        # Shuffled, then each gets its neighbour's: a fixed permutation that leaves no caption in its place.
+        shuffled = [distinct[i] for i in np.random.default_rng(0).permutation(len(distinct))]
+        other = dict(zip(shuffled, [*shuffled[1:], shuffled[0]], strict=True))
         seen = self.image_features(images)
         own = (seen * self.text_features(captions)).sum(-1)
         shuffled = (seen * self.text_features([other[caption] for caption in captions])).sum(-1)

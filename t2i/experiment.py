@@ -52,9 +52,15 @@ def run(cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str]) -> floa
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
         return run.result
 
+    with run.claimed():
+        return _run(cfg, plan, run, overrides)
+
+
+def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
     run.begin()
     try:
         parts, battery, facts = assemble(cfg, plan)
+        run.refuse_changes(facts)
         run.update(**facts)
         is_main, device = parts.accelerator.is_main_process, parts.accelerator.device
         tracker = plan.tracker if is_main else NoTracker()
@@ -67,14 +73,15 @@ def run(cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str]) -> floa
 
             def draw(step: int) -> None:
                 if is_main:
-                    with parts.ema.applied():
+                    with parts.ema.applied(), validation.evaluating(parts.model.denoiser):
                         pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples)
                     records.pictures(step, cfg.samples.prompts, pictures)
 
             train(**vars(parts), observers=Observers(validate, draw, records.log), run=run)
             if is_main:
-                export(parts.model, plan.scheduler, parts.ema, folder / "model")
+                export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
             run.end("finished", final=run.latest())
+        log.info("finished: %s · val/loss %.5f", run.folder, run.result)
         return run.result
     except KeyboardInterrupt:
         run.end("interrupted")
@@ -97,7 +104,7 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
     model.vae.to(accelerator.device)
     model.text_encoder.to(accelerator.device)
     train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
-    battery = validation.battery(held_out, plan.diffusion, **cfg.validation)
+    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
     set_attention(model.denoiser, plan.attention)
     if cfg.gradient_checkpointing:
@@ -129,7 +136,7 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
         "data_fingerprint": train_set.fingerprint,
         "battery": {"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
-        "weighting": weighting_table(plan.loss, plan.diffusion),
+        "weighting": weighting_table(plan),
     }
     parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)
     return parts, battery, facts
@@ -146,11 +153,11 @@ def export(model, scheduler, ema: EMA | NoEMA, folder: Path) -> None:
         model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
-def weighting_table(loss: Weighting, diffusion: Diffusion) -> dict[str, float]:
-    """What the weighting does to the error of the prediction, over all timesteps."""
-    weight = loss.scale(diffusion.snr, diffusion.x0_scale)
+def weighting_table(plan: Plan) -> dict[str, float]:
+    """What the weighting does to the error of the prediction; the mean is that over the timesteps as they are drawn."""
+    weight = plan.loss.scale(plan.diffusion.snr, plan.diffusion.x0_scale).numpy()
     return {
-        "mean": float(weight.mean()),
+        "mean": float(plan.timesteps.probabilities(len(weight)) @ weight),
         "smallest": float(weight.min()),
         "largest": float(weight.max()),
         "zero_steps": int((weight == 0).sum()),

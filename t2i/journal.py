@@ -1,6 +1,7 @@
 """What a run writes down while it trains: the run folder first, then the tracker and the terminal."""
 
 import logging
+import math
 import resource
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,11 @@ class Journal:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one row of the tracker."""
+        if not math.isfinite(metrics.get("train/loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss is not finite at step {step}; try a lower optimizer.lr or max_grad_norm, or precision=fp32 "
+                "or bf16. The checkpoints before this step are kept"
+            )
         metrics = metrics | {"memory/peak_gb": peak_memory_gb()}
         self.run.log(step, metrics)
         self.tracker.log(step, metrics)

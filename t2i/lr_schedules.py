@@ -12,7 +12,7 @@ def warmup_stable_decay(
 ) -> LambdaLR:
     """Linear warm-up, constant, linear decay to 0 over the last `decay_share` of the steps (Hu et al. 2024, MiniCPM).
 
-    Until the decay begins it does not depend on the number of steps: a longer run is the same run continued.
+    Until the decay begins it does not depend on the number of steps.
     """
     if not 0 <= decay_share <= 1:
         raise ConfigError(f"lr_scheduler.decay_share={decay_share} is a share of the steps: between 0 and 1")

@@ -28,7 +28,7 @@ class Meter:
         """Count the examples of one micro-batch, each [B]."""
         snr_bin = (self.num_timesteps - 1 - t.cpu()) * NUM_SNR_BINS // self.num_timesteps
         rows = torch.stack([losses.detach(), unweighted.detach(), torch.ones_like(losses)])
-        self.bins.index_add_(1, snr_bin, rows.double().cpu())
+        self.bins.index_add_(1, snr_bin, rows.cpu().double())
 
     def step(self, grad_norm: Tensor) -> None:
         """Count one optimizer step; `grad_norm` is that before clipping."""

@@ -3,12 +3,14 @@
 Imports no more than torch and Diffusers' schedulers, so that a mistake is answered in two seconds.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
 from t2i.components import build, check_signature, rehearse
+from t2i.config import ConfigError
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.losses import Weighting
@@ -39,6 +41,10 @@ def settle(cfg: DictConfig) -> Plan:
         build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker", "scheduler")
     )
     diffusion = Diffusion.from_scheduler(scheduler)
+    try:
+        copy.deepcopy(scheduler).set_timesteps(2)
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"scheduler: it can't sample ({error})") from error
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
     return Plan(dtype, attention, loss, timesteps, ema, tracker, scheduler, diffusion)
 

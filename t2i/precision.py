@@ -18,7 +18,11 @@ def resolve_precision(dtype: str) -> str:
     A CPU without AMX or AVX512-BF16 computes bf16 several times slower than fp32.
     """
     if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else _cpu_multiplies_bf16()
+        fast = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if torch.cuda.is_available()
+            else _cpu_multiplies_bf16()
+        )
         return "bf16" if fast else "fp32"
     if dtype not in MIXED_PRECISION:
         raise ConfigError(f"precision.dtype={dtype} is not known; choose from auto, {', '.join(MIXED_PRECISION)}")

@@ -1,7 +1,9 @@
 """The progress bar: step, loss, images per second, time left. Without a terminal the log has a line instead."""
 
 import logging
+import sys
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,7 +22,7 @@ class Bar:
     """`total` steps; `advance` shows where they are."""
 
     def __init__(self, total: int, shown: bool):
-        self.total = total
+        self.total, self.shown = total, shown
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -37,10 +39,12 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self.progress.start()
+        _point_log_at(sys.stdout)  # which rich has replaced, to keep lines of the log above the bar
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
+        _point_log_at(sys.stdout)
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
         """Show `step` and what was measured there; without a terminal in the log, where validation always goes."""
@@ -48,5 +52,11 @@ class Bar:
         self.progress.update(self.task, completed=step)
         if "train/loss" in metrics:
             self.progress.update(self.task, metrics=" · ".join(shown))
-        if not self.live or "val/loss" in metrics:
+        if self.shown and (not self.live or "val/loss" in metrics):
             log.info("step %d/%d · %s", step, self.total, " · ".join(shown))
+
+
+def _point_log_at(stdout: TextIO) -> None:
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler and handler.stream is not sys.stderr:
+            handler.setStream(stdout)

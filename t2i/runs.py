@@ -6,10 +6,13 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
@@ -32,7 +35,35 @@ class Run:
         self.info: dict[str, Any] = {}
         if (folder / "run.json").is_file():
             self.info = json.loads((folder / "run.json").read_text())
-            self._refuse_another_configuration()
+            if self.has_results:
+                self._refuse_another_configuration()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything that another configuration could spoil."""
+        return (self.folder / "metrics.jsonl").is_file() or self.checkpoints.is_dir()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within, no other process can work in this folder."""
+        if not self.writes:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise RunExists(
+                f"{self.folder} is in use by another process; wait for it, or use another run=NAME"
+            ) from error
+
+    def refuse_changes(self, facts: dict[str, Any]) -> None:
+        """Refuse to go on with other data, another battery or precision than the run began with."""
+        for key in ("data_fingerprint", "battery", "precision"):
+            if self.has_results and self.info.get(key, facts[key]) != facts[key]:
+                before, now = self.info[key], facts[key]
+                raise RunExists(f"{self.folder} began with another {key} ({before} → {now}); use another run=NAME")
 
     def _refuse_another_configuration(self) -> None:
         before = _flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
@@ -59,14 +90,20 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def _config_hash(self) -> str:
+        counts = {key: value for key, value in self.config.items() if key not in FREE_KEYS}
+        return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
+
     def begin(self) -> None:
         """Say in the folder what this run is. A continued run keeps what it was."""
+        self.info.pop("error", None)
+        self.info.pop("ended", None)
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.update(
             state="running",
-            config_hash=hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:32],
+            config_hash=self._config_hash(),
             code_revision=_revision(),
             packages={name: metadata.version(name) for name in PACKAGES},
             python=platform.python_version(),
@@ -135,9 +172,15 @@ def _now() -> str:
 
 def _revision() -> str | None:
     """The commit of the checkout this code runs from, with + when files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    checkout = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
     try:
-        git = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
+            return None  # installed inside somebody else's repository
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

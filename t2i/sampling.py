@@ -49,6 +49,7 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
     """
     hide_loading_bars()
     folder = Path(source)
+    folder = folder.resolve() if folder.is_dir() else folder
     if (folder / "model" / "model_index.json").is_file():
         folder = folder / "model"
     elif (folder / "config.yaml").is_file():

@@ -1,10 +1,12 @@
 """Where curves and pictures go besides the run folder. A tracker is called on the main process only."""
 
 import logging
+import netrc
 import os
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -58,7 +60,9 @@ class Wandb:
     ) -> str:
         import wandb
 
-        mode = ("online" if _has_key() else "offline") if self.mode == "auto" else self.mode
+        mode = self.mode
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
         arguments = {
             "project": self.project,
             "entity": self.entity,
@@ -73,7 +77,7 @@ class Wandb:
         }
         try:
             self.run = wandb.init(mode=mode, **arguments)
-        except (wandb.errors.UsageError, wandb.errors.CommError) as error:
+        except wandb.errors.Error as error:  # no key, a wrong one, no network
             log.warning("W&B can't be reached (%s); the run goes on offline", str(error).splitlines()[0])
             wandb.teardown()  # or the same id would still count as in use
             self.run = wandb.init(mode="offline", **arguments)
@@ -97,8 +101,12 @@ class Wandb:
 
 
 def _has_key() -> bool:
+    """Whether `wandb login` has been here; asking wandb itself would ask its server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    import wandb
-
-    return wandb.login(prompt=False)
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
+    return server in hosts or any(host.endswith((".wandb.ai", ".coreweave.com")) for host in hosts)

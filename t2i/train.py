@@ -1,6 +1,7 @@
 """Train a text-to-image model: `python -m t2i.train`. What is heavy is imported by `t2i.experiment`, inside `main`."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,7 +35,14 @@ def main(cfg: DictConfig) -> float:
         if hydra_config.mode.name == "MULTIRUN":
             raise
         print(f"t2i: {error}", file=sys.stderr)
+        _remove_if_empty(Path(hydra_config.runtime.output_dir))
         sys.exit(2)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run that never began."""
+    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", ".lock"}:
+        shutil.rmtree(folder)
 
 
 def _defaults(hydra_config: DictConfig) -> DictConfig:

@@ -68,6 +68,8 @@ def train(
     ema.track(accelerator.unwrap_model(model.denoiser))
     parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
     parts["denoiser"] = accelerator.unwrap_model(model.denoiser)
+    if accelerator.scaler is not None:  # fp16
+        parts["scaler"] = accelerator.scaler
 
     checkpoint = checkpoints.newest(run.checkpoints)
     start = checkpoints.load(checkpoint, parts) if checkpoint else 0

@@ -6,6 +6,8 @@ timestep's error by a constant, so the ratio of two runs' headlines is the same 
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2i.diffusion import Diffusion
 from t2i.draws import generator
 from t2i.encoding import Encoded
 
-FORWARD_BATCH = 64  # fixed, so that no setting of the training changes a bit of the result
+FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no setting of the training changes a bit
 NUM_SNR_BINS = 8
 
 
@@ -43,22 +45,29 @@ class Battery:
     def errors(self, model, diffusion: Diffusion, device: torch.device) -> np.ndarray:
         """Mean squared epsilon error of each picture at each timestep, [N, K] in float64."""
         num_cells = len(self.x0) * len(self.t)
+        batch = max(1, FORWARD_LATENTS // self.x0[0, 0].numel())
         parts = []
-        for start in range(0, num_cells, FORWARD_BATCH):
-            cells = np.arange(start, min(start + FORWARD_BATCH, num_cells))
+        for start in range(0, num_cells, batch):
+            cells = np.arange(start, min(start + batch, num_cells))
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             noised = diffusion.add_noise(self.x0[items].to(device), self.noise(cells).to(device), t.to(device))
             text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
             prediction = model.denoise(noised.x, noised.time, text)
-            error = (prediction.double() - noised.target.double()).square().flatten(1).mean(1)
+            error = (prediction.cpu().double() - noised.target.cpu().double()).square().flatten(1).mean(1)
             to_epsilon = (diffusion.snr * diffusion.x0_scale)[t]
-            parts.append((error.cpu() * to_epsilon).numpy())
+            parts.append((error * to_epsilon).numpy())
         return np.concatenate(parts).reshape(len(self.x0), len(self.t))
 
 
-def battery(encoded: Encoded, diffusion: Diffusion, seed: int, items: int, timesteps: int) -> Battery:
-    """`items` pictures spread over the held-out split (or all of it) and `timesteps` stratified timesteps."""
-    chosen = np.unique(np.linspace(0, len(encoded) - 1, min(items, len(encoded))).round().astype(int)).tolist()
+def battery(
+    encoded: Encoded, weights: np.ndarray, diffusion: Diffusion, seed: int, items: int, timesteps: int
+) -> Battery:
+    """At most `items` held-out pictures and `timesteps` stratified timesteps.
+
+    The pictures are spread over the split evenly by weight, so that they are of the kinds that are trained.
+    """
+    places = (np.arange(items) + 0.5) / items * weights.sum()
+    chosen = np.unique(np.searchsorted(np.cumsum(weights), places)).tolist()
     x0, _ = encoded.moments(chosen)
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
     t = t[diffusion.snr.numpy()[t] > 0]
@@ -89,14 +98,22 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
 def evaluate(battery: Battery, model, diffusion: Diffusion, ema, device: torch.device) -> tuple[dict[str, float], dict]:
     """Metrics under val/ (raw weights) and val/ema/, and the errors [N, K] behind them under the same prefixes."""
     metrics, errors = {}, {}
-    model.denoiser.eval()
     for prefix, weights in ema.variants().items():
-        with weights:
+        with weights, evaluating(model.denoiser):
             errors[prefix] = battery.errors(model, diffusion, device)
         found = summary(errors[prefix], diffusion, battery.t)
         metrics |= {f"val/{prefix}{name}": value for name, value in found.items()}
-    model.denoiser.train()
     return metrics, errors
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within, the module is in evaluation mode: no dropout."""
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()
 
 
 def write_errors(file: Path, battery: Battery, errors: dict[str, np.ndarray]) -> None:

@@ -51,7 +51,7 @@ class StableDiffusion:
             vae=self.vae,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
-            unet=self.denoiser,
+            unet=getattr(self.denoiser, "module", self.denoiser),  # without the wrapper of data parallelism
             scheduler=scheduler,
             safety_checker=None,
             feature_extractor=None,
