@@ -1,78 +1,16 @@
-"""What a configuration may look like: types of the root scalars, resolvers, and checks before anything heavy."""
+"""What a configuration may look like: names of folders, and checks before anything heavy."""
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 LONGEST_NAME = 100  # characters, of a folder; file systems end at 255 bytes
 
 
-@dataclass
-class Validation:
-    seed: int = MISSING
-    items: int = MISSING
-    timesteps: int = MISSING
-
-
-@dataclass
-class Samples:
-    prompts: list[str] = MISSING
-    seed: int = MISSING
-    steps: int = MISSING
-    guidance_scale: float = MISSING
-
-
-@dataclass
-class Root:
-    """Types only: every value has its home in conf/."""
-
-    model: Any = MISSING
-    dataset: Any = MISSING
-    scheduler: Any = MISSING
-    timesteps: Any = MISSING
-    error: Any = MISSING
-    loss: Any = MISSING
-    optimizer: Any = MISSING
-    lr_scheduler: Any = MISSING
-    precision: Any = MISSING
-    ema: Any = MISSING
-    tracker: Any = MISSING
-
-    seed: int = MISSING
-    steps: int = MISSING
-    batch_size: int = MISSING
-    micro_batch_size: int = MISSING
-    max_grad_norm: float = MISSING
-    caption_dropout: float = MISSING
-    noise_offset: float = MISSING
-    input_perturbation: float = MISSING
-    gradient_checkpointing: bool = MISSING
-    channels_last: bool = MISSING
-    attention: str = MISSING
-
-    log_every: int = MISSING
-    validate_every: int = MISSING
-    sample_every: int = MISSING
-    save_every: int = MISSING
-    keep_checkpoints: int = MISSING
-    validation: Validation = MISSING
-    samples: Samples = MISSING
-
-    run: str | None = MISSING
-    sweep: str | None = MISSING
-    num_workers: int = MISSING
-    threads: int | None = MISSING
-    cache_dir: str = MISSING
-
-
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(name="schema", node=Root)
+    """Make the resolvers of conf/ known."""
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
@@ -121,7 +59,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a share of the captions: at most 1")
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to draw no samples, use sample_every=0")
-    if cfg.threads is not None and cfg.threads < 1:
+    if cfg.threads is not None and not (isinstance(cfg.threads, int) and cfg.threads > 0):
         raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
     if cfg.attention not in ATTENTION:
         raise ConfigError(f"attention={cfg.attention} is not known; choose from {', '.join(ATTENTION)}")
@@ -138,6 +76,10 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
     """Refuse a value of another type than the one in conf/ that it replaces: the YAML files are the schema."""
     for key, default in _leaves(defaults):
         value = OmegaConf.select(cfg, key)
+        if isinstance(default, ListConfig):
+            if value is not None and not isinstance(value, ListConfig):
+                raise ConfigError(f"{key}={value} must be a list, such as [{value}]")
+            continue
         wanted = next((name for kind, name in _KINDS if isinstance(default, kind)), None)
         if wanted and value is not None and not _fits(value, default):
             raise ConfigError(f"{key}={value} must be {wanted}, like the {default} in conf/")
@@ -156,7 +98,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(node, DictConfig):
-        return [] if isinstance(node, ListConfig) else [(prefix, node)]
+        return [(prefix, node)]
     return [
         leaf
         for key in node

@@ -6,6 +6,7 @@ and standard deviation and sampled at each use; captions are dropped at each use
 """
 
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -103,10 +104,12 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         return columns
 
     tokenizer = model.tokenizer
-    tokens = (tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, tokenizer.pad_token)
+    rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by each call
+    tokens = (rules, tokenizer.model_max_length, tokenizer.pad_token)
     pictures_key = hash_of(FORMAT, model.vae, _settings(model.vae.config), split.fingerprint)
-    captions_key = hash_of(FORMAT, model.text_encoder, _settings(model.text_encoder.config.to_dict()), repr(tokens))
-    captions_key = hash_of(captions_key, repr(distinct))
+    captions_key = hash_of(
+        FORMAT, model.text_encoder, _settings(model.text_encoder.config.to_dict()), json.dumps([tokens, distinct])
+    )
     height, width, _ = split.pixels(0).shape
     batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     indices = list(range(len(split)))

@@ -80,6 +80,8 @@ class Wandb:
         except wandb.errors.Error as error:  # no key, a wrong one, no network
             log.warning("W&B can't be reached (%s); the run goes on offline", str(error).splitlines()[0])
             wandb.teardown()  # or the same id would still count as in use
+            if "in use" in str(error):
+                arguments["id"] = uuid.uuid4().hex[:8]
             self.run = wandb.init(mode="offline", **arguments)
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")

@@ -93,9 +93,11 @@ def test_batch_size_counts_processes():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=fast", "optimizer.lr=fast must be a number, like the 0.0005 in conf/"),
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number, like the 0.0007 in conf/"),
         ("loss.snr_gamma=true", "loss.snr_gamma=True must be a number, like the 5.0 in conf/"),
         ("dataset.resolution=64.5", "dataset.resolution=64.5 must be a whole number, like the 64 in conf/"),
+        ("batch_size=eight", "batch_size=eight must be a whole number, like the 32 in conf/"),
+        ("samples.prompts=apple", "samples.prompts=apple must be a list, such as [apple]"),
         ("ema.warmup=3", "ema.warmup=3 must be true or false, like the True in conf/"),
     ],
 )
@@ -170,7 +172,7 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
         (["los=mse"], "Could not override 'los'"),
         (["loss=l2"], "Could not find 'loss/l2'"),
         (["loss.gamma=1"], "Key 'gamma' is not in struct"),
-        (["batch_size=eight"], "Value 'eight' of type 'str' could not be converted to Integer"),
+        (["batch_size=eight"], "t2i: batch_size=eight must be a whole number, like the 32 in conf/"),
         (["optimizer.lr=fast"], "t2i: optimizer.lr=fast must be a number"),
         (["loss.snr_gamma=-5"], "t2i: loss.snr_gamma=-5 must be positive"),
         (["model.path=./nowhere"], "t2i: model.path=./nowhere holds no pipeline"),
@@ -183,22 +185,25 @@ def test_mistakes_end_in_one_clear_line(arguments, message, tmp_path):
     assert run.returncode != 0
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+    if message.startswith("t2i: "):
+        assert len(run.stderr.splitlines()) == 1
+        assert not list(tmp_path.rglob("train.log"))
     assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "limit"), [(["--help"], 0.6), (["--cfg", "job"], 0.6), (["loss.snr_gamma=-5"], 2.0)]
+    ("arguments", "limit"), [(["--help"], 0.9), (["--cfg", "job"], 0.6), (["loss.snr_gamma=-5"], 3.0)]
 )
 def test_the_command_line_answers_at_once(arguments, limit, tmp_path):
-    seconds = min(command(*arguments, cwd=tmp_path)[1] for _ in range(3))
+    seconds = min(command(*arguments, cwd=tmp_path)[1] for _ in range(2))
     assert seconds < limit * slowness()
 
 
 def slowness() -> float:
-    """How much longer than on an idle two-core machine (0.03 s) starting Python takes just now, at least 1."""
+    """How much longer starting Python takes just now than on an idle machine (0.05 s): from 1 to 3."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-S", "-c", "import json, logging, argparse"], check=True)
-    return max(1.0, (time.perf_counter() - start) / 0.05)
+    return min(3.0, max(1.0, (time.perf_counter() - start) / 0.05))
 
 
 def test_the_command_line_does_not_import_torch():

@@ -82,7 +82,7 @@ def test_flow_equals_diffusers(shift):
     )
     for flow in map(Diffusion.from_scheduler, (euler, solver)):
         assert torch.allclose(flow.sigma, euler.sigmas.double().flip(0), atol=1e-6)
-        assert torch.allclose(flow.time, euler.timesteps.double().flip(0), atol=1e-3)
+        assert torch.allclose(flow.time.double(), euler.timesteps.double().flip(0), atol=1e-3)
         x0, noise = latents()
         noised = flow.add_noise(x0, noise, torch.tensor([0, 300, 700, 999]))
         theirs = euler.scale_noise(x0, euler.timesteps.flip(0)[[0, 300, 700, 999]], noise)

@@ -57,8 +57,10 @@ def test_the_split_is_what_the_pixels_say(pictures):
 
 def test_groups_that_can_be_held_back_are_clean(entries):
     captions = {group: {e.caption for e in entries if e.group == group} for group in {e.group for e in entries}}
-    assert {"cat face", "monkey face", "grinning cat", "octopus", "honeybee"} <= captions["animals"]
-    assert {"red apple", "carrot", "hamburger", "hot beverage", "birthday cake"} <= captions["food"]
+    assert {"cat face", "monkey face", "lion", "panda", "fox"} <= captions["animal_faces"]
+    assert {"cat", "grinning cat", "octopus", "honeybee"} <= captions["animals"]
+    assert {"red apple", "banana", "kiwi fruit"} <= captions["fruit"]
+    assert {"carrot", "hamburger", "hot beverage", "birthday cake"} <= captions["food"]
     assert {"flag of France", "flag of the United States", "flag of Wales"} <= captions["flags"]
     for group, of_group in captions.items():
         assert (group == "people_tones") == any("skin tone" in caption for caption in of_group), group

@@ -23,7 +23,7 @@ def encoded(small_pipeline, tmp_path_factory):
 
 
 def battery(encoded, seed=0, items=3, timesteps=16):
-    return validation.battery(encoded, diffusion(), seed, items, timesteps)
+    return validation.battery(encoded, np.ones(len(encoded)), diffusion(), seed, items, timesteps)
 
 
 class Oracle:
@@ -58,13 +58,21 @@ def test_the_battery_is_fixed_by_its_seed_and_the_pictures(encoded):
     assert not torch.equal(battery(encoded).noise(cells), battery(encoded, seed=1).noise(cells))
 
 
+def test_pictures_are_chosen_by_weight(encoded):
+    """Those of weight 0 never, and the others spread evenly."""
+    weights = np.zeros(len(encoded))
+    weights[[1, 3]] = 1.0
+    fixed = validation.battery(encoded, weights, diffusion(), 0, 8, 4)
+    assert np.array_equal(fixed.x0.numpy(), encoded.moments([1, 3])[0])
+
+
 def test_timesteps_are_stratified_and_have_signal(encoded):
     t = battery(encoded, timesteps=10).t
     assert t.tolist() == [50 + 100 * k for k in range(10)]
     zero_terminal = Diffusion.from_scheduler(
         diffusers.DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", **SD15)
     )
-    every_step = validation.battery(encoded, zero_terminal, 0, 1, 1000).t
+    every_step = validation.battery(encoded, np.ones(len(encoded)), zero_terminal, 0, 1, 1000).t
     assert every_step.tolist() == list(range(999))
 
 

@@ -1,5 +1,6 @@
 """Model families, one file each, behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,9 @@ def locate(path: str | Path) -> str:
 def loading(path: str) -> Iterator[None]:
     """Say which setting it was, and the remedy, when a pipeline can't be read or the Hub can't be reached."""
     try:
-        yield
+        with warnings.catch_warnings():  # of an argument that Diffusers passes on
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
+            yield
     except OSError as error:
         reason = str(error).splitlines()[0]
         remedy = "without a network, give a local folder in the Diffusers layout (save_pretrained)"
