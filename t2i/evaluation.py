@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
+from t2i.models import hide_loading_bars
+
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -25,6 +27,7 @@ class Judge:
     """Hardly notices blur: look at the pictures, too."""
 
     def __init__(self, device: str | torch.device = "cpu"):
+        hide_loading_bars()
         self.clip = CLIPModel.from_pretrained(TINY / "judge", dtype=torch.float32).to(device).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(TINY / "pipeline" / "tokenizer")
 
@@ -65,3 +68,16 @@ class Judge:
         tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
         pooled = self.clip.text_model(input_ids=tokens.to(self.clip.device)).pooler_output
         return F.normalize(self.clip.text_projection(pooled), dim=-1)
+
+
+def nearest_is_own(samples: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
+    """Share of samples whose nearest real picture, by mean squared pixel distance, is the one of their own caption.
+
+    real: N pictures; samples: those of the same captions in the same order, any number of times over. Needs no judge.
+    """
+    flat = [
+        np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).ravel() for image in part])
+        for part in (samples, real)
+    ]
+    distances = (flat[0] ** 2).sum(1)[:, None] - 2 * flat[0] @ flat[1].T + (flat[1] ** 2).sum(1)
+    return float((distances.argmin(1) == np.arange(len(samples)) % len(real)).mean())

@@ -70,7 +70,7 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
                 folder, subfolder="unet", variant="non_ema", dtype=dtype
             )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if on_gpu else "cpu", dtype)
+    return pipeline.to("cuda" if on_gpu else "cpu")
 
 
 def _from_checkpoint(checkpoint: Path, weights: str):

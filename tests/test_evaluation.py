@@ -3,7 +3,7 @@ import torch
 from transformers import CLIPTextModel
 
 from t2i.evaluate import main
-from t2i.evaluation import TINY, Judge
+from t2i.evaluation import TINY, Judge, nearest_is_own
 from t2i.openmoji import catalogue, draw
 
 
@@ -63,3 +63,9 @@ def test_command_line_says_what_a_model_is_worth(small_pipeline, tmp_path, capsy
     untrained, real = (float(row[1]) for row in rows)
     assert untrained < 0.3 < real
     assert out.is_file()
+
+
+def test_the_nearest_picture_is_found_by_pixels(held_out):
+    real = held_out[0][:20]
+    assert nearest_is_own(real + real, real) == 1.0
+    assert nearest_is_own(real[1:] + real[:1], real) == 0.0
