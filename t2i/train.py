@@ -31,11 +31,19 @@ def main(cfg: DictConfig) -> float:
         from t2i.experiment import run
 
         return run(cfg, plan, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
-    except ConfigError as error:
+    except (ConfigError, KeyboardInterrupt) as error:
         if hydra_config.mode.name == "MULTIRUN":
             raise
+        folder = Path(hydra_config.runtime.output_dir)
+        if isinstance(error, KeyboardInterrupt):
+            results = Path("multirun").absolute()
+            name = folder.relative_to(results) if folder.is_relative_to(results) else folder.name
+            print(
+                f"\nt2i: interrupted; add run={name} to the command to go on from the last checkpoint", file=sys.stderr
+            )
+            sys.exit(130)
         print(f"t2i: {error}", file=sys.stderr)
-        _remove_if_empty(Path(hydra_config.runtime.output_dir))
+        _remove_if_empty(folder)
         sys.exit(2)
 
 

@@ -20,7 +20,9 @@ def latents(seed=0, batch=4):
     return torch.randn(2, batch, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("schedule", [SD15, {}, {"beta_schedule": "squaredcos_cap_v2"}])
+@pytest.mark.parametrize(
+    "schedule", [SD15, {}, {"beta_schedule": "squaredcos_cap_v2"}, {**SD15, "rescale_betas_zero_snr": True}]
+)
 def test_equal_to_diffusers(schedule):
     scheduler = diffusers.DDPMScheduler(prediction_type="v_prediction", **schedule)
     diffusion = Diffusion.from_scheduler(scheduler)
@@ -29,6 +31,7 @@ def test_equal_to_diffusers(schedule):
     noised = diffusion.add_noise(x0, noise, t)
     assert torch.allclose(noised.x, scheduler.add_noise(x0, noise, t), atol=1e-6)
     assert torch.allclose(noised.target, scheduler.get_velocity(x0, noise, t), atol=1e-6)
+    assert torch.allclose(diffusion.alpha.square(), scheduler.alphas_cumprod.double(), rtol=0, atol=1e-6)
     assert torch.allclose(diffusion.alpha.square() + diffusion.sigma.square(), torch.ones(1000, dtype=torch.float64))
 
 

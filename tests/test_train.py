@@ -52,6 +52,18 @@ def test_a_killed_run_is_continued_by_the_same_command(command, tmp_path):
     assert len({fragment.name.split("-")[-1] for fragment in fragments}) == 1  # one W&B run
 
 
+def test_ctrl_c_says_how_to_go_on(command, tmp_path):
+    running = command("run=stopped", "steps=2000", "validate_every=0", "sample_every=0")
+    while not list(tmp_path.glob("multirun/stopped/checkpoints/step-*")) and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    output = running.communicate()[0]
+    assert running.returncode == 130, output
+    assert "add run=stopped to the command to go on from the last checkpoint" in output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "multirun/stopped/run.json").read_text())["state"] == "interrupted"
+
+
 def test_a_multirun_over_snr_gamma(command, tmp_path):
     sweep = command("-m", "sweep=gamma", "loss.snr_gamma=1,5", "steps=2")
     output = sweep.communicate()[0]
