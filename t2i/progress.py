@@ -3,7 +3,6 @@
 import logging
 import sys
 from types import TracebackType
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,12 +38,12 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self.progress.start()
-        _point_log_at(sys.stdout)  # which rich has replaced, to keep lines of the log above the bar
+        _log_to_stdout()  # which rich has replaced, to keep lines of the log above the bar
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
-        _point_log_at(sys.stdout)
+        _log_to_stdout()
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
         """Show `step` and what was measured there; without a terminal in the log, where validation always goes."""
@@ -56,7 +55,7 @@ class Bar:
             log.info("step %d/%d · %s", step, self.total, " · ".join(shown))
 
 
-def _point_log_at(stdout: TextIO) -> None:
+def _log_to_stdout() -> None:
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler and handler.stream is not sys.stderr:
-            handler.setStream(stdout)
+            handler.setStream(sys.stdout)

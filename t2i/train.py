@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> float:
 
 def _remove_if_empty(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that never began."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", ".lock"}:
+    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
         shutil.rmtree(folder)
 
 
