@@ -67,12 +67,16 @@ def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
             part.load_state_dict(safetensors.torch.load_file(file))
         else:
             part.load_state_dict(torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True))
-    return json.loads((checkpoint / "manifest.json").read_text())["step"]
+    return step_of(checkpoint)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _by_step(folder: Path) -> list[Path]:
     numbered = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(numbered, key=lambda checkpoint: int(checkpoint.name.removeprefix("step-")))
+    return sorted(numbered, key=step_of)
 
 
 def _damage(checkpoint: Path) -> str | None:

@@ -1,35 +1,8 @@
-"""What a configuration may look like: names of folders, and checks before anything heavy."""
+"""What a configuration may look like: checks before anything heavy."""
 
-import hashlib
-import re
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-
-LONGEST_NAME = 100  # characters, of a folder; file systems end at 255 bytes
-
-
-def register() -> None:
-    """Make the resolvers of conf/ known."""
-    OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-
-
-def job_folder(overrides: list[str]) -> str:
-    """Name of a sweep's job: its overrides in letters that can be typed back; long ones end in a hash.
-
-    Whole paths to a value are shortened to their last part, and the name of the sweep is left out.
-    """
-    parts = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key not in ("sweep", "run"):
-            parts.append(f"{key.lstrip('+~')}-{value.rstrip('/').rpartition('/')[2]}")
-    name = re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "job"
-    if len(name) > LONGEST_NAME or any("/" in override for override in overrides):
-        digest = hashlib.sha256(repr(overrides).encode()).hexdigest()[:8]
-        name = f"{name[:LONGEST_NAME]}-{digest}"
-    return name
 
 
 class ConfigError(ValueError):
@@ -59,6 +32,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a share of the captions: at most 1")
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to draw no samples, use sample_every=0")
+    if cfg.stop_at is not None and not (isinstance(cfg.stop_at, int) and cfg.stop_at > 0):
+        raise ConfigError(f"stop_at={cfg.stop_at} must be at least 1, or null to go to the end")
     if cfg.threads is not None and not (isinstance(cfg.threads, int) and cfg.threads > 0):
         raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
     if cfg.attention not in ATTENTION:

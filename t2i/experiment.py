@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 
-from t2i import validation
+from t2i import checkpoints, validation
 from t2i.captioned import Captioned
 from t2i.components import build
 from t2i.data import Examples, Order
@@ -45,25 +45,32 @@ class Parts:
     accelerator: Accelerator
 
 
-def run(cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str]) -> float:
-    """Train what `cfg` says in `folder`; returns the final val/loss."""
+def run(
+    cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str], choices: dict[str, str] | None = None
+) -> float:
+    """Train what `cfg` says in `folder`; returns the final val/loss.
+
+    overrides, choices: the command line and the option of each group, for those who read the run folder.
+    """
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
         return run.result
 
     with run.claimed():
+        run.begin(overrides=overrides, choices=choices or {})
         return _run(cfg, plan, run, overrides)
 
 
 def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
-    run.begin()
     try:
         parts, battery, facts = assemble(cfg, plan)
         run.refuse_changes(facts)
         run.update(**facts)
         is_main, device = parts.accelerator.is_main_process, parts.accelerator.device
         tracker = plan.tracker if is_main else NoTracker()
+        checkpoint = checkpoints.newest(run.checkpoints)
+        run.rewind(checkpoints.step_of(checkpoint) if checkpoint else -1)
         with journal(run, tracker, cfg.sweep, overrides, cfg.steps) as records:
 
             def validate(step: int) -> dict[str, float]:
@@ -77,11 +84,14 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
                         pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples)
                     records.pictures(step, cfg.samples.prompts, pictures)
 
-            train(**vars(parts), observers=Observers(validate, draw, records.log), run=run)
-            if is_main:
-                export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
-            run.end("finished", final=run.latest())
-        log.info("finished: %s · val/loss %.5f", run.folder, run.result)
+            train(**vars(parts), observers=Observers(validate, draw, records.log), run=run, checkpoint=checkpoint)
+            if parts.schedule.last_step < parts.schedule.steps:
+                run.end("paused", paused_at=parts.schedule.last_step, final=run.latest())
+            else:
+                if is_main:
+                    export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
+                run.end("finished", final=run.latest())
+        log.info("%s: %s · val/loss %.5f", run.info["state"], run.folder, run.result)
         return run.result
     except KeyboardInterrupt:
         run.end("interrupted")

@@ -4,6 +4,7 @@ import logging
 import math
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,8 @@ class Journal:
 
     def __init__(self, run: Run, tracker: Tracker, bar: Bar):
         self.run, self.tracker, self.bar = run, tracker, bar
+        self.hours_before = run.latest().get("speed/hours", 0.0)  # of a run that goes on
+        self.began = time.monotonic()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one row of the tracker."""
@@ -33,7 +36,8 @@ class Journal:
                 f"the loss is not finite at step {step}; try a lower optimizer.lr or max_grad_norm, or precision=fp32 "
                 "or bf16. The checkpoints before this step are kept"
             )
-        metrics = metrics | {"memory/peak_gb": peak_memory_gb()}
+        hours = self.hours_before + (time.monotonic() - self.began) / 3600
+        metrics = metrics | {"memory/peak_gb": peak_memory_gb(), "speed/hours": hours}
         self.run.log(step, metrics)
         self.tracker.log(step, metrics)
         self.bar.advance(step, metrics)

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 
-# Changing these does not change what is computed: a run may be continued with other values.
-FREE_KEYS = ("run", "num_workers", "cache_dir", "tracker", "save_every", "keep_checkpoints", "sweep")
+# Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
+FREE_KEYS = (
+    "run", "sweep", "stop_at", "num_workers", "threads", "cache_dir", "tracker", "save_every", "keep_checkpoints",
+)  # fmt: skip
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -66,16 +68,12 @@ class Run:
                 raise RunExists(f"{self.folder} began with another {key} ({before} → {now}); use another run=NAME")
 
     def _refuse_another_configuration(self) -> None:
-        before = _flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
-        now = _flat(self.config)
-        differ = [
-            key
-            for key in sorted(before | now)
-            if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_KEYS
-        ]
-        if differ:
-            changes = ", ".join(f"{key}: {before.get(key)} → {now.get(key)}" for key in differ)
-            raise RunExists(f"{self.folder} holds a run with another configuration ({changes}); use another run=NAME")
+        before, now = flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml"))), flat(self.config)
+        if differ := changes(before, now):
+            raise RunExists(
+                f"{self.folder} holds a run with another configuration ({', '.join(differ.values())}); "
+                f"use another {'sweep' if self.config.get('sweep') else 'run'}=NAME"
+            )
 
     @property
     def finished(self) -> bool:
@@ -94,10 +92,10 @@ class Run:
         counts = {key: value for key, value in self.config.items() if key not in FREE_KEYS}
         return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def begin(self) -> None:
+    def begin(self, **fields: Any) -> None:
         """Say in the folder what this run is. A continued run keeps what it was."""
-        self.info.pop("error", None)
-        self.info.pop("ended", None)
+        for outdated in ("error", "ended", "stopped"):
+            self.info.pop(outdated, None)
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
@@ -108,6 +106,7 @@ class Run:
             packages={name: metadata.version(name) for name in PACKAGES},
             python=platform.python_version(),
             started=self.info.get("started") or _now(),
+            **fields,
         )
 
     def update(self, **fields: Any) -> None:
@@ -119,6 +118,13 @@ class Run:
     def end(self, state: str, **fields: Any) -> None:
         """state: finished, failed or interrupted."""
         self.update(state=state, ended=_now(), **fields)
+
+    @staticmethod
+    def mark(folder: Path, **fields: Any) -> None:
+        """Set fields of a folder's run.json from outside: what its own process could not say, or does not know."""
+        file = folder / "run.json"
+        info = json.loads(file.read_text()) if file.is_file() else {}
+        atomic_write(file, json.dumps(info | fields | {"ended": _now()}, indent=2, ensure_ascii=False) + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
@@ -160,10 +166,20 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration's values under their whole keys, such as loss.snr_gamma."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """The keys in which two flat configurations differ, as far as it matters to what is computed -> the change."""
+    return {
+        key: f"{key}: {before.get(key)} → {now.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and key.split(".")[0] not in FREE_KEYS
+    }
 
 
 def _now() -> str:

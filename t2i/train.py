@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from t2i.config import ConfigError, check, check_types, register
+from t2i.config import ConfigError, check, check_types
+from t2i.sweeps import job_folder
 
 HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
-register()
+OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -30,7 +32,8 @@ def main(cfg: DictConfig) -> float:
         check_the_rest(cfg)
         from t2i.experiment import run
 
-        return run(cfg, plan, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+        groups = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
+        return run(cfg, plan, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task), groups)
     except (ConfigError, KeyboardInterrupt) as error:
         if hydra_config.mode.name == "MULTIRUN":
             raise

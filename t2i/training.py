@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +34,11 @@ class Schedule:
     sample_every: int
     save_every: int
     keep_checkpoints: int
+    stop_at: int | None  # pause after this step, with a checkpoint; the learning rate is still that of all steps
+
+    @property
+    def last_step(self) -> int:
+        return self.steps if self.stop_at is None else min(self.steps, self.stop_at)
 
     def due(self, step: int, every: int) -> bool:
         """Whether something that is done every `every` steps, and at the end, is due after `step` steps."""
@@ -60,8 +66,9 @@ def train(
     accelerator: Accelerator,
     observers: Observers,
     run: Run,
+    checkpoint: Path | None,
 ) -> None:
-    """Train the model's denoiser to the last step, from the newest checkpoint of `run`, or else from the start."""
+    """Train the model's denoiser to the last step, from `checkpoint`, or else from the start."""
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
     max_grad_norm = schedule.max_grad_norm or float("inf")
     meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion))
@@ -71,11 +78,9 @@ def train(
     if accelerator.scaler is not None:  # fp16
         parts["scaler"] = accelerator.scaler
 
-    checkpoint = checkpoints.newest(run.checkpoints)
     start = checkpoints.load(checkpoint, parts) if checkpoint else 0
-    run.rewind(start if checkpoint else -1)
     ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
-    micro_batches = MicroBatches(schedule.batch_size, schedule.micro_batch_size, start, schedule.steps, **ranks)
+    micro_batches = MicroBatches(schedule.batch_size, schedule.micro_batch_size, start, schedule.last_step, **ranks)
     batches = loader(examples, micro_batches, schedule.num_workers)
     if start == 0 and schedule.sample_every:
         observers.sample(0)
@@ -83,7 +88,7 @@ def train(
         observers.log(0, observers.validate(0))
 
     meter.pause()
-    for step in range(start, schedule.steps):
+    for step in range(start, schedule.last_step):
         torch.manual_seed(step_seed(schedule.seed, step, accelerator.process_index))
         for micro in range(micro_batches.accumulation):
             batch = next(batches).to(accelerator.device)
@@ -111,6 +116,7 @@ def train(
             observers.sample(done)
         if metrics:
             observers.log(done, metrics)
-        if schedule.due(done, schedule.save_every) and accelerator.is_main_process:
+        pausing = done == schedule.last_step < schedule.steps
+        if (pausing or schedule.due(done, schedule.save_every)) and accelerator.is_main_process:
             checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints)
         meter.pause()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TIMINGS = ("speed/images_per_second", "memory/peak_gb")
+TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
 
 def weights(run, name="unet/diffusion_pytorch_model"):
