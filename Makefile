@@ -5,13 +5,19 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: train test lint bench clean
+.PHONY: train test test-slow test-browser lint bench clean
 
 train: .venv/installed  ## trains the small model on animals and food: minutes on two CPU cores
 	$(BIN)/python -m t2i.train $(ARGS)
 
 test: .venv/installed  ## the fast suite: offline, on the CPU
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not browser" $(ARGS)
+
+test-slow: .venv/installed  ## whole sweeps that are killed, and other things that take minutes
+	$(BIN)/python -m pytest -n 2 -m "slow and not gpu" $(ARGS)
+
+test-browser: .venv/installed  ## needs Chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

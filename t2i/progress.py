@@ -96,7 +96,7 @@ class JobsTable:
         if self.console.is_terminal:
             self.show()
             self.live.stop()
-        else:
+        elif len(self.jobs) > 1:
             self.console.print(self.table(every=True))
 
     def show(self) -> None:

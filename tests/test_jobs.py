@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 OPTION = """# A loss that ends some jobs.
@@ -106,6 +107,42 @@ def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
     output = other.communicate()[0]
     assert other.returncode == 2
     assert "batch_size: 8 → 4, micro_batch_size: 8 → 4); use another sweep=NAME" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_other_launchers_use_the_same_folders(command, tmp_path, launcher):
+    sweep = command(f"sweep={launcher}", f"hydra/launcher={launcher}", "loss.snr_gamma=1,5", "steps=1")
+    output = sweep.communicate()[0]
+    assert sweep.returncode == 0, output
+    found = runs(tmp_path / "multirun" / launcher)
+    assert {name: info["state"] for name, info in found.items()} == dict.fromkeys(
+        ("loss.snr_gamma-1", "loss.snr_gamma-5"), "finished"
+    )
+
+
+@pytest.mark.slow
+def test_optuna_goes_on_where_it_stopped_and_a_failed_job_does_not_end_it(command, tmp_path):
+    """The search has no storage: the same command asks for the same jobs, and the finished ones answer at once."""
+    deeds = tmp_path / "deeds"
+    deeds.mkdir()
+    (deeds / "0").write_text("raise")  # in the first job, once: all have seed 0
+    settings = ("--config-dir", "options", "loss=saboteur", f"loss.folder={deeds}", "sweep=search", "steps=4")
+    settings += ("hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-5, 1e-3))")
+    first = command(*settings, "hydra.sweeper.n_trials=2")
+    output = first.communicate()[0]
+    assert first.returncode == 0, output
+    before = runs(tmp_path / "multirun/search")
+    assert sorted(info["state"] for info in before.values()) == ["failed", "finished"]
+    second = command(*settings, "hydra.sweeper.n_trials=3")
+    output = second.communicate()[0]
+    assert second.returncode == 0, output
+    after = runs(tmp_path / "multirun/search")
+    assert [info["state"] for info in after.values()] == ["finished"] * 3
+    finished = next(name for name, info in before.items() if info["state"] == "finished")
+    assert after[finished]["ended"] == before[finished]["ended"]
+    best = OmegaConf.load(tmp_path / "multirun/search/optimization_results.yaml").best_value
+    assert best == min(info["final"]["val/loss"] for info in after.values())
 
 
 @pytest.mark.slow

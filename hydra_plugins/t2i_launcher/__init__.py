@@ -1,13 +1,24 @@
 """Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.jobs`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+PRESETS = {  # of conf/hydra/ -> the module in which a plugin registers its own option of that name
+    "launcher/joblib": "hydra_joblib_launcher.config",
+    "launcher/submitit_local": "hydra_submitit_launcher.config",
+    "launcher/submitit_slurm": "hydra_submitit_launcher.config",
+    "launcher/ray": "hydra_ray_launcher._config",
+    "sweeper/optuna": "hydra_optuna_sweeper.config",
+}
 
 
 class ProcessLauncher(Launcher):
@@ -26,3 +37,15 @@ class ProcessLauncher(Launcher):
             self.workshop = Workshop(Path(self.config.hydra.sweep.dir), **self.options)
         configs = [self.hydra_context.config_loader.load_sweep_config(self.config, list(o)) for o in job_overrides]
         return self.workshop.run(configs)
+
+
+def _prefer_our_presets() -> None:
+    """Hydra merges a file with the plugin's option of the same name, or refuses to; here the file in conf/ is all."""
+    for preset, module in PRESETS.items():
+        with suppress(ImportError):
+            import_module(f"hydra_plugins.{module}")
+            group, name = preset.split("/")
+            ConfigStore.instance().repo["hydra"][group].pop(f"{name}.yaml", None)
+
+
+_prefer_our_presets()
