@@ -1,5 +1,6 @@
 """Checkpoints: written beside, synced, renamed; a manifest makes a torn one recognisable."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,34 +22,62 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-def save(folder: Path, step: int, parts: Mapping[str, Stateful], keep: int) -> Path:
-    """Write step-NNNNNN, then remove all but the newest `keep`.
+def save(
+    folder: Path, step: int, parts: Mapping[str, Stateful], keep: int, losses: Mapping[int, float] | None = None
+) -> Path:
+    """Write step-NNNNNN, then remove all but the newest `keep` and the best by `losses` (step -> val/loss).
 
     Parts that hold other things than tensors (optimizers) are saved by torch.save and loaded with weights_only; the
-    others are safetensors.
+    others are safetensors. Raises OSError if the disk is full; the checkpoints before stay.
     """
     final = folder / f"step-{step:06d}"
     beside = folder / f".{final.name}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    for name, part in parts.items():
-        state = part.state_dict()
-        if all(isinstance(value, Tensor) for value in state.values()):
-            tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-            safetensors.torch.save_file(tensors, beside / f"{name}.safetensors")
-        else:
-            torch.save(state, beside / f"{name}.pt")
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(beside.iterdir())}
-    (beside / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2))
-    for file in beside.iterdir():
-        _sync(file)
+    states = {name: part.state_dict() for name, part in parts.items()}
+    needed, free = _bytes(states), shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+        for name, state in states.items():
+            _write(beside / name, state)
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in beside.iterdir()}
+        (beside / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2, sort_keys=True))
+        for file in beside.iterdir():
+            _sync(file)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
+        shutil.rmtree(beside, ignore_errors=True)
+        before = max(_by_step(folder), key=step_of, default=None)
+        raise OSError(
+            f"no checkpoint could be written to {folder} at step {step} ({error}); make room, and the same command "
+            f"goes on from {before.name if before else 'the start'}"
+        ) from error
     if final.exists():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
     beside.replace(final)
     _sync(folder)
-    for old in [checkpoint for checkpoint in _by_step(folder) if checkpoint != final][: -keep + 1 or None]:
+    there = _by_step(folder)
+    measured = [checkpoint for checkpoint in there if step_of(checkpoint) in (losses or {})]
+    best = min(measured, key=lambda checkpoint: losses[step_of(checkpoint)], default=final)
+    for old in set(there[:-keep]) - {final, best}:
         shutil.rmtree(old)
     return final
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    if all(isinstance(value, Tensor) for value in state.values()):
+        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        safetensors.torch.save_file(tensors, path.with_suffix(".safetensors"))
+    else:
+        torch.save(state, path.with_suffix(".pt"))
+
+
+def _bytes(tree: Any) -> int:
+    """Of all tensors in a state."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return sum(_bytes(value) for value in values)
 
 
 def newest(folder: Path) -> Path | None:

@@ -15,8 +15,8 @@ def check_positive(key: str, value: float, remedy: str) -> None:
 
 
 AT_LEAST = {
-    "seed": 0, "steps": 0, "batch_size": 1, "micro_batch_size": 1, "max_grad_norm": 0, "caption_dropout": 0,
-    "noise_offset": 0, "input_perturbation": 0, "log_every": 0, "validate_every": 0,
+    "seed": 0, "steps": 0, "batch_size": 1, "micro_batch_size": 1, "max_grad_norm": 0, "max_bad_steps": 1,
+    "caption_dropout": 0, "noise_offset": 0, "input_perturbation": 0, "log_every": 0, "validate_every": 0,
     "sample_every": 0, "save_every": 0, "keep_checkpoints": 1, "num_workers": 0, "validation.items": 1,
     "validation.timesteps": 1, "validation.seed": 0, "samples.steps": 1, "samples.seed": 0,
 }  # fmt: skip
@@ -34,6 +34,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError("samples.prompts is empty; to draw no samples, use sample_every=0")
     if cfg.stop_at is not None and not (isinstance(cfg.stop_at, int) and cfg.stop_at > 0):
         raise ConfigError(f"stop_at={cfg.stop_at} must be at least 1, or null to go to the end")
+    if cfg.max_hours is not None and not (isinstance(cfg.max_hours, (int, float)) and cfg.max_hours > 0):
+        raise ConfigError(f"max_hours={cfg.max_hours} must be above 0, or null for no limit")
     if cfg.threads is not None and not (isinstance(cfg.threads, int) and cfg.threads > 0):
         raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
     if cfg.attention not in ATTENTION:

@@ -1,8 +1,12 @@
 """The order in which training sees the pictures, and every random choice about an example."""
 
+import logging
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,6 +15,9 @@ from torch import Tensor
 from t2i.draws import generator
 from t2i.encoding import Encoded
 from t2i.timesteps import Distribution
+
+log = logging.getLogger(__name__)
+MAX_DEATHS = 10  # of data-loader workers, before the run ends
 
 
 class Order:
@@ -115,6 +122,9 @@ class MicroBatches(torch.utils.data.Sampler):
         """Micro-batches per process and optimizer step."""
         return self.batch_size // (self.micro_batch_size * self.num_processes)
 
+    def __len__(self) -> int:
+        return max(0, self.last_step - self.first_step) * self.accumulation
+
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.last_step):
             for micro in range(self.accumulation):
@@ -124,12 +134,38 @@ class MicroBatches(torch.utils.data.Sampler):
 
 
 def loader(examples: Examples, micro_batches: MicroBatches, num_workers: int) -> Iterator[Batch]:
-    """The micro-batches in order, made ahead of time by `num_workers` processes (0: in this one)."""
-    return iter(
-        torch.utils.data.DataLoader(
-            examples, batch_sampler=micro_batches, num_workers=num_workers, collate_fn=_as_is, persistent_workers=False
+    """The micro-batches in order, made ahead of time by `num_workers` processes (0: in this one).
+
+    When a worker dies, others take its place: a batch depends on its positions alone.
+    """
+    seen = deaths = 0
+    while seen < len(micro_batches):
+        batches = iter(
+            torch.utils.data.DataLoader(
+                examples,
+                batch_sampler=islice(micro_batches, seen, None),
+                num_workers=num_workers,
+                collate_fn=_as_is,
+                worker_init_fn=_ignore_interrupts,
+            )
         )
-    )
+        if num_workers and threading.current_thread() is threading.main_thread():
+            # Torch's handler would raise wherever training happens to be; without it, asking for a batch raises.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            for batch in batches:
+                seen += 1
+                yield batch
+        except RuntimeError as error:
+            deaths += 1
+            if "DataLoader worker" not in str(error) or deaths > MAX_DEATHS:
+                raise
+            log.warning("a data-loader worker died (%s); new ones go on", str(error).splitlines()[0])
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import DictConfig
 from t2i import checkpoints, validation
 from t2i.captioned import Captioned
 from t2i.components import build
+from t2i.config import ConfigError
 from t2i.data import Examples, Order
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
@@ -24,6 +27,7 @@ from t2i.plan import Plan
 from t2i.precision import MIXED_PRECISION, set_attention
 from t2i.runs import Run
 from t2i.sampling import sample
+from t2i.stopping import Interrupted, Stop
 from t2i.tracking import NoTracker
 from t2i.training import Observers, Schedule, train
 
@@ -59,10 +63,11 @@ def run(
 
     with run.claimed():
         run.begin(overrides=overrides, choices=choices or {})
-        return _run(cfg, plan, run, overrides)
+        with Stop(cfg.max_hours) as stop:
+            return _run(cfg, plan, run, overrides, stop)
 
 
-def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
+def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> float:
     try:
         parts, battery, facts = assemble(cfg, plan)
         run.refuse_changes(facts)
@@ -84,21 +89,41 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
                         pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples)
                     records.pictures(step, cfg.samples.prompts, pictures)
 
-            train(**vars(parts), observers=Observers(validate, draw, records.log), run=run, checkpoint=checkpoint)
-            if parts.schedule.last_step < parts.schedule.steps:
-                run.end("paused", paused_at=parts.schedule.last_step, final=run.latest())
-            else:
+            observers = Observers(validate, draw, records.log, partial(_agreed, stop, parts.accelerator))
+            stop.patient = True
+            done = train(**vars(parts), observers=observers, run=run, checkpoint=checkpoint)
+            stop.patient = False
+            if stop.signum is not None:
+                raise Interrupted(stop.signum)
+            if done == parts.schedule.steps:
                 if is_main:
                     export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
                 run.end("finished", final=run.latest())
+            else:
+                run.end("paused", paused_at=done, final=run.latest())
         log.info("%s: %s · val/loss %.5f", run.info["state"], run.folder, run.result)
         return run.result
     except KeyboardInterrupt:
         run.end("interrupted")
         raise
+    except torch.OutOfMemoryError as error:
+        run.end("failed", error=f"out of memory: {error}")
+        raise ConfigError(
+            f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller micro_batch_size (the result is the "
+            "same), gradient_checkpointing=true, precision=bf16"
+        ) from error
     except BaseException as error:
-        run.end("failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk
+            run.end("failed", error=f"{type(error).__name__}: {error}")
         raise
+
+
+def _agreed(stop: Stop, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: all stop at the same step."""
+    asked = stop()
+    if accelerator.num_processes > 1:
+        asked = bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device)) > 0)
+    return asked
 
 
 def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, dict[str, Any]]:

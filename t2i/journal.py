@@ -1,7 +1,6 @@
 """What a run writes down while it trains: the run folder first, then the tracker and the terminal."""
 
 import logging
-import math
 import resource
 import sys
 import time
@@ -31,11 +30,6 @@ class Journal:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one row of the tracker."""
-        if not math.isfinite(metrics.get("train/loss", 0.0)):
-            raise FloatingPointError(
-                f"the loss is not finite at step {step}; try a lower optimizer.lr or max_grad_norm, or precision=fp32 "
-                "or bf16. The checkpoints before this step are kept"
-            )
         hours = self.hours_before + (time.monotonic() - self.began) / 3600
         metrics = metrics | {"memory/peak_gb": peak_memory_gb(), "speed/hours": hours}
         self.run.log(step, metrics)

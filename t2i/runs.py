@@ -19,7 +19,8 @@ from t2i.config import ConfigError
 
 # Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
 FREE_KEYS = (
-    "run", "sweep", "stop_at", "num_workers", "threads", "cache_dir", "tracker", "save_every", "keep_checkpoints",
+    "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
+    "save_every", "keep_checkpoints",
 )  # fmt: skip
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
@@ -143,6 +144,10 @@ class Run:
         """The lines of metrics.jsonl."""
         file = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def validated(self) -> dict[int, float]:
+        """step -> val/loss, where it was measured."""
+        return {int(line["step"]): line["val/loss"] for line in self.metrics() if "val/loss" in line}
 
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> float:
             print(
                 f"\nt2i: interrupted; add run={name} to the command to go on from the last checkpoint", file=sys.stderr
             )
-            sys.exit(130)
+            sys.exit(128 + getattr(error, "signum", signal.SIGINT))
         print(f"t2i: {error}", file=sys.stderr)
         _remove_if_empty(folder)
         sys.exit(2)

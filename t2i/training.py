@@ -29,6 +29,7 @@ class Schedule:
     micro_batch_size: int  # per process and forward pass
     num_workers: int
     max_grad_norm: float  # 0: gradients are not clipped
+    max_bad_steps: int  # in a row without a finite gradient, before the run ends
     log_every: int
     validate_every: int
     sample_every: int
@@ -52,6 +53,7 @@ class Observers:
     validate: Callable[[int], dict[str, float]]
     sample: Callable[[int], None]
     log: Callable[[int, dict[str, float]], None]
+    stop: Callable[[], bool]  # asked after every step; the same answer on every process
 
 
 def train(
@@ -67,11 +69,14 @@ def train(
     observers: Observers,
     run: Run,
     checkpoint: Path | None,
-) -> None:
-    """Train the model's denoiser to the last step, from `checkpoint`, or else from the start."""
+) -> int:
+    """Train the model's denoiser to the last step, from `checkpoint`, or else from the start.
+
+    Returns the number of steps done: fewer than all where it was to stop before, with a checkpoint there.
+    """
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
     max_grad_norm = schedule.max_grad_norm or float("inf")
-    meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion))
+    meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion), schedule.max_bad_steps)
     ema.track(accelerator.unwrap_model(model.denoiser))
     parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
     parts["denoiser"] = accelerator.unwrap_model(model.denoiser)
@@ -88,6 +93,7 @@ def train(
         observers.log(0, observers.validate(0))
 
     meter.pause()
+    done = start
     for step in range(start, schedule.last_step):
         torch.manual_seed(step_seed(schedule.seed, step, accelerator.process_index))
         for micro in range(micro_batches.accumulation):
@@ -99,9 +105,10 @@ def train(
                 losses = loss(prediction, noised)
                 # Processes average their gradients; this makes the average that of the whole batch.
                 accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
-            meter.examples(losses, squared_error(prediction.detach(), noised), noised.t)
-        meter.step(accelerator.clip_grad_norm_(weights, max_grad_norm))
-        optimizer.step()
+            meter.examples(losses, squared_error(prediction.detach(), noised), noised.t, batch.items)
+        finite = meter.step(step, accelerator.clip_grad_norm_(weights, max_grad_norm))
+        if finite or accelerator.scaler is not None:  # which skips the step itself, and scales less
+            optimizer.step()
         optimizer.zero_grad()
         learning_rate = lr_scheduler.get_last_lr()[0]
         lr_scheduler.step()
@@ -116,7 +123,10 @@ def train(
             observers.sample(done)
         if metrics:
             observers.log(done, metrics)
-        pausing = done == schedule.last_step < schedule.steps
-        if (pausing or schedule.due(done, schedule.save_every)) and accelerator.is_main_process:
-            checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints)
+        stopping = done < schedule.steps and (observers.stop() or done == schedule.last_step)
+        if (stopping or schedule.due(done, schedule.save_every)) and accelerator.is_main_process:
+            checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints, run.validated())
+        if stopping:
+            break
         meter.pause()
+    return done

@@ -1,4 +1,6 @@
 import json
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,3 +70,41 @@ def test_no_pickle_is_executed(tmp_path):
     with pytest.raises(Exception, match=r"weights_only|Weights only"):
         checkpoints.load(checkpoint, parts())
     assert not (tmp_path / "harm").exists()
+
+
+def test_the_best_is_kept(tmp_path):
+    losses = {}
+    for step, loss in ((1, 0.5), (2, 0.3), (3, 0.4), (4, 0.6)):
+        losses[step] = loss
+        checkpoints.save(tmp_path, step, parts(), keep=1, losses=losses)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"step-000002", "step-000004"}
+
+
+def test_too_little_room_is_found_before_writing(tmp_path, monkeypatch):
+    before = checkpoints.save(tmp_path, 5, parts(), keep=1)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match=r"at step 10 .*0 MB are free.*goes on from step-000005"):
+        checkpoints.save(tmp_path, 10, parts(), keep=1)
+    assert checkpoints.newest(tmp_path) == before
+    assert list(tmp_path.iterdir()) == [before]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reported", [True, False])  # whether the file system says beforehand that it is full
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, reported):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr}")
+    try:
+        small, large = {"denoiser": torch.nn.Linear(100, 100)}, {"denoiser": torch.nn.Linear(1000, 1000)}
+        before = checkpoints.save(disk, 5, small, keep=1)
+        if not reported:
+            monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
+        with pytest.raises(OSError, match=r"make room, and the same command goes on from step-000005"):
+            checkpoints.save(disk, 10, large, keep=1)
+        assert checkpoints.newest(disk) == before
+        assert checkpoints.load(before, small) == 5
+    finally:
+        subprocess.run(["umount", disk], check=True)

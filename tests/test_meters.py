@@ -11,13 +11,15 @@ examples = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), st.integers(0,
 
 def count(meter, rows, grad_norm=0.5):
     losses, unweighted, t = zip(*rows, strict=True)
-    meter.examples(torch.tensor(losses).double(), torch.tensor(unweighted).double(), torch.tensor(t))
-    meter.step(torch.tensor(grad_norm))
+    meter.examples(
+        torch.tensor(losses).double(), torch.tensor(unweighted).double(), torch.tensor(t), torch.arange(len(t))
+    )
+    meter.step(0, torch.tensor(grad_norm))
 
 
 @given(examples, examples)
 def test_it_reads_means_over_examples_in_total_and_per_snr_bin(first, second):
-    meter = Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000)
+    meter = Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000, max_bad_steps=3)
     count(meter, first)
     count(meter, second)
     read, rows = meter.read(), first + second
@@ -32,7 +34,7 @@ def test_it_reads_means_over_examples_in_total_and_per_snr_bin(first, second):
 
 
 def test_it_counts_clipped_steps_and_forgets_what_was_read():
-    meter = Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000)
+    meter = Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000, max_bad_steps=3)
     for grad_norm in (0.5, 1.5, 2.5, 3.5):
         count(meter, [(1.0, 1.0, 0)], grad_norm)
     read = meter.read()
@@ -42,7 +44,7 @@ def test_it_counts_clipped_steps_and_forgets_what_was_read():
 
 
 def test_its_state_goes_into_a_checkpoint():
-    meters = [Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000) for _ in range(2)]
+    meters = [Meter(batch_size=8, max_grad_norm=1.0, num_timesteps=1000, max_bad_steps=3) for _ in range(2)]
     count(meters[0], [(1.0, 2.0, 10)])
     meters[1].load_state_dict(meters[0].state_dict())
     for meter in meters:

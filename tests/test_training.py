@@ -1,7 +1,9 @@
 """The loop computes the same whatever the plumbing: bit for bit where the arithmetic is the same."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -103,3 +105,67 @@ def test_the_loss_does_not_touch_the_battery(train, tmp_path):
     runs = [train(tmp_path / str(i), *setting, "steps=0") for i, setting in enumerate(settings)]
     assert len({json.dumps(metrics(run)[0]) for run in runs}) == 1
     assert len({json.dumps(run.info["battery"]) for run in runs}) == 1
+
+
+def test_a_run_that_pauses_after_every_step_is_the_uninterrupted_run(train, reference, tmp_path):
+    folder, pauses = tmp_path / "run", 0
+    while not (run := train(folder, "max_hours=1e-9")).finished:
+        pauses += 1
+        assert run.info["state"] == "paused"
+    assert pauses == 9
+    assert_same(run, reference)
+
+
+def test_a_run_stops_where_it_is_told_and_goes_on_without(train, reference, tmp_path):
+    run = train(tmp_path / "run", "stop_at=7")
+    assert (run.info["state"], run.info["paused_at"]) == ("paused", 7)
+    assert not (run.folder / "model").exists()
+    assert_same(train(tmp_path / "run"), reference)
+
+
+def poison(monkeypatch, calls):
+    """Make the loss of the first example not finite in these calls (one a step)."""
+    import t2i.losses
+
+    original, count = t2i.losses.MinSNR.__call__, iter(range(1000))
+
+    def poisoned(self, prediction, noised):
+        losses = original(self, prediction, noised)
+        return losses * torch.tensor([float("nan")] + [1.0] * (len(losses) - 1)) if next(count) in calls else losses
+
+    monkeypatch.setattr(t2i.losses.MinSNR, "__call__", poisoned)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(train, tmp_path, monkeypatch, caplog):
+    poison(monkeypatch, {3, 4})
+    run = train(tmp_path / "run", "validate_every=0")
+    assert [line["train/skipped"] for line in run.metrics()] == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+    assert "step 3 is skipped: its gradient is not finite; loss not finite: timestep" in caplog.text
+    assert all(weight.isfinite().all() for weight in weights(run).values())
+
+
+def test_many_of_them_in_a_row_end_the_run_with_the_pictures_and_timesteps(train, tmp_path, monkeypatch):
+    poison(monkeypatch, range(4, 100))
+    with pytest.raises(
+        FloatingPointError, match=r"3 steps in a row .* step 6 .* timestep \d+ of picture \d+.*optimizer.lr"
+    ):
+        train(tmp_path / "run", "validate_every=0", "max_bad_steps=3")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+def test_a_dead_worker_is_replaced(train, reference, tmp_path, monkeypatch, caplog):
+    """The worker kills itself at its fourth batch, once."""
+    from t2i.data import Examples
+
+    original, marker = Examples.__getitems__, tmp_path / "dead"
+
+    def deadly(self, positions):
+        if positions[0] == 24 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, positions)
+
+    monkeypatch.setattr(Examples, "__getitems__", deadly)
+    assert_same(train(tmp_path / "run", "num_workers=1"), reference)
+    assert marker.exists()
+    assert "a data-loader worker died" in caplog.text
