@@ -1,6 +1,8 @@
 """The one place where the configuration becomes objects: each group's `_target_`, called with the group's settings."""
 
 import inspect
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,36 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
+
+# What a `_target_` may call without being asked for on the command line: a configuration is often somebody else's.
+TRUSTED = re.compile(
+    r"t2i\.|torch\.optim\.|diffusers\.optimization\.|diffusers\.(schedulers\.\w+\.)?\w+Scheduler$|"
+    r"transformers\.(optimization\.)?Adafactor$|bitsandbytes\.optim\.|torchao\.optim\.|schedulefree\.|prodigyopt\.|"
+    r"lion_pytorch\."
+)
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Refuse a `_target_` of neither t2i nor the libraries it names, before it is imported."""
+    allowed = tuple(f"{prefix.rstrip('.')}." for prefix in cfg.get("allowed_targets") or ())
+    for key, target in _targets(cfg):
+        if not TRUSTED.match(target) and not target.startswith(allowed):
+            module = target.rpartition(".")[0]
+            raise ConfigError(
+                f"{key}={target} calls code outside of t2i; if you trust it, allow it on the command line: "
+                f"'allowed_targets=[{module}]'"
+            )
+
+
+def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if OmegaConf.is_config(node):
+        yield from _targets(OmegaConf.to_container(node), prefix)
+    for name, child in children:
+        key = f"{prefix}.{name}".lstrip(".")
+        if name == "_target_":
+            yield key, str(child)
+        yield from _targets(child, key)
 
 
 def check_signature(cfg: DictConfig, group: str) -> None:
@@ -32,6 +64,7 @@ def check_signature(cfg: DictConfig, group: str) -> None:
 
 def build(cfg: DictConfig, group: str) -> Any:
     """The component of a group; what it refuses in its settings is the user's mistake, in its own words."""
+    check_targets(cfg)
     try:
         return instantiate(cfg[group])
     except InstantiationException as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from t2i.components import build, check_signature, rehearse
+from t2i.components import build, check_signature, check_targets, rehearse
 from t2i.config import ConfigError
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
@@ -33,6 +33,7 @@ class Plan:
 
 def settle(cfg: DictConfig) -> Plan:
     """Build what is cheap, cheapest first, and refuse what can't work."""
+    check_targets(cfg)
     dtype = resolve_precision(cfg.precision.dtype)
     attention = resolve_attention(cfg.attention, dtype)
     for group in ("error", "loss", "timesteps", "ema", "tracker", "scheduler"):

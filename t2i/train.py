@@ -1,6 +1,7 @@
 """Train a text-to-image model: `python -m t2i.train`. What is heavy is imported by `t2i.experiment`, inside `main`."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -10,6 +11,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError, check, check_types
+from t2i.runs import flat
 from t2i.sweeps import job_folder
 
 HERE = Path(__file__).resolve().parent
@@ -25,6 +27,7 @@ def main(cfg: DictConfig) -> float:
 
     try:
         hydra_config = HydraConfig.get()
+        _check_allowed(cfg, hydra_config)
         check_types(cfg, _defaults(hydra_config))
         check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
         from t2i.plan import check_the_rest, settle
@@ -51,6 +54,45 @@ def main(cfg: DictConfig) -> float:
         sys.exit(2)
 
 
+def cli() -> None:
+    """The command line; where Hydra refuses a key, the nearest right one is named."""
+    try:
+        main()
+    except SystemExit as stopped:
+        if stopped.code == 1:
+            for key, nearest in misspelt(sys.argv[1:]):
+                print(f"t2i: {key} is no setting; did you mean {nearest}?", file=sys.stderr)
+        raise
+
+
+def misspelt(arguments: list[str]) -> list[tuple[str, str]]:
+    """The keys among Hydra's arguments that do not exist, each with the one most like it."""
+    from difflib import get_close_matches
+
+    given = [argument.partition("=")[0] for argument in arguments if re.match(r"[\w.@/]+=", argument)]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        groups = [f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")]
+        cfg = hydra.compose("config", overrides=[each for each in arguments if each in groups])
+    known = {key for leaf in flat(OmegaConf.to_container(cfg)) for key in _parents(leaf)}
+    known |= {group.partition("=")[0] for group in groups}
+    nearest = {key: get_close_matches(key, known, n=1, cutoff=0.5) for key in given if not key.startswith("hydra")}
+    return [(key, matches[0]) for key, matches in nearest.items() if key not in known and matches]
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _check_allowed(cfg: DictConfig, hydra_config: DictConfig) -> None:
+    """Refuse permissions that a file has given itself."""
+    asked = any(override.startswith("allowed_targets=") for override in hydra_config.overrides.task)
+    if cfg.allowed_targets and not asked:
+        raise ConfigError(
+            f"allowed_targets={list(cfg.allowed_targets)} comes from a file; it counts on the command line only"
+        )
+
+
 def _remove_if_empty(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that never began."""
     if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
@@ -66,4 +108,4 @@ def _defaults(hydra_config: DictConfig) -> DictConfig:
 
 
 if __name__ == "__main__":
-    main()
+    cli()

@@ -8,16 +8,14 @@ import argparse
 import re
 import sys
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-import hydra
 import numpy as np
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError, check_types
-from t2i.train import CONF
+from t2i.overrides import compose, expand
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,11 @@ class Weights:
 
 def compare(arguments: list[str]) -> list[Weights]:
     """The weights of every combination of the listed overrides."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    overrides = OverridesParser.create().parse_overrides(arguments)
-    found, used = {}, set()
-    for texts in product(*map(_values, overrides)):
-        combination = list(zip(overrides, texts, strict=True))
+    found, used, overrides = {}, set(), []
+    for combination in expand(arguments):
+        overrides = [override for override, _ in combination]
         options = [text for override, text in combination if not _is_setting(override)]
-        defaults = _compose(options)
+        defaults = compose(options)
         fitting = [
             (override, text)
             for override, text in combination
@@ -71,7 +66,7 @@ def compare(arguments: list[str]) -> list[Weights]:
         used |= {override.key_or_group for override, _ in fitting}
         label = _label(options, [text for override, text in fitting if override.is_sweep_override()])
         if label not in found:
-            cfg = _compose([text for _, text in fitting])
+            cfg = compose([text for _, text in fitting])
             check_types(cfg, defaults)
             found[label] = examine(cfg, label)
     for override in overrides:
@@ -152,19 +147,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(options.out)
 
 
-def _compose(overrides: list[str], **options) -> DictConfig:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides=overrides, **options)
-
-
-def _values(override) -> list[str]:
-    """The overrides that a list of values stands for."""
-    if not override.is_sweep_override():
-        return [override.input_line]
-    key = override.input_line.partition("=")[0]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
 def _is_setting(override) -> bool:
     """Whether it changes a setting inside a group, rather than choosing an option or adding something."""
     return "." in override.key_or_group and not override.is_add()
@@ -178,7 +160,7 @@ def _has(cfg: DictConfig, key: str) -> bool:
 
 def _label(options: list[str], listed: list[str]) -> str:
     """The loss, then what else is compared, as it can be typed back."""
-    loss = _compose(options, return_hydra_config=True).hydra.runtime.choices.loss
+    loss = compose(options, return_hydra_config=True).hydra.runtime.choices.loss
     return " ".join([loss, *(text.removeprefix("loss.") for text in listed if text != f"loss={loss}")])
 
 

@@ -1,5 +1,7 @@
 """Every option composes and fits its target; mistakes end in one line, before anything is loaded."""
 
+import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from omegaconf import OmegaConf
 from t2i.components import check_signature
 from t2i.config import ConfigError, check, check_types
 from t2i.plan import check_the_rest, settle
-from t2i.train import CONF
+from t2i.train import CONF, misspelt
 
 
 def prepare(cfg):
@@ -62,7 +64,7 @@ def test_every_file_begins_by_saying_what_it_is(file):
 
 def test_experiments_say_how_to_run_them():
     for file in CONF.glob("experiment/*.yaml"):
-        assert f"python -m t2i.train experiment={file.stem}" in file.read_text()
+        assert re.search(rf"python -m t2i.train (-m )?experiment={file.stem}\b", file.read_text())
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,46 @@ def slowness() -> float:
 def test_the_command_line_does_not_import_torch():
     code = "import sys, t2i.train; print(sorted({'torch', 'diffusers', 'wandb', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("optimizer.lrr=1", "optimizer.lr"), ("los=mse", "loss"), ("loss.gamma=5", "loss.snr_gamma"), ("step=3", "steps")],
+)
+def test_a_misspelt_key_is_answered_with_the_nearest_right_one(typed, meant):
+    assert misspelt(["dataset=openmoji", typed, "seed=1", "+new.key=3"]) == [(typed.partition("=")[0], meant)]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "loss._target_=os.system",
+        "+loss.extra._target_=builtins.eval",
+        "+dataset.list=[{_target_: subprocess.run}]",
+        "model._target_=torch.hub.load",
+        "scheduler._target_=diffusers.DiffusionPipeline.from_pretrained",
+        "loss._target_=t2ix.Loss",
+    ],
+)
+def test_code_outside_of_the_project_is_not_called(override):
+    with pytest.raises(
+        ConfigError, match=r"_target_=.* calls code outside of t2i; .*on the command line: 'allowed_tar"
+    ):
+        settle(compose(override))
+
+
+def test_code_outside_is_called_where_it_is_allowed_on_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text("from t2i.losses import MSE\nclass Mine(MSE):\n    pass\n")
+    arguments = ("loss=mse", "loss._target_=mine.Mine", "steps=-1", "allowed_targets=[mine]")
+    run, _ = command(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert run.stderr == "t2i: steps=-1 must be at least 0\n"
+    assert settle(compose("loss=mse", "loss._target_=t2i.losses.MSE"))
+
+
+def test_a_file_cannot_allow_itself_anything(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n# Somebody else's.\nallowed_targets: [os]\nloss: {_target_: os.system}\n"
+    (tmp_path / "experiment" / "theirs.yaml").write_text(text)
+    run, _ = command("--config-dir", str(tmp_path), "experiment=theirs", cwd=tmp_path)
+    assert run.returncode == 2
+    assert "allowed_targets=['os'] comes from a file; it counts on the command line only" in run.stderr

@@ -30,7 +30,17 @@ def command(small, tmp_path):
     (tmp_path / "options" / "loss" / "saboteur.yaml").write_text(OPTION)
 
     def start(*arguments: str) -> subprocess.Popen:
-        program = [sys.executable, "-m", "t2i.train", "-m", *arguments, *small, "threads=1", "sample_every=0"]
+        program = [
+            sys.executable,
+            "-m",
+            "t2i.train",
+            "-m",
+            *arguments,
+            *small,
+            "threads=1",
+            "sample_every=0",
+            "allowed_targets=[saboteur]",
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         return subprocess.Popen(program, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, **pipes)

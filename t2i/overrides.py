@@ -1,0 +1,29 @@
+"""Hydra's command line outside of Hydra's own programs."""
+
+from itertools import product
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from t2i.train import CONF
+
+
+def compose(overrides: list[str], **options) -> DictConfig:
+    """The configuration that `python -m t2i.train OVERRIDES` sees."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=overrides, **options)
+
+
+def expand(arguments: list[str]) -> list[list[tuple[Override, str]]]:
+    """The jobs of a sweep: each override, and its text with one of its values."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    return [list(zip(overrides, texts, strict=True)) for texts in product(*map(_values, overrides))]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.input_line.partition("=")[0]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]

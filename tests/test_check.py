@@ -1,0 +1,38 @@
+"""The rehearsal of a whole run."""
+
+import pytest
+
+from t2i import check
+
+
+def rehearse(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        check.main(list(arguments))
+    return ended.value.code, capsys.readouterr().out
+
+
+def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = rehearse(
+        capsys, "-m", *small, "loss=minsnr", "loss.snr_gamma=5,-1", "lr_scheduler.num_warmup_steps=5"
+    )
+    assert code == 2
+    works, fails = output.splitlines()[3:5]
+    assert "loss.snr_gamma=5 " in works
+    assert "works" in works
+    assert "loss.snr_gamma=-1" in fails
+    assert "must be positive" in fails
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
+    """An export that fails would otherwise cost a whole run."""
+    import t2i.experiment
+
+    def fail(*_):
+        raise OSError("the pipeline can't be saved")
+
+    monkeypatch.setattr(t2i.experiment, "export", fail)
+    code, output = rehearse(capsys, *small)
+    assert code == 2
+    assert "the pipeline can't be saved" in output
