@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
 
 from t2i import checkpoints, validation
@@ -69,27 +70,30 @@ def run(
 
 def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> float:
     try:
-        parts, battery, facts = assemble(cfg, plan)
+        parts, battery, facts = assemble(cfg, plan, run.folder)
         run.refuse_changes(facts)
         run.update(**facts)
-        is_main, device = parts.accelerator.is_main_process, parts.accelerator.device
+        accelerator = parts.accelerator
+        is_main = accelerator.is_main_process
         tracker = plan.tracker if is_main else NoTracker()
         checkpoint = checkpoints.newest(run.checkpoints)
         run.rewind(checkpoints.step_of(checkpoint) if checkpoint else -1)
         with journal(run, tracker, cfg.sweep, overrides, cfg.steps) as records:
 
             def validate(step: int) -> dict[str, float]:
-                metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, device)
+                metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, accelerator)
                 records.errors(step, battery, errors)
                 return metrics
 
             def draw(step: int) -> None:
+                mine = range(len(cfg.samples.prompts))[accelerator.process_index :: accelerator.num_processes]
+                with parts.ema.applied(), validation.evaluating(parts.model.denoiser):
+                    pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
+                pictures = dict(gather_object(list(zip(mine, pictures, strict=True))))
                 if is_main:
-                    with parts.ema.applied(), validation.evaluating(parts.model.denoiser):
-                        pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples)
-                    records.pictures(step, cfg.samples.prompts, pictures)
+                    records.pictures(step, cfg.samples.prompts, [pictures[place] for place in sorted(pictures)])
 
-            observers = Observers(validate, draw, records.log, partial(_agreed, stop, parts.accelerator))
+            observers = Observers(validate, draw, records.log, partial(_agreed, stop, accelerator))
             stop.patient = True
             done = train(**vars(parts), observers=observers, run=run, checkpoint=checkpoint)
             stop.patient = False
@@ -126,10 +130,17 @@ def _agreed(stop: Stop, accelerator: Accelerator) -> bool:
     return asked
 
 
-def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, dict[str, Any]]:
+def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validation.Battery, dict[str, Any]]:
     """Load the data set and the model, encode, and put together what the loop needs; also what run.json says of it."""
     AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
     accelerator = Accelerator(mixed_precision=MIXED_PRECISION[plan.dtype])
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"accelerate's {accelerator.distributed_type.value} shards the weights, which checkpoints and averages do "
+            "not support here; use accelerate launch --multi_gpu"
+        )
+    if any(other != str(folder) for other in gather_object([str(folder)])):
+        raise ConfigError(f"the processes work in different folders, this one in {folder}; give them run=NAME")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
 

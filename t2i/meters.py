@@ -5,6 +5,7 @@ import math
 import time
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from t2i.validation import NUM_SNR_BINS
@@ -67,6 +68,13 @@ class Meter:
     def pause(self) -> None:
         """Don't count the time since the last step (validation, samples, checkpoints) as training time."""
         self.clock = time.perf_counter()
+
+    def gather(self, accelerator: Accelerator) -> None:
+        """Bring the counts of all processes to the main one, which then reads or saves them; all must call it."""
+        if accelerator.num_processes > 1:
+            self.bins = accelerator.reduce(self.bins.to(accelerator.device)).cpu()
+            if not accelerator.is_main_process:
+                self.bins.zero_()
 
     def read(self) -> dict[str, float]:
         """The means since the last reading."""

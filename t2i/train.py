@@ -1,10 +1,12 @@
 """Train a text-to-image model: `python -m t2i.train`. What is heavy is imported by `t2i.experiment`, inside `main`."""
 
+import logging
 import os
 import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -17,6 +19,7 @@ from t2i.sweeps import job_folder
 HERE = Path(__file__).resolve().parent
 CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
+OmegaConf.register_new_resolver("stamp", lambda: stamp(), replace=True, use_cache=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -30,6 +33,8 @@ def main(cfg: DictConfig) -> float:
         _check_allowed(cfg, hydra_config)
         check_types(cfg, _defaults(hydra_config))
         check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
+        if int(os.environ.get("RANK", 0)) > 0:
+            logging.getLogger().setLevel(logging.WARNING)  # the main process speaks for all
         from t2i.plan import check_the_rest, settle
 
         plan = settle(cfg)
@@ -52,6 +57,16 @@ def main(cfg: DictConfig) -> float:
         print(f"t2i: {error}", file=sys.stderr)
         _remove_if_empty(folder)
         sys.exit(2)
+
+
+def stamp() -> str:
+    """The time, for the name of a folder: of several processes on one machine the time at which they were launched."""
+    started = time.time()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        import psutil
+
+        started = psutil.Process(os.getppid()).create_time()
+    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(started))
 
 
 def cli() -> None:

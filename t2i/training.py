@@ -84,6 +84,8 @@ def train(
         parts["scaler"] = accelerator.scaler
 
     start = checkpoints.load(checkpoint, parts) if checkpoint else 0
+    if not accelerator.is_main_process:
+        meter.reset()  # what was counted before is with the main process
     ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
     micro_batches = MicroBatches(schedule.batch_size, schedule.micro_batch_size, start, schedule.last_step, **ranks)
     batches = loader(examples, micro_batches, schedule.num_workers)
@@ -115,6 +117,10 @@ def train(
         ema.update()
 
         done, metrics = step + 1, {}
+        stopping = done < schedule.steps and (observers.stop() or done == schedule.last_step)
+        saving = stopping or schedule.due(done, schedule.save_every)
+        if saving or schedule.due(done, schedule.log_every):
+            meter.gather(accelerator)
         if schedule.due(done, schedule.log_every):
             metrics |= meter.read() | {"train/lr": learning_rate}
         if schedule.due(done, schedule.validate_every):
@@ -123,8 +129,7 @@ def train(
             observers.sample(done)
         if metrics:
             observers.log(done, metrics)
-        stopping = done < schedule.steps and (observers.stop() or done == schedule.last_step)
-        if (stopping or schedule.due(done, schedule.save_every)) and accelerator.is_main_process:
+        if saving and accelerator.is_main_process:
             checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints, run.validated())
         if stopping:
             break

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from t2i.diffusion import Diffusion
@@ -42,12 +44,15 @@ class Battery:
         return torch.from_numpy(np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws]))
 
     @torch.no_grad()
-    def errors(self, model, diffusion: Diffusion, device: torch.device) -> np.ndarray:
-        """Mean squared epsilon error of each picture at each timestep, [N, K] in float64."""
-        num_cells = len(self.x0) * len(self.t)
+    def errors(self, model, diffusion: Diffusion, accelerator: Accelerator) -> np.ndarray:
+        """Mean squared epsilon error of each picture at each timestep, [N, K] in float64.
+
+        The processes share the work, each batch whole, so that their number changes no bit.
+        """
+        num_cells, device = len(self.x0) * len(self.t), accelerator.device
         batch = max(1, FORWARD_LATENTS // self.x0[0, 0].numel())
         parts = []
-        for start in range(0, num_cells, batch):
+        for start in range(0, num_cells, batch)[accelerator.process_index :: accelerator.num_processes]:
             cells = np.arange(start, min(start + batch, num_cells))
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             noised = diffusion.add_noise(self.x0[items].to(device), self.noise(cells).to(device), t.to(device))
@@ -55,8 +60,9 @@ class Battery:
             prediction = model.denoise(noised.x, noised.time, text)
             error = (prediction.cpu().double() - noised.target.cpu().double()).square().flatten(1).mean(1)
             to_epsilon = (diffusion.snr * diffusion.x0_scale)[t]
-            parts.append((error * to_epsilon).numpy())
-        return np.concatenate(parts).reshape(len(self.x0), len(self.t))
+            parts.append((start, (error * to_epsilon).numpy()))
+        whole = [part for _, part in sorted(gather_object(parts), key=lambda part: part[0])]
+        return np.concatenate(whole).reshape(len(self.x0), len(self.t))
 
 
 def battery(
@@ -95,12 +101,14 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
     }
 
 
-def evaluate(battery: Battery, model, diffusion: Diffusion, ema, device: torch.device) -> tuple[dict[str, float], dict]:
+def evaluate(
+    battery: Battery, model, diffusion: Diffusion, ema, accelerator: Accelerator
+) -> tuple[dict[str, float], dict]:
     """Metrics under val/ (raw weights) and val/ema/, and the errors [N, K] behind them under the same prefixes."""
     metrics, errors = {}, {}
     for prefix, weights in ema.variants().items():
         with weights, evaluating(model.denoiser):
-            errors[prefix] = battery.errors(model, diffusion, device)
+            errors[prefix] = battery.errors(model, diffusion, accelerator)
         found = summary(errors[prefix], diffusion, battery.t)
         metrics |= {f"val/{prefix}{name}": value for name, value in found.items()}
     return metrics, errors

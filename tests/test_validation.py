@@ -3,6 +3,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import Accelerator
 
 from t2i import validation
 from t2i.captioned import openmoji
@@ -83,7 +84,7 @@ def test_the_ratio_of_two_runs_is_the_same_in_every_space(encoded):
     for prediction_type in ("epsilon", "v_prediction", "sample"):
         for error in (0.1, 0.2):
             process = diffusion(prediction_type)
-            errors = fixed.errors(Oracle(fixed, process, error), process, torch.device("cpu"))
+            errors = fixed.errors(Oracle(fixed, process, error), process, Accelerator(cpu=True))
             losses[prediction_type, error] = validation.summary(errors, process, fixed.t)["loss"]
             snr, sigma = process.snr.numpy()[fixed.t], process.sigma.numpy()[fixed.t]
             for name, scale in {"x0": 1 / snr, "v": 1 / (snr * sigma**2)}.items():
