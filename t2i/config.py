@@ -1,6 +1,7 @@
 """What a configuration may look like: names of folders, and checks before anything heavy."""
 
 import hashlib
+import importlib.util
 import re
 from typing import Any
 
@@ -39,6 +40,12 @@ class ConfigError(ValueError):
 def check_positive(key: str, value: float, remedy: str) -> None:
     if not value > 0:
         raise ConfigError(f"{key}={value} must be positive; {remedy}")
+
+
+def check_installed(package: str, setting: str, install: str) -> None:
+    """Refuse `setting` where the Python package that it needs is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{setting} needs the package {package}; install it with: pip install {install}")
 
 
 AT_LEAST = {

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 
-from t2i import validation
+from t2i import checkpoints, validation
 from t2i.captioned import Captioned
 from t2i.components import build
 from t2i.data import Examples, Order
@@ -64,7 +64,9 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
         run.update(**facts)
         is_main, device = parts.accelerator.is_main_process, parts.accelerator.device
         tracker = plan.tracker if is_main else NoTracker()
-        with journal(run, tracker, cfg.sweep, overrides, cfg.steps) as records:
+        newest = checkpoints.newest(run.checkpoints)
+        last_step = int(newest.name.removeprefix("step-")) if newest else -1
+        with journal(run, tracker, cfg.sweep, overrides, cfg.steps, last_step) as records:
 
             def validate(step: int) -> dict[str, float]:
                 metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, device)

@@ -66,8 +66,8 @@ class Run:
                 raise RunExists(f"{self.folder} began with another {key} ({before} → {now}); use another run=NAME")
 
     def _refuse_another_configuration(self) -> None:
-        before = _flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
-        now = _flat(self.config)
+        before = flat(OmegaConf.to_container(OmegaConf.load(self.folder / "config.yaml")))
+        now = flat(self.config)
         differ = [
             key
             for key in sorted(before | now)
@@ -160,10 +160,11 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested settings, by their whole names: loss.snr_gamma."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _now() -> str:
