@@ -1,5 +1,6 @@
 """What a configuration may look like: checks before anything heavy."""
 
+import importlib.util
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -12,6 +13,12 @@ class ConfigError(ValueError):
 def check_positive(key: str, value: float, remedy: str) -> None:
     if not value > 0:
         raise ConfigError(f"{key}={value} must be positive; {remedy}")
+
+
+def check_installed(package: str, setting: str, install: str) -> None:
+    """Refuse `setting` where the Python package that it needs is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{setting} needs the package {package}; install it with: pip install {install}")
 
 
 AT_LEAST = {

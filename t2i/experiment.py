@@ -77,8 +77,8 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
         is_main = accelerator.is_main_process
         tracker = plan.tracker if is_main else NoTracker()
         checkpoint = checkpoints.newest(run.checkpoints)
-        run.rewind(checkpoints.step_of(checkpoint) if checkpoint else -1)
-        with journal(run, tracker, cfg.sweep, overrides, cfg.steps) as records:
+        last_step = checkpoints.step_of(checkpoint) if checkpoint else -1
+        with journal(run, tracker, cfg.sweep, overrides, cfg.steps, last_step) as records:
 
             def validate(step: int) -> dict[str, float]:
                 metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, accelerator)

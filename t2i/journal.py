@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,18 +16,19 @@ from t2i.progress import Bar
 from t2i.runs import Run
 from t2i.sampling import grid
 from t2i.tracking import Tracker
+from t2i.tracking.guarded import Guarded
 from t2i.validation import Battery, write_errors
 
 log = logging.getLogger(__name__)
+LONGEST_TAG = 64  # characters that W&B takes
 
 
 class Journal:
     """Records of one run."""
 
-    def __init__(self, run: Run, tracker: Tracker, bar: Bar):
+    def __init__(self, run: Run, tracker: Guarded, bar: Bar):
         self.run, self.tracker, self.bar = run, tracker, bar
-        self.hours_before = run.latest().get("speed/hours", 0.0)  # of a run that goes on
-        self.began = time.monotonic()
+        self.hours_before, self.began = 0.0, time.monotonic()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one row of the tracker."""
@@ -50,26 +52,69 @@ class Journal:
         for place, image in enumerate(images):
             strip.paste(image, (place * width, 0))
         strip.save(folder / f"step-{step:06d}.png")
-        rows = {int(file.stem[5:]): Image.open(file) for file in sorted(folder.glob("step-*.png"))}
-        cut = [[row.crop((x, 0, x + width, height)) for x in range(0, row.width, width)] for row in rows.values()]
-        grid(cut, prompts, [f"step {number}" for number in rows]).save(folder / "progress.png")
+        strips = self._strips()
+        rows = [_cut(file, len(prompts)) for file in strips.values()]
+        grid(rows, prompts, [f"step {number}" for number in strips]).save(folder / "progress.png")
         self.tracker.images(step, "samples", images, prompts)
+
+    def catch_up(self, last_step: int) -> None:
+        """Tell the tracker what it lacks of the steps up to `last_step`; drop what the run folder has of later ones.
+
+        A tracker writes behind, so a crash takes more from it than from the run folder; and one that the run did not
+        begin with lacks everything.
+        """
+        self.run.rewind(last_step)
+        self.hours_before = self.run.latest().get("speed/hours", 0.0)
+        lines = {int(line.pop("step")): line for line in self.run.metrics()}
+        strips, prompts = self._strips(), self.run.config["samples"]["prompts"]
+        for step in sorted(lines | strips):
+            if step > last_step:
+                strips[step].unlink()
+                continue
+            if step in strips and self.tracker.wants(step):
+                self.tracker.images(step, "samples", _cut(strips[step], len(prompts)), prompts)
+            if step in lines:
+                self.tracker.log(step, lines[step])
+
+    def _strips(self) -> dict[int, Path]:
+        """The file with the samples of each step."""
+        return {int(file.stem[5:]): file for file in sorted((self.run.folder / "samples").glob("step-*.png"))}
+
+
+def _cut(strip: Path, count: int) -> list[Image.Image]:
+    image = Image.open(strip)
+    width = image.width // count
+    return [image.crop((x, 0, x + width, image.height)) for x in range(0, image.width, width)]
 
 
 @contextmanager
-def journal(run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int) -> Iterator[Journal]:
-    """The journal of `run`, with the tracker and the progress bar switched on until the run ends."""
+def journal(
+    run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int, last_step: int
+) -> Iterator[Journal]:
+    """The journal of `run`, with the tracker and the progress bar switched on until the run ends.
+
+    last_step: after which the run goes on; -1 for one that starts anew.
+    """
     name = run.folder.name if sweep else "-".join(run.folder.parts[-2:])
-    tags = [override for override in overrides if len(override) <= 64]  # the longest that W&B takes
-    tracker_id = tracker.start(run.folder, name, sweep, tags, run.config, run.info.get("tracker_id"))
-    run.update(tracker_id=tracker_id)
+    tags = [
+        override
+        for override in overrides
+        if len(override) <= LONGEST_TAG and override.partition("=")[0] not in ("run", "sweep")
+    ]
+    guarded = Guarded(tracker)
+    tracker_id = guarded.start(run.folder, name, sweep, tags, run.config, run.info.get("tracker_id"), last_step)
+    if tracker_id:
+        run.update(tracker_id=tracker_id)
     succeeded = False
     try:
         with Bar(steps, shown=run.writes) as bar:
-            yield Journal(run, tracker, bar)
+            records = Journal(run, guarded, bar)
+            if run.writes:
+                records.catch_up(last_step)
+            yield records
         succeeded = True
     finally:
-        tracker.finish(succeeded)
+        guarded.finish(succeeded)
 
 
 def peak_memory_gb() -> float:

@@ -25,7 +25,7 @@ def prepare(cfg):
 
 
 OPTIONS = sorted(
-    f"{file.parent.relative_to(CONF)}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name != "hydra"
+    f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "wandb")
 )
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from t2i.tracking.offline import records, step_of
 from t2i.train import CONF
 
 
@@ -47,9 +48,10 @@ def test_a_killed_run_is_continued_by_the_same_command(command, tmp_path):
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 31))
     assert 0 < interrupted_at < 30
-    fragments = list(folder.glob("wandb/offline-run-*"))
-    assert len(fragments) == 2
-    assert len({fragment.name.split("-")[-1] for fragment in fragments}) == 1  # one W&B run
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    assert len({file.name for file in files}) == 1  # one W&B run
+    rows = [record.history for file in files for _, record in records(file.read_bytes())]
+    assert [step_of(row) for row in rows if row.item] == list(range(1, 31))
 
 
 def test_ctrl_c_says_how_to_go_on(command, tmp_path):

@@ -1,0 +1,99 @@
+"""W&B's files, torn at every place where a crash can tear them."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import wandb
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2i.tracking import Wandb
+from t2i.tracking.offline import BLOCK, FILE_HEADER, extent, records, repair, step_of
+
+STEPS = range(0, 60, 3)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """Of a run with a row every three steps, and with a record that goes over blocks."""
+    folder = tmp_path_factory.mktemp("run")
+    run = Wandb("t2i", "offline", 2)
+    run.start(folder, "name", None, [], {"prompt": "so " * BLOCK}, None, -1)
+    for step in STEPS:
+        run.log(step, {"train/loss": 1.0})
+    run.finish(succeeded=True)
+    wandb.teardown()  # its process writes behind
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return file
+
+
+@pytest.fixture(scope="module")
+def data(file) -> bytes:
+    return file.read_bytes()
+
+
+def rows(data: bytes) -> list[int]:
+    return [step_of(record.history) for _, record in records(data) if record.WhichOneof("record_type") == "history"]
+
+
+def test_every_row_is_read_to_the_end_of_the_file(data):
+    assert len(data) > 3 * BLOCK
+    assert rows(data) == list(STEPS)
+    assert [end for end, _ in records(data)][-1] == len(data)
+
+
+def test_a_file_torn_at_any_place_is_cut_after_its_last_whole_record(data):
+    ends = [FILE_HEADER, *(end for end, _ in records(data))]
+    for before, after in pairwise(ends[-8:]):
+        for length in range(before, after):
+            end, last = extent(data[:length], last_step=1000)
+            assert end == before
+            assert last == (rows(data[:end]) or [-1])[-1]
+
+
+@given(st.integers(0, 7))
+def test_a_file_torn_in_its_header_has_nothing(data, length):
+    assert extent(data[:length], last_step=1000) == (length, -1)
+
+
+@given(st.data())
+def test_nothing_is_read_behind_a_damaged_byte(data, draw):
+    place = draw.draw(st.integers(len(data) - 4000, len(data) - 1))
+    damaged = data[:place] + bytes([data[place] ^ draw.draw(st.integers(1, 255))]) + data[place + 1 :]
+    end, _ = extent(damaged, last_step=1000)
+    assert end <= place
+    assert rows(damaged) == rows(data[:place])
+
+
+@given(st.integers(-1, max(STEPS) + 5))
+def test_rows_of_later_steps_are_cut_and_no_others(data, last_step):
+    end, last = extent(data, last_step)
+    kept = [step for step in STEPS if step <= last_step]
+    assert rows(data[:end]) == kept
+    assert last == (kept or [-1])[-1]
+
+
+def test_wandb_reads_what_was_cut(file, data, tmp_path):
+    run_id = file.stem.removeprefix("run-")
+    copy = tmp_path / f"offline-run-1-{run_id}" / file.name
+    copy.parent.mkdir()
+    copy.write_bytes(data[:-700])
+    assert repair(tmp_path, run_id, last_step=30) == 30
+    command = [Path(sys.executable).parent / "wandb", "leet", "inspect", "--json", copy]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert output.stdout.count('"type":"history"') == len(range(0, 33, 3))
+    assert "error" not in output.stderr.lower()
+
+
+def test_a_file_without_a_row_is_removed(file, data, tmp_path):
+    """`wandb sync` would stop there, and never come to what the resumed run has written."""
+    run_id = file.stem.removeprefix("run-")
+    for part, content in (("offline-run-1", data[:FILE_HEADER]), ("offline-run-2", data), ("run-3", data)):
+        (tmp_path / f"{part}-{run_id}").mkdir()
+        (tmp_path / f"{part}-{run_id}" / file.name).write_bytes(content)
+    assert repair(tmp_path, run_id, last_step=-1) == max(STEPS)  # what was written online is uploaded
+    assert os.listdir(tmp_path) == [f"run-3-{run_id}"]
