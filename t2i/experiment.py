@@ -101,12 +101,12 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
     model = build(cfg, "model")
-    model.vae.to(accelerator.device)
-    model.text_encoder.to(accelerator.device)
+    for frozen in (model.vae, *model.text_encoders.values()):
+        frozen.to(accelerator.device)
     train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
     battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
-    set_attention(model.denoiser, plan.attention)
+    set_attention(model.denoiser, plan.attention, plan.dtype)
     if cfg.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     if cfg.channels_last:
