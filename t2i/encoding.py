@@ -36,8 +36,9 @@ class Encoded:
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
     """
 
-    def __init__(self, latents: datasets.Dataset, captions: datasets.Dataset, fingerprint: str):
-        self.latents, self.captions, self.fingerprint = latents, captions, fingerprint
+    def __init__(self, latents: datasets.Dataset, captions: datasets.Dataset, pictures_key: str, captions_key: str):
+        self.latents, self.captions = latents, captions
+        self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
         self.caption_rows = _column(latents[:], "caption").astype(np.int64)
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
 
@@ -122,7 +123,7 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     indices = list(range(len(split)))
     latents = _stored(folder / f"pictures-{pictures_key}", indices, encode_pictures, batch, "pictures")
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
-    return Encoded(latents, captions, pictures_key + captions_key)
+    return Encoded(latents, captions, pictures_key, captions_key)
 
 
 def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:

@@ -79,7 +79,7 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:
 
             train(**vars(parts), observers=Observers(validate, draw, records.log), run=run)
             if is_main:
-                export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
+                plan.adapter.export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
             run.end("finished", final=run.latest())
         log.info("finished: %s · val/loss %.5f", run.folder, run.result)
         return run.result
@@ -99,20 +99,22 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
         torch.set_num_threads(cfg.threads)
 
     data: Captioned = build(cfg, "dataset")
-    torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
+    torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = build(cfg, "model")
-    for frozen in (model.vae, *model.text_encoders.values()):
-        frozen.to(accelerator.device)
-    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
-    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
-
     set_attention(model.denoiser, plan.attention, plan.dtype)
     if cfg.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     if cfg.channels_last:
         model.denoiser.to(memory_format=torch.channels_last)
+    model = plan.adapter.attach(model)
+    for frozen in (model.vae, *model.text_encoders.values()):
+        frozen.to(accelerator.device)
+    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
+    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
+
     model.denoiser.train()
-    optimizer = build(cfg, "optimizer")(model.denoiser.parameters())
+    trained = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    optimizer = build(cfg, "optimizer")(trained)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
     model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
     examples = Examples(
@@ -133,6 +135,7 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
+        "trained_parameters": sum(weight.numel() for weight in trained),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
         "data_fingerprint": train_set.fingerprint,
         "battery": {"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
@@ -140,17 +143,6 @@ def assemble(cfg: DictConfig, plan: Plan) -> tuple[Parts, validation.Battery, di
     }
     parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)
     return parts, battery, facts
-
-
-def export(model, scheduler, ema: EMA | NoEMA, folder: Path) -> None:
-    """A complete Diffusers pipeline with the averaged weights, and the raw ones beside them as variant `non_ema`.
-
-    The scheduler is the one trained with: without its prediction type the samples would be noise.
-    """
-    with ema.applied():
-        model.pipeline(scheduler).save_pretrained(folder)
-    if len(ema.variants()) > 1:
-        model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
 def weighting_table(plan: Plan) -> dict[str, float]:

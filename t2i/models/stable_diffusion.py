@@ -31,6 +31,10 @@ class StableDiffusion:
         return {"text_encoder": self.text_encoder}
 
     @property
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        return {"tokenizer": self.tokenizer}
+
+    @property
     def text_parts(self) -> list[Any]:
         """All that changes what `embed` returns."""
         return [self.text_encoder, self.tokenizer]
@@ -42,8 +46,16 @@ class StableDiffusion:
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """What the denoiser is conditioned on: {"encoder_hidden_states": [B, L, D]}; captions are cut at L tokens."""
-        tokens = frozen.tokenize(self.tokenizer, captions).to(self.text_encoder.device)
-        return {"encoder_hidden_states": self.text_encoder(tokens).last_hidden_state.float()}
+        return self.condition(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """{"input_ids": [B, L]}"""
+        return {"input_ids": frozen.tokenize(self.tokenizer, captions)}
+
+    def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embeds tokens; differentiable."""
+        output = self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
+        return {"encoder_hidden_states": output.last_hidden_state.float()}
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         """The prediction, [B, C, h, w]: the only call that is trained."""

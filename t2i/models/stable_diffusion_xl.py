@@ -33,10 +33,14 @@ class StableDiffusionXL:
         return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
 
     @property
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        return {"tokenizer": self.tokenizer, "tokenizer_2": self.tokenizer_2}
+
+    @property
     def text_parts(self) -> list[Any]:
         """All that changes what `embed` returns."""
-        parts = [self.text_encoder, self.tokenizer, self.text_encoder_2, self.tokenizer_2]
-        return [*parts, f"zeros_for_empty={self.zeros_for_empty}"]
+        settings = f"zeros_for_empty={self.zeros_for_empty}"
+        return [*self.text_encoders.values(), *self.tokenizers.values(), settings]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
@@ -48,17 +52,26 @@ class StableDiffusionXL:
 
         The first is the last layer but one of both encoders, the second the projected end token of the larger one.
         """
+        return self.condition(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """{"input_ids": [B, L], "input_ids_2": [B, L]}"""
+        return {
+            "input_ids": frozen.tokenize(self.tokenizer, captions),
+            "input_ids_2": frozen.tokenize(self.tokenizer_2, captions),
+        }
+
+    def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embeds tokens; differentiable."""
         outputs = [
-            encoder(frozen.tokenize(tokenizer, captions).to(encoder.device), output_hidden_states=True)
-            for encoder, tokenizer in (
-                (self.text_encoder, self.tokenizer),
-                (self.text_encoder_2, self.tokenizer_2),
-            )
+            encoder(tokens[name].to(encoder.device), output_hidden_states=True)
+            for encoder, name in ((self.text_encoder, "input_ids"), (self.text_encoder_2, "input_ids_2"))
         ]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
         pooled = outputs[1].text_embeds.float()
         if self.zeros_for_empty:
-            given = torch.tensor([caption != "" for caption in captions], device=hidden.device)
+            empty = frozen.tokenize(self.tokenizer, [""]).to(hidden.device)
+            given = (tokens["input_ids"].to(hidden.device) != empty).any(1)
             hidden, pooled = hidden * given[:, None, None], pooled * given[:, None]
         return {"encoder_hidden_states": hidden, "text_embeds": pooled}
 
