@@ -22,6 +22,7 @@ from t2i.journal import journal
 from t2i.losses import Weighting
 from t2i.plan import Plan
 from t2i.precision import MIXED_PRECISION, set_attention
+from t2i.publishing import Publisher
 from t2i.runs import Run
 from t2i.sampling import sample
 from t2i.tracking import NoTracker
@@ -52,8 +53,14 @@ def run(cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str]) -> floa
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
         return run.result
 
+    publisher = Publisher(**cfg.hub)
+    if run.writes:
+        publisher.check()
     with run.claimed():
-        return _run(cfg, plan, run, overrides)
+        result = _run(cfg, plan, run, overrides)
+    if run.writes:
+        publisher.publish(folder)
+    return result
 
 
 def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str]) -> float:

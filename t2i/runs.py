@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.config import ConfigError
 
 # Changing these does not change what is computed: a run may be continued with other values.
-FREE_KEYS = ("run", "num_workers", "cache_dir", "tracker", "save_every", "keep_checkpoints", "sweep")
+FREE_KEYS = ("run", "num_workers", "cache_dir", "tracker", "save_every", "keep_checkpoints", "sweep", "hub")
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from t2i.adapters import AVERAGED, RAW, LoRA, Trained
 from t2i.captioned import openmoji
+from t2i.cards import use_adapter
 from t2i.config import ConfigError
 from t2i.diffusion import Diffusion
 from t2i.encoding import encode
@@ -113,6 +114,13 @@ def test_gradient_checkpointing_changes_rounding_only(lora, trained):
     ours, theirs = (load_file(run.folder / "model" / RAW) for run in (recomputed, kept))
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+def test_the_card_s_code_loads_them(lora, layout):
+    run, _ = lora
+    model, names = run.folder / "model", {}
+    exec(use_adapter(str(layout("sd15")), str(model), "DDIMScheduler").rpartition("\n")[0], names)
+    assert np.array_equal(pixels(names["pipeline"]), pixels(stock(layout, "sd15", run)))
 
 
 ADAPTERS = {
