@@ -120,7 +120,7 @@ def draw_curves(metrics: list[dict[str, float]], file: Path) -> bool:
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, keys in zip(figure.subplots(1, 2), (["train/loss"], ["val/loss", "val/ema/loss"]), strict=True):
         for key in keys:
-            axes.plot(*zip(*lines[key], strict=True) if lines[key] else ([], []), label=key)
+            axes.plot(*zip(*lines[key], strict=True) if lines[key] else ([], []), marker=".", label=key)
         axes.set(xlabel="step", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend()
