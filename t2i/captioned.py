@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from t2i.config import ConfigError
+from t2i.hub import check_reachable
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def hub(
     """
     if not 0 < validation_share < 1:
         raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
+    check_reachable("dataset.path", path, "dataset")
     try:
         loaded = datasets.load_dataset(path, name, revision=revision)
     except (

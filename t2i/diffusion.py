@@ -129,8 +129,8 @@ def pretrained_scheduler(
     changes = {key: value for key, value in changes.items() if value is not None}
     with loading(path):
         config = diffusers.DDIMScheduler.load_config(locate(path), subfolder="scheduler", revision=revision)
-    # Schedulers made for sampling (PNDM, DDIM) keep the training schedule under the same keys, and DDIM reads them all;
-    # a flow only its own class understands.
-    is_flow = config.get("use_flow_sigmas") or ("flow_shift" not in config and "shift" in config)
-    kind = getattr(diffusers, config["_class_name"]) if is_flow else diffusers.DDIMScheduler
-    return kind.from_config({**config, **changes})
+    if config.get("use_flow_sigmas") or ("flow_shift" not in config and "shift" in config):
+        return getattr(diffusers, config["_class_name"]).from_config({**config, **changes})
+    # Schedulers made for sampling (PNDM, Euler) keep the training schedule under the same keys, and DDIM reads them
+    # all; a flow only its own class understands. Some do not say clip_sample, which DDIM would set, as for pixels.
+    return diffusers.DDIMScheduler.from_config({"clip_sample": False, **config, **changes})

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from t2i.captioned import Split
@@ -35,8 +36,9 @@ class Encoded:
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
     """
 
-    def __init__(self, latents: datasets.Dataset, captions: datasets.Dataset, fingerprint: str):
-        self.latents, self.captions, self.fingerprint = latents, captions, fingerprint
+    def __init__(self, latents: datasets.Dataset, captions: datasets.Dataset, pictures_key: str, captions_key: str):
+        self.latents, self.captions = latents, captions
+        self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
         self.caption_rows = _column(latents[:], "caption").astype(np.int64)
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
 
@@ -67,17 +69,28 @@ def _column(rows: pa.Table, name: str) -> np.ndarray:
     return values.to_numpy()
 
 
-def hash_of(*parts: nn.Module | str) -> str:
-    """A hash of weights and texts, 32 hexadecimal digits."""
+def hash_of(*parts: nn.Module | PreTrainedTokenizerBase | str) -> str:
+    """A hash of networks (weights and settings), tokenizers and texts, 32 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, nn.Module):
             for name, tensor in part.state_dict().items():
                 digest.update(name.encode())
                 digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy())
-        else:
-            digest.update(part.encode())
+        digest.update(_settings(part).encode())
     return digest.hexdigest()[:32]
+
+
+def _settings(part: nn.Module | PreTrainedTokenizerBase | str) -> str:
+    """What is set in a part that changes its output: not where its weights lay, or which version wrote them."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, PreTrainedTokenizerBase):
+        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by each call
+        return json.dumps([rules, part.model_max_length, part.pad_token])
+    config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
+    aside = ("dtype", "torch_dtype", "transformers_version", "architectures")
+    return repr(sorted((k, v) for k, v in config.items() if not k.startswith("_") and k not in aside))
 
 
 def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
@@ -103,25 +116,14 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
             columns[f"{name}.shape"] = [list(tensor.shape[1:])] * len(captions)
         return columns
 
-    tokenizer = model.tokenizer
-    rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by each call
-    tokens = (rules, tokenizer.model_max_length, tokenizer.pad_token)
-    pictures_key = hash_of(FORMAT, model.vae, _settings(model.vae.config), split.fingerprint)
-    captions_key = hash_of(
-        FORMAT, model.text_encoder, _settings(model.text_encoder.config.to_dict()), json.dumps([tokens, distinct])
-    )
+    pictures_key = hash_of(FORMAT, model.vae, split.fingerprint)
+    captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct))
     height, width, _ = split.pixels(0).shape
     batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     indices = list(range(len(split)))
     latents = _stored(folder / f"pictures-{pictures_key}", indices, encode_pictures, batch, "pictures")
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
-    return Encoded(latents, captions, pictures_key + captions_key)
-
-
-def _settings(config: Mapping) -> str:
-    """What a configuration says of the computation: not where the weights lay, or which version wrote them."""
-    aside = ("dtype", "torch_dtype", "transformers_version", "architectures")
-    return repr(sorted((k, v) for k, v in config.items() if not k.startswith("_") and k not in aside))
+    return Encoded(latents, captions, pictures_key, captions_key)
 
 
 def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:

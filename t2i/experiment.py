@@ -26,6 +26,7 @@ from t2i.journal import journal
 from t2i.losses import Weighting
 from t2i.plan import Plan
 from t2i.precision import MIXED_PRECISION, set_attention
+from t2i.publishing import Publisher
 from t2i.runs import Run
 from t2i.sampling import sample
 from t2i.stopping import Interrupted, Stop
@@ -62,10 +63,16 @@ def run(
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
         return run.result
 
+    publisher = Publisher(**cfg.hub)
+    if run.writes:
+        publisher.check()
     with run.claimed():
         run.begin(overrides=overrides, choices=choices or {})
         with Stop(cfg.max_hours) as stop:
-            return _run(cfg, plan, run, overrides, stop)
+            result = _run(cfg, plan, run, overrides, stop)
+    if run.writes and run.finished:
+        publisher.publish(folder)
+    return result
 
 
 def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> float:
@@ -97,11 +104,11 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
             stop.patient = True
             done = train(**vars(parts), observers=observers, run=run, checkpoint=checkpoint)
             stop.patient = False
-            if stop.signum is not None:
+            if stop.signum is not None and done < parts.schedule.steps:
                 raise Interrupted(stop.signum)
             if done == parts.schedule.steps:
                 if is_main:
-                    export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
+                    plan.adapter.export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
                 run.end("finished", final=run.latest())
             else:
                 run.end("paused", paused_at=done, final=run.latest())
@@ -145,20 +152,22 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         torch.set_num_threads(cfg.threads)
 
     data: Captioned = build(cfg, "dataset")
-    torch.manual_seed(cfg.seed)  # only for the fresh weights of model.pretrained=false
+    torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = build(cfg, "model")
-    model.vae.to(accelerator.device)
-    model.text_encoder.to(accelerator.device)
-    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
-    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
-
-    set_attention(model.denoiser, plan.attention)
+    set_attention(model.denoiser, plan.attention, plan.dtype)
     if cfg.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     if cfg.channels_last:
         model.denoiser.to(memory_format=torch.channels_last)
+    model = plan.adapter.attach(model)
+    for frozen in (model.vae, *model.text_encoders.values()):
+        frozen.to(accelerator.device)
+    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
+    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
+
     model.denoiser.train()
-    optimizer = build(cfg, "optimizer")(model.denoiser.parameters())
+    trained = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    optimizer = build(cfg, "optimizer")(trained)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
     model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
     examples = Examples(
@@ -179,6 +188,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
+        "trained_parameters": sum(weight.numel() for weight in trained),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
         "data_fingerprint": train_set.fingerprint,
         "battery": {"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
@@ -186,17 +196,6 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     }
     parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)
     return parts, battery, facts
-
-
-def export(model, scheduler, ema: EMA | NoEMA, folder: Path) -> None:
-    """A complete Diffusers pipeline with the averaged weights, and the raw ones beside them as variant `non_ema`.
-
-    The scheduler is the one trained with: without its prediction type the samples would be noise.
-    """
-    with ema.applied():
-        model.pipeline(scheduler).save_pretrained(folder)
-    if len(ema.variants()) > 1:
-        model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
 def weighting_table(plan: Plan) -> dict[str, float]:

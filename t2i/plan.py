@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from t2i.adapters import LoRA, NoAdapter
 from t2i.components import build, check_signature, check_targets, rehearse
 from t2i.config import ConfigError
 from t2i.diffusion import Diffusion
@@ -26,6 +27,7 @@ class Plan:
     loss: Weighting
     timesteps: Distribution
     ema: EMA | NoEMA
+    adapter: NoAdapter | LoRA
     tracker: Tracker
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
@@ -36,18 +38,20 @@ def settle(cfg: DictConfig) -> Plan:
     check_targets(cfg)
     dtype = resolve_precision(cfg.precision.dtype)
     attention = resolve_attention(cfg.attention, dtype)
-    for group in ("error", "loss", "timesteps", "ema", "tracker", "scheduler"):
+    for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
         check_signature(cfg, group)
-    loss, timesteps, ema, tracker, scheduler = (
-        build(cfg, group) for group in ("loss", "timesteps", "ema", "tracker", "scheduler")
+    loss, timesteps, ema, adapter, tracker, scheduler = (
+        build(cfg, group) for group in ("loss", "timesteps", "ema", "adapter", "tracker", "scheduler")
     )
+    if adapter.needs_pretrained and not cfg.model.pretrained:
+        raise ConfigError("model.pretrained=false leaves nothing to adapt; use adapter=none, or pretrained weights")
     diffusion = Diffusion.from_scheduler(scheduler)
     try:
         copy.deepcopy(scheduler).set_timesteps(2)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"scheduler: it can't sample ({error})") from error
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
-    return Plan(dtype, attention, loss, timesteps, ema, tracker, scheduler, diffusion)
+    return Plan(dtype, attention, loss, timesteps, ema, adapter, tracker, scheduler, diffusion)
 
 
 def check_the_rest(cfg: DictConfig) -> None:

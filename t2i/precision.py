@@ -54,10 +54,16 @@ def resolve_attention(attention: str, dtype: str) -> str:
     return attention
 
 
-def set_attention(denoiser: nn.Module, attention: str) -> None:
-    """Compute the denoiser's attention with sdpa, math or xformers."""
+def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
+    """Compute the denoiser's attention with sdpa, math or xformers.
+
+    The scores of some (Stable Diffusion 2.1) overflow in half precision. The fused kernels keep them in float32;
+    autocast casts the products that Diffusers casts up back down.
+    """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
+    if attention == "math" and dtype == "fp16" and denoiser.config.get("upcast_attention"):
+        raise ConfigError("attention=math overflows in fp16 with this model (upcast_attention); use attention=sdpa")
     if attention == "xformers":
         denoiser.enable_xformers_memory_efficient_attention()
     else:

@@ -20,8 +20,7 @@ from t2i.config import ConfigError
 # Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
 FREE_KEYS = (
     "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
-    "allowed_targets",
-    "save_every", "keep_checkpoints",
+    "allowed_targets", "save_every", "keep_checkpoints", "hub",
 )  # fmt: skip
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from t2i import checkpoints
+from t2i.adapters import Trained
 from t2i.data import Examples, MicroBatches, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
@@ -79,7 +80,7 @@ def train(
     meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion), schedule.max_bad_steps)
     ema.track(accelerator.unwrap_model(model.denoiser))
     parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
-    parts["denoiser"] = accelerator.unwrap_model(model.denoiser)
+    parts["denoiser"] = Trained(accelerator.unwrap_model(model.denoiser))
     if accelerator.scaler is not None:  # fp16
         parts["scaler"] = accelerator.scaler
 

@@ -77,7 +77,7 @@ def battery(
     x0, _ = encoded.moments(chosen)
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
     t = t[diffusion.snr.numpy()[t] > 0]
-    digest = hashlib.sha256(repr((encoded.fingerprint, chosen, t.tolist(), seed)).encode())
+    digest = hashlib.sha256(repr((encoded.pictures_key, chosen, t.tolist(), seed)).encode())
     digest.update(diffusion.snr.numpy()[t].tobytes())
     return Battery(torch.from_numpy(x0.copy()), encoded.text(chosen), t, seed, digest.hexdigest()[:32])
 

@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
 
 import diffusers
 import hydra
+import layouts
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -40,6 +42,12 @@ def small_pipeline(tmp_path_factory) -> Path:
     unet = diffusers.UNet2DConditionModel(**size, **blocks, down_block_types=down, up_block_types=up)
     unet.save_pretrained(folder / "unet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def layout(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a small pipeline in the layout of sd15, sd21 or sdxl."""
+    return cache(lambda name: layouts.save(name, tmp_path_factory.mktemp("pipelines") / name))
 
 
 @pytest.fixture(scope="session")

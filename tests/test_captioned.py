@@ -92,7 +92,13 @@ def test_what_is_not_there_is_named_with_what_is(folder, changes, message):
         load(folder, **changes)
 
 
-@pytest.mark.parametrize("path", ["./nowhere", "nobody/nothing"])
-def test_a_data_set_that_cannot_be_reached(path):
-    with pytest.raises(ConfigError, match=rf"dataset.path={path} can't be loaded .*; give the id of a data set"):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("./nowhere", r"dataset.path=./nowhere can't be loaded .*; give the id of a data set"),
+        ("nobody/nothing", r"dataset.path=nobody/nothing is not on this machine, and https://huggingface.co can't be"),
+    ],
+)
+def test_a_data_set_that_cannot_be_reached(path, message):
+    with pytest.raises(ConfigError, match=message):
         load(path)

@@ -27,12 +27,12 @@ def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_pa
 
 def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
     """An export that fails would otherwise cost a whole run."""
-    import t2i.experiment
+    from t2i.adapters import NoAdapter
 
     def fail(*_):
         raise OSError("the pipeline can't be saved")
 
-    monkeypatch.setattr(t2i.experiment, "export", fail)
+    monkeypatch.setattr(NoAdapter, "export", fail)
     code, output = rehearse(capsys, *small)
     assert code == 2
     assert "the pipeline can't be saved" in output

@@ -53,6 +53,21 @@ def test_a_dataset_brings_its_model_and_an_explicit_model_wins():
     assert compose("dataset=naruto").optimizer.lr == 1e-5
     assert compose("dataset=naruto", "model=tiny").model.path == "tiny"
     assert compose("dataset=naruto", "optimizer.lr=2e-5").optimizer.lr == 2e-5
+    assert compose("dataset=naruto", "loss=minsnr").loss._target_ == "t2i.losses.MinSNR"
+
+
+def test_the_naruto_recipe_is_that_of_diffusers_example():
+    """And Min-SNR changes the loss alone; adapters want a higher learning rate."""
+    plain, minsnr, lora = (compose(f"experiment=naruto_{name}") for name in ("sd15", "sd15_minsnr", "lora"))
+    recipe = {
+        "dataset.resolution": 512, "steps": 15000, "batch_size": 4, "micro_batch_size": 1, "optimizer.lr": 1e-5,
+        "max_grad_norm": 1.0, "gradient_checkpointing": True, "precision.dtype": "fp16", "attention": "xformers",
+        "lr_scheduler.num_warmup_steps": 0, "ema.decay": 0.9999, "loss._target_": "t2i.losses.MSE",
+    }  # fmt: skip
+    assert {key: OmegaConf.select(plain, key) for key in recipe} == recipe
+    assert minsnr.loss.snr_gamma == 5
+    assert {**plain, "loss": None} == {**minsnr, "loss": None}
+    assert (lora.adapter._target_, lora.optimizer.lr) == ("t2i.adapters.LoRA", 1e-4)
 
 
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
@@ -178,7 +193,10 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
         (["optimizer.lr=fast"], "t2i: optimizer.lr=fast must be a number"),
         (["loss.snr_gamma=-5"], "t2i: loss.snr_gamma=-5 must be positive"),
         (["model.path=./nowhere"], "t2i: model.path=./nowhere holds no pipeline"),
-        (["dataset=naruto"], "t2i: model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 can't be loaded"),
+        (
+            ["dataset=naruto"],
+            "t2i: model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 is not on this machine",
+        ),
         (["batch_size=10"], "t2i: batch_size=10 is not a multiple of micro_batch_size=32"),
     ],
 )

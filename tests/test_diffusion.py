@@ -105,3 +105,12 @@ def test_input_noise_is_in_the_input_only():
 def test_a_scheduler_without_a_noise_schedule_is_refused():
     with pytest.raises(ValueError, match=r"EDMEulerScheduler has no noise schedule to train with; try scheduler=ddpm"):
         Diffusion.from_scheduler(diffusers.EDMEulerScheduler())
+
+
+@pytest.mark.parametrize(("name", "predicts"), [("sd15", "epsilon"), ("sd21", "v_prediction"), ("sdxl", "epsilon")])
+def test_the_scheduler_of_a_family_is_read(layout, name, predicts):
+    """PNDM, DDIM and Euler: their betas and prediction type, and latents that are not clipped while sampling."""
+    scheduler = pretrained_scheduler(layout(name), None, None, None, None)
+    assert (scheduler.config.prediction_type, scheduler.config.clip_sample) == (predicts, False)
+    stable_diffusion = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32).square()
+    assert torch.allclose(scheduler.betas, stable_diffusion)

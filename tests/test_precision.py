@@ -46,6 +46,26 @@ def test_both_implementations_of_attention_agree(small_pipeline):
     inputs = torch.randn(2, 4, 16, 16), torch.tensor([10, 900]), torch.randn(2, 24, 128)
     outputs = []
     for attention in ("math", "sdpa"):
-        precision.set_attention(unet, attention)
+        precision.set_attention(unet, attention, "fp32")
         outputs.append(unet(*inputs).sample)
     assert torch.allclose(*outputs, atol=1e-5)
+
+
+def test_plain_products_of_scores_that_overflow_are_refused(layout):
+    """Where upcast_attention asks for float32, autocast takes it back; the fused kernel needs no cast."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(layout("sd21"), subfolder="unet")
+    with pytest.raises(ConfigError, match="attention=math overflows in fp16 with this model"):
+        precision.set_attention(unet, "math", "fp16")
+    precision.set_attention(unet, "math", "bf16")
+    precision.set_attention(unet, "sdpa", "fp16")
+
+    finite = {}
+    for kind in (AttnProcessor, AttnProcessor2_0):
+        layer = Attention(query_dim=32, heads=1, dim_head=32, upcast_attention=True, processor=kind())
+        torch.nn.init.constant_(layer.to_q.weight, 20.0)
+        torch.nn.init.constant_(layer.to_k.weight, 20.0)
+        with torch.autocast("cpu", dtype=torch.float16):
+            finite[kind] = bool(layer(torch.ones(1, 4, 32)).isfinite().all())
+    assert finite == {AttnProcessor: False, AttnProcessor2_0: True}

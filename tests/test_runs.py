@@ -25,7 +25,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(tmp_path):
     run.log(0, {"val/loss": 1.0})
     with pytest.raises(RunExists, match=r"loss\.snr_gamma: 5\.0 → 1\.0\); use another run=NAME"):
         Run(tmp_path, config(loss={"snr_gamma": 1.0}))
-    Run(tmp_path, config(num_workers=2))  # does not change what is computed
+    Run(tmp_path, config(num_workers=2, hub={"push": True}))  # does not change what is computed
 
 
 def test_a_run_that_failed_before_its_first_step_blocks_nothing(tmp_path):

@@ -1,9 +1,13 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from omegaconf import OmegaConf
 from PIL import Image
 
+from t2i.config import ConfigError
 from t2i.sample import main
 from t2i.sampling import grid, load_pipeline, sample
 
@@ -85,6 +89,18 @@ def test_a_missing_model_is_one_clear_line(source, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith("t2i: ")
     assert message in error
+
+
+def test_a_run_folder_cannot_call_what_it_likes(run, tmp_path):
+    """A checkpoint of somebody else's run, whose configuration has given itself leave to call anything."""
+    shutil.copytree(run.folder / "checkpoints", tmp_path / "checkpoints")
+    cfg = OmegaConf.load(run.folder / "config.yaml")
+    cfg.model = {"_target_": "os.mkdir", "path": str(tmp_path / "harm")}
+    cfg.allowed_targets = ["os"]
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"model._target_=os.mkdir calls code outside of t2i"):
+        load_pipeline(tmp_path)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_grid_places_pictures_and_labels():

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from t2i.config import ConfigError
+from t2i.hub import check_reachable
 
 BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 
@@ -28,15 +29,16 @@ def locate(path: str | Path) -> str:
 
 
 @contextmanager
-def loading(path: str) -> Iterator[None]:
+def loading(path: str | Path) -> Iterator[None]:
     """Say which setting it was, and the remedy, when a pipeline can't be read or the Hub can't be reached."""
+    check_reachable("model.path", locate(path), "model")
     try:
         with warnings.catch_warnings():  # of an argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
     except OSError as error:
         reason = str(error).splitlines()[0]
-        remedy = "without a network, give a local folder in the Diffusers layout (save_pretrained)"
+        remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or such a repository of the Hub"
         raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
 
 

@@ -1,13 +1,19 @@
-"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022): UNet, one CLIP text encoder, KL autoencoder."""
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2022): UNet, one CLIP text encoder, KL autoencoder.
 
+2.x differs in its files alone: a larger text encoder, saved without its last layer; a tokenizer that pads with `!`;
+wider attention heads; and, at 768 pixels, a scheduler that says v_prediction.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i.models import hide_loading_bars, loading, locate
+from t2i.models import frozen
 
 
 @dataclass
@@ -19,31 +25,44 @@ class StableDiffusion:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
 
-    @torch.no_grad()
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """By the names that they have in the pipeline."""
+        return {"text_encoder": self.text_encoder}
+
+    @property
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        return {"tokenizer": self.tokenizer}
+
+    @property
+    def text_parts(self) -> list[Any]:
+        """All that changes what `embed` returns."""
+        return [self.text_encoder, self.tokenizer]
+
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
-        shift = self.vae.config.get("shift_factor") or 0.0
-        scale = self.vae.config.scaling_factor
-        return (posterior.mean.float() - shift) * scale, posterior.std.float() * scale
+        return frozen.encode(self.vae, pixels)
 
     @torch.no_grad()
-    def embed(self, captions: list[str]) -> dict[str, Tensor]:
+    def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """What the denoiser is conditioned on: {"encoder_hidden_states": [B, L, D]}; captions are cut at L tokens."""
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        hidden = self.text_encoder(tokens.input_ids.to(self.text_encoder.device)).last_hidden_state
-        return {"encoder_hidden_states": hidden.float()}
+        return self.condition(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """{"input_ids": [B, L]}"""
+        return {"input_ids": frozen.tokenize(self.tokenizer, captions)}
+
+    def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embeds tokens; differentiable."""
+        output = self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
+        return {"encoder_hidden_states": output.last_hidden_state.float()}
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         """The prediction, [B, C, h, w]: the only call that is trained."""
-        return self.denoiser(x, t, **text).sample
+        return self.denoiser(x, t, text["encoder_hidden_states"]).sample
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        shift = self.vae.config.get("shift_factor") or 0.0
-        latents = latents / self.vae.config.scaling_factor + shift
-        return self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).sample.float()
+        return frozen.decode(self.vae, latents)
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
         """A stock pipeline around the present weights."""
@@ -61,26 +80,18 @@ class StableDiffusion:
         return pipeline
 
 
+PARTS = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
+
+
 def load(
     path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusion:
-    """Load a pipeline's parts in float32; the frozen ones in evaluation mode and without gradients.
-
-    path: `tiny`, a local folder in the Diffusers layout, or a Hub id. pretrained=False gives the denoiser fresh
-    weights, drawn from torch's seed; the frozen parts stay as they are.
-    """
-    hide_loading_bars()
-    folder = locate(path)
-    source = {"revision": revision, "variant": variant, "use_safetensors": True, "dtype": torch.float32}
-    with loading(path):
-        if pretrained:
-            denoiser = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **source)
-        else:
-            config = UNet2DConditionModel.load_config(folder, subfolder="unet", revision=revision)
-            denoiser = UNet2DConditionModel.from_config(config)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **source)
-        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **source)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision)
-    for frozen in (vae, text_encoder):
-        frozen.eval().requires_grad_(False)
-    return StableDiffusion(denoiser, vae, text_encoder, tokenizer)
+    """path: `tiny`, a local folder in the Diffusers layout, or a Hub id. For the rest see `frozen.load_parts`."""
+    frozen.load_config(path, StableDiffusionPipeline, revision)
+    parts = frozen.load_parts(path, PARTS, pretrained, revision, variant)
+    return StableDiffusion(parts.pop("unet"), **parts)

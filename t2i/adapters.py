@@ -1,0 +1,164 @@
+"""What of a model is trained: the whole denoiser, or low-rank adapters beside its frozen weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2i.config import ConfigError, check_positive
+from t2i.ema import EMA, NoEMA
+
+AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
+INIT = {"kaiming": True, "gaussian": "gaussian"}  # our words to peft's; with both, training starts at the base
+
+
+class NoAdapter:
+    """All of the denoiser is trained."""
+
+    needs_pretrained = False
+
+    def attach(self, model: Any) -> Any:
+        return model
+
+    def export(self, model: Any, scheduler: Any, ema: EMA | NoEMA, folder: Path) -> None:
+        """A complete Diffusers pipeline: the averaged weights, and the raw ones beside them as variant `non_ema`.
+
+        The scheduler is the one trained with: without its prediction type the samples would be noise.
+        """
+        with ema.applied():
+            model.pipeline(scheduler).save_pretrained(folder)
+        if len(ema.variants()) > 1:
+            model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
+
+
+class LoRA:
+    """W + alpha / rank · B A beside chosen layers: A and B are trained, W is not (Hu et al. 2021, arXiv 2106.09685).
+
+    With `dora` the length of each of W's columns is trained as well, apart from its direction (Liu et al. 2024, arXiv
+    2402.09353). target_modules: the ends of the names of the denoiser's layers; text_modules: of the text encoders',
+    which are trained too with `text_encoder`.
+    """
+
+    needs_pretrained = True  # what is exported is nothing without the base
+
+    def __init__(
+        self,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        init: str,
+        target_modules: Sequence[str],
+        text_encoder: bool,
+        text_modules: Sequence[str],
+        dora: bool = False,
+    ):
+        check_positive("adapter.rank", rank, "4 to 128 are common")
+        check_positive("adapter.alpha", alpha, "the same as adapter.rank is common")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"adapter.dropout={dropout} is a share of the inputs: at least 0 and below 1")
+        if init not in INIT:
+            raise ConfigError(f"adapter.init={init} is not known; choose from {', '.join(INIT)}")
+        self.settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "use_dora": dora}
+        self.settings["init_lora_weights"] = INIT[init]
+        self.target_modules, self.text_modules = list(target_modules), list(text_modules)
+        self.text_encoder = text_encoder
+
+    def attach(self, model: Any) -> Any:
+        """Freeze the model and put adapters, drawn from torch's seed, into it; returns the model to train."""
+        self._add(model.denoiser, "target_modules", self.target_modules)
+        if not self.text_encoder:
+            return model
+        for encoder in model.text_encoders.values():
+            self._add(encoder, "text_modules", self.text_modules)
+        return TextTrained(model)
+
+    def _add(self, module: nn.Module, key: str, names: list[str]) -> None:
+        from peft import LoraConfig
+
+        module.requires_grad_(False)
+        try:
+            module.add_adapter(LoraConfig(target_modules=names, **self.settings))
+        except ValueError as error:
+            raise ConfigError(
+                f"adapter.{key}={names} can't be adapted ({error}); give the ends of names of layers, such as to_q or "
+                "conv1 in a denoiser, q_proj in a text encoder"
+            ) from error
+
+    def export(self, model: Any, scheduler: Any, ema: EMA | NoEMA, folder: Path) -> None:
+        """The adapters alone, as `load_lora_weights(folder)` of a stock pipeline takes them, and the scheduler.
+
+        The averaged weights are in the file that is loaded by default, the raw ones in another beside it.
+        """
+        pipeline = model.pipeline(scheduler)
+        with ema.applied():
+            self._save(pipeline, folder, AVERAGED)
+        if len(ema.variants()) > 1:
+            self._save(pipeline, folder, RAW)
+        pipeline.scheduler.save_pretrained(folder / "scheduler")
+
+    def _save(self, pipeline: Any, folder: Path, file: str) -> None:
+        from peft import get_peft_model_state_dict
+
+        adapted = {name: part for name, part in pipeline.components.items() if getattr(part, "peft_config", None)}
+        layers = {
+            f"{name}_lora_layers": get_peft_model_state_dict(part, save_embedding_layers=False)
+            for name, part in adapted.items()
+        }
+        settings = {
+            f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() for name, part in adapted.items()
+        }
+        pipeline.save_lora_weights(folder, weight_name=file, **layers, **settings)
+
+
+class TextTrained:
+    """A model whose text encoders are trained: the cache holds captions as tokens, and each step embeds them.
+
+    Its `denoiser` is all that is trained, as one network, so that the loop prepares, averages and saves it as one.
+    """
+
+    def __init__(self, model: Any):
+        self.model, self.denoiser = model, TextAndDenoiser(model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    @property
+    def text_parts(self) -> list[Any]:
+        return list(self.model.tokenizers.values())
+
+    def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        return self.model.tokenize(captions)
+
+    def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        return self.denoiser(x, t, text)
+
+
+class TextAndDenoiser(nn.Module):
+    """Embeds and denoises."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        self.unet, self.text_encoders = model.denoiser, nn.ModuleDict(model.text_encoders)
+
+    def forward(self, x: Tensor, t: Tensor, tokens: dict[str, Tensor]) -> Tensor:
+        return self.model.denoise(x, t, tokens | self.model.condition(tokens))
+
+
+class Trained:
+    """The trained weights of a network, as a part of a checkpoint: of an adapted one, a small share."""
+
+    def __init__(self, network: nn.Module):
+        self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.weights)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        if differing := state.keys() ^ self.weights.keys():
+            raise ConfigError(f"the checkpoint has other weights than are trained, such as {min(differing)}")
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])

@@ -1,0 +1,28 @@
+import pytest
+from huggingface_hub import constants
+
+from t2i.config import ConfigError
+from t2i.hub import check_reachable
+
+
+@pytest.mark.parametrize(("key", "kind"), [("model.path", "model"), ("dataset.path", "dataset")])
+def test_a_repository_out_of_reach_is_named_with_the_way_to_a_local_copy(key, kind):
+    with pytest.raises(ConfigError) as error:
+        check_reachable(key, "somebody/something", kind)
+    assert str(error.value) == (
+        f"{key}=somebody/something is not on this machine, and https://huggingface.co can't be reached (HF_HUB_OFFLINE "
+        f"is set); where there is a network, `hf download somebody/something --repo-type {kind} --local-dir FOLDER` "
+        f"makes a copy for {key}=FOLDER"
+    )
+
+
+def test_what_is_on_this_machine_is_not_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models--somebody--something").mkdir()
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    check_reachable("model.path", "somebody/something", "model")
+    check_reachable("dataset.path", "pictures/train", "dataset")
+    check_reachable("dataset.path", "./nowhere", "dataset")
+    with pytest.raises(ConfigError):
+        check_reachable("dataset.path", "somebody/something", "dataset")
