@@ -5,7 +5,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
 from t2i.sample import main
-from t2i.sampling import grid, load_pipeline, sample
+from t2i.sampling import load_pipeline, sample
 
 PROMPTS = ["red apple", "cat face"]
 SETTINGS = {"seed": 0, "steps": 4, "guidance_scale": 2.0}
@@ -85,14 +85,3 @@ def test_a_missing_model_is_one_clear_line(source, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith("t2i: ")
     assert message in error
-
-
-def test_grid_places_pictures_and_labels():
-    rows = [[Image.new("RGB", (64, 64), color) for color in row] for row in (("red", "lime"), ("blue", "black"))]
-    sheet = pixels([grid(rows, ["a", "a caption that needs several lines"], ["step 0", "step 10"])])[0]
-    areas = [(sheet == color).all(-1) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
-    assert len({int(area.sum()) for area in areas}) == 1  # whole and of one size
-    red, lime, blue = (np.argwhere(area).min(0) for area in areas)
-    assert (red[0], red[1]) == (lime[0], blue[1])  # lime beside red, blue below it
-    assert lime[1] > red[1]
-    assert blue[0] > red[0]
