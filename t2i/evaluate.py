@@ -34,8 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     from t2i.config import ConfigError
     from t2i.evaluation import Judge, nearest_is_own
+    from t2i.grids import grid
     from t2i.openmoji import catalogue, draw
-    from t2i.sampling import grid, load_pipeline, sample
+    from t2i.sampling import load_pipeline, sample
 
     groups = None if options.groups == "all" else options.groups.split(",")
     items = [item for item in catalogue() if item.split == options.split and (not groups or item.group in groups)]

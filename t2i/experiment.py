@@ -191,7 +191,12 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "trained_parameters": sum(weight.numel() for weight in trained),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
         "data_fingerprint": train_set.fingerprint,
-        "battery": {"hash": battery.hash, "items": len(battery.x0), "timesteps": battery.t.tolist()},
+        "battery": {
+            "hash": battery.hash,
+            "items": len(battery.x0),
+            "timesteps": battery.t.tolist(),
+            "snr": plan.diffusion.snr[battery.t].tolist(),
+        },
         "weighting": weighting_table(plan),
     }
     parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)

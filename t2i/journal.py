@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from t2i.grids import grid
 from t2i.progress import Bar
 from t2i.runs import Run
-from t2i.sampling import grid
 from t2i.tracking import Tracker
 from t2i.tracking.guarded import Guarded
 from t2i.validation import Battery, write_errors

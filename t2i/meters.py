@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from t2i.validation import NUM_SNR_BINS
+from t2i.metrics import NUM_SNR_BINS
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.images < 1 or options.steps < 1:
         parser().error("--images and --steps must be at least 1")
-    from t2i.sampling import grid, load_pipeline, sample
+    from t2i.grids import grid
+    from t2i.sampling import load_pipeline, sample
 
     try:
         pipeline = load_pipeline(options.source, options.weights)

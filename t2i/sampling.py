@@ -1,4 +1,4 @@
-"""Pictures of fixed prompts from fixed seeds, and the labelled grid that shows them."""
+"""Pictures of fixed prompts from fixed seeds."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from safetensors.torch import load_file
 
 from t2i import checkpoints
@@ -18,8 +18,6 @@ from t2i.config import ConfigError
 from t2i.draws import generator
 from t2i.models import hide_loading_bars, loading, locate
 
-LABEL_HEIGHT = 14
-MARGIN = 4
 FORWARD_BATCH = 16
 
 
@@ -116,39 +114,3 @@ def _from_checkpoint(checkpoint: Path, weights: str):
     state.pop("updates", None)
     Trained(model.denoiser).load_state_dict(state)
     return model.pipeline(build(cfg, "scheduler"))
-
-
-def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
-    """Rows of pictures of one size; `labels` stand under the columns, `row_labels` before the rows."""
-    width, height = rows[0][0].size
-    scale = max(1, round(96 / width))  # small pictures are shown larger, or nobody can read the labels
-    width, height = width * scale, height * scale
-    font = ImageFont.load_default(size=11)
-    left = max((int(font.getlength(label)) for label in row_labels), default=0) + MARGIN
-    lines = [_wrap(label, font, width) for label in labels]
-    bottom = LABEL_HEIGHT * max(len(text.splitlines()) for text in lines) + MARGIN
-    sheet = Image.new("RGB", (left + len(labels) * (width + MARGIN), len(rows) * (height + MARGIN) + bottom), "white")
-    draw = ImageDraw.Draw(sheet)
-    for r, row in enumerate(rows):
-        top = r * (height + MARGIN)
-        if row_labels:
-            draw.text((MARGIN // 2, top + height // 2), row_labels[r], fill="black", font=font, anchor="lm")
-        for c, image in enumerate(row):
-            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + c * (width + MARGIN), top))
-    for c, text in enumerate(lines):
-        middle = left + c * (width + MARGIN) + width // 2
-        draw.multiline_text(
-            (middle, len(rows) * (height + MARGIN)), text, fill="black", font=font, anchor="ma", align="center"
-        )
-    return sheet
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from t2i.diffusion import Diffusion
 from t2i.draws import generator
 from t2i.encoding import Encoded
+from t2i.metrics import snr_bins
 
 FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no setting of the training changes a bit
-NUM_SNR_BINS = 8
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,12 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
     x0_per_timestep = per_timestep / diffusion.snr.numpy()[t]
     alpha, sigma = diffusion.alpha.numpy()[t], diffusion.sigma.numpy()[t]
     v_per_timestep = x0_per_timestep * ((alpha**2 + sigma**2) / sigma) ** 2
-    bins = np.array_split(per_timestep[::-1], min(NUM_SNR_BINS, len(t)))
     return {
         "loss": float(np.exp(np.log(per_timestep).mean())),
         "eps_mse": float(per_timestep.mean()),
         "v_mse": float(v_per_timestep.mean()),
         "x0_mse": float(x0_per_timestep.mean()),
-        **{f"snr_bin_{i}/eps": float(part.mean()) for i, part in enumerate(bins)},
+        **{f"snr_bin_{i}/eps": float(per_timestep[places].mean()) for i, places in enumerate(snr_bins(len(t)))},
     }
 
 

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError, check_types
+from t2i.metrics import snr_bins
 from t2i.overrides import compose, expand
 
 
@@ -33,10 +34,8 @@ class Weights:
 
     def shares(self) -> dict[str, float]:
         """SNR range of each bin of neighbouring timesteps, noisiest first -> its share of the total weight."""
-        from t2i.validation import NUM_SNR_BINS
-
         shares = {}
-        for t in np.array_split(np.arange(len(self.snr))[::-1], NUM_SNR_BINS):
+        for t in snr_bins(len(self.snr)):
             name = f"SNR {_short(self.snr[t].min())}–{_short(self.snr[t].max())}"
             shares[name] = float(self.probabilities[t] @ self.scale[t]) / self.mean
         return shares

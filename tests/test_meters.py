@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.meters import Meter
-from t2i.validation import NUM_SNR_BINS
+from t2i.metrics import NUM_SNR_BINS
 
 examples = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), st.integers(0, 999)), min_size=1, max_size=30)
 

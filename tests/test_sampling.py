@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.sample import main
-from t2i.sampling import grid, load_pipeline, sample
+from t2i.sampling import load_pipeline, sample
 
 PROMPTS = ["red apple", "cat face"]
 SETTINGS = {"seed": 0, "steps": 4, "guidance_scale": 2.0}
@@ -101,14 +101,3 @@ def test_a_run_folder_cannot_call_what_it_likes(run, tmp_path):
     with pytest.raises(ConfigError, match=r"model._target_=os.mkdir calls code outside of t2i"):
         load_pipeline(tmp_path)
     assert not (tmp_path / "harm").exists()
-
-
-def test_grid_places_pictures_and_labels():
-    rows = [[Image.new("RGB", (64, 64), color) for color in row] for row in (("red", "lime"), ("blue", "black"))]
-    sheet = pixels([grid(rows, ["a", "a caption that needs several lines"], ["step 0", "step 10"])])[0]
-    areas = [(sheet == color).all(-1) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
-    assert len({int(area.sum()) for area in areas}) == 1  # whole and of one size
-    red, lime, blue = (np.argwhere(area).min(0) for area in areas)
-    assert (red[0], red[1]) == (lime[0], blue[1])  # lime beside red, blue below it
-    assert lime[1] > red[1]
-    assert blue[0] > red[0]

@@ -1,0 +1,142 @@
+"""Which runs are better, and is it more than noise: `python -m t2i.compare multirun/gamma`.
+
+Reads run folders alone. Prints tables and verdicts, and writes a page, figures and the numbers behind them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2i.config import ConfigError
+
+if TYPE_CHECKING:
+    from t2i.comparison import Comparison
+    from t2i.metrics import Metric
+    from t2i.tables import Cell
+
+STYLES = {"better": "blue", "worse": "red", "scope": "italic", "baseline": "bold", "failed": "red", "killed": "red"}
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m t2i.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a sweep's folder, or a run's")
+    parser.add_argument("--by", help="keys of a setting: loss.snr_gamma,optimizer.lr (default: those that differ)")
+    parser.add_argument("--baseline", help="setting to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
+    parser.add_argument("--metric", default="val/loss", help="what is tested and sorted by (default: %(default)s)")
+    parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
+    parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    try:
+        from t2i.metrics import Metric
+        from t2i.pooling import compare
+        from t2i.results import read_results
+
+        metric = Metric.named(options.metric)
+        by = options.by.split(",") if options.by else None
+        comparison = compare(read_results(options.paths), by, options.baseline, options.step)
+        if metric not in comparison.metrics:
+            raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
+        show(comparison, metric)
+        out = options.out or options.paths[0] / "comparison"
+        out.mkdir(parents=True, exist_ok=True)
+        write(comparison, metric, out)
+    except (ValueError, OSError) as error:
+        print(f"t2i: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(out / "comparison.html")
+
+
+def show(comparison: "Comparison", metric: "Metric") -> None:
+    """The tables and what they mean, in the terminal."""
+    from rich.console import Console
+
+    from t2i.tables import bin_names, difference_rows, run_rows, setting_rows
+
+    console = Console(markup=False, highlight=False)
+    for note in comparison.notes:
+        console.print(note)
+    bins, weights = bin_names(comparison), "averaged" if metric.weights else "raw"
+    groups = {
+        f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
+        "Cost": ("images/s", "GB", "hours"),
+        f"Epsilon error by SNR bin, {weights} weights": bins,
+    }
+    _print_groups(console, setting_rows(comparison, metric), groups)
+    if rows := difference_rows(comparison, metric):
+        title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
+        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * beyond the noise": bins})
+        for outcome, sentence in comparison.sentences(metric):
+            console.print(f"• {sentence}", style=STYLES.get(outcome, ""))
+    if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
+        columns = ["run", "state", "step", metric.name, "not compared"]
+        _print_groups(console, [{name: row[name] for name in columns} for row in rows], {"Not compared": ()})
+    for warning in comparison.warnings:
+        console.print(f"! {warning}", style="yellow")
+
+
+def _print_groups(console, rows: list[dict[str, "Cell"]], groups: dict[str, Sequence[str]]) -> None:
+    """As few tables as the terminal has room for. groups: title -> columns; the first has those of no other group."""
+    elsewhere = {name for columns in groups.values() for name in columns}
+    label, *first = [name for name in rows[0] if name not in elsewhere]
+    titles, columns = [], []
+    for title, group in groups.items():
+        group = list(group) or first
+        if titles and _full_width(console, _table(rows, [label, *columns, *group])) > console.width:
+            _print_table(console, rows, titles, [label, *columns])
+            titles, columns = [], []
+        titles.append(title)
+        columns += group
+    _print_table(console, rows, titles, [label, *columns])
+
+
+def _print_table(console, rows: list[dict[str, "Cell"]], titles: list[str], columns: list[str]) -> None:
+    console.print("\n" + ". ".join(titles), style="bold")
+    console.print(_table(rows, columns))
+
+
+def _full_width(console, table) -> int:
+    """The width at which no line is broken."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=1000), table).maximum
+
+
+def _table(rows: list[dict[str, "Cell"]], columns: list[str]):
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        is_text = rows[0][name].value is None
+        wraps = is_text and name not in ("state", "verdict")
+        heading = Text(name.replace(" ", "\n"))
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not wraps, overflow="fold")
+    for row in rows:
+        cells = [row[name] for name in columns]
+        marked = [f"{cell.text}*" if cell.style in ("better", "worse") and cell.value else cell.text for cell in cells]
+        table.add_row(*(Text(text, STYLES.get(cell.style, "")) for text, cell in zip(marked, cells, strict=True)))
+    return table
+
+
+def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
+    """The page, the figures and the numbers, in `folder`."""
+    from rich.progress import track
+
+    from t2i.page import write_page
+    from t2i.tables import write_results
+
+    write_results(comparison, folder)
+    write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True))
+
+
+if __name__ == "__main__":
+    main()

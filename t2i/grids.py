@@ -1,0 +1,44 @@
+"""Labelled grids of pictures."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+LABEL_HEIGHT = 14
+MARGIN = 4
+
+
+def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
+    """Rows of pictures of one size; `labels` stand under the columns, `row_labels` before the rows."""
+    width, height = rows[0][0].size
+    scale = max(1, round(96 / width))  # small pictures are shown larger, or nobody can read the labels
+    width, height = width * scale, height * scale
+    font = ImageFont.load_default(size=11)
+    left = max((int(font.getlength(label)) for label in row_labels), default=0) + MARGIN
+    lines = [_wrap(label, font, width) for label in labels]
+    bottom = LABEL_HEIGHT * max(len(text.splitlines()) for text in lines) + MARGIN
+    sheet = Image.new("RGB", (left + len(labels) * (width + MARGIN), len(rows) * (height + MARGIN) + bottom), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, row in enumerate(rows):
+        top = r * (height + MARGIN)
+        if row_labels:
+            draw.text((MARGIN // 2, top + height // 2), row_labels[r], fill="black", font=font, anchor="lm")
+        for c, image in enumerate(row):
+            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (left + c * (width + MARGIN), top))
+    for c, text in enumerate(lines):
+        middle = left + c * (width + MARGIN) + width // 2
+        draw.multiline_text(
+            (middle, len(rows) * (height + MARGIN)), text, fill="black", font=font, anchor="ma", align="center"
+        )
+    return sheet
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)

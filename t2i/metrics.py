@@ -1,0 +1,64 @@
+"""The validation metrics by which runs are compared: which errors each is made of, and how it averages them."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2i.config import ConfigError
+
+NUM_SNR_BINS = 8
+PATTERN = re.compile(r"val/(ema/)?(?:(loss)|(eps_mse)|snr_bin_(\d+)/eps)")
+
+
+def snr_bins(num_timesteps: int) -> list[np.ndarray]:
+    """Places of neighbouring timesteps in an ascending list, bin by bin; bin 0 is the noisiest."""
+    return np.array_split(np.arange(num_timesteps)[::-1], min(NUM_SNR_BINS, num_timesteps))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A validation metric: the smaller, the better."""
+
+    name: str  # as in metrics.jsonl
+    weights: str  # "" (raw) or "ema/" (averaged)
+    mean: str  # over the timesteps: geometric or arithmetic
+    snr_bin: int | None = None
+
+    @classmethod
+    def named(cls, name: str) -> "Metric":
+        """val/loss, val/eps_mse or val/snr_bin_3/eps, or the same under val/ema/."""
+        match = PATTERN.fullmatch(name)
+        if match is None or int(match[4] or 0) >= NUM_SNR_BINS:
+            raise ConfigError(
+                f"--metric {name} can't be compared picture by picture; choose val/loss, val/eps_mse, "
+                f"val/snr_bin_0/eps (the noisiest) to val/snr_bin_{NUM_SNR_BINS - 1}/eps, or one of them as val/ema/..."
+            )
+        averaged, headline, _, snr_bin = match.groups()
+        return cls(name, averaged or "", "geometric" if headline else "arithmetic", snr_bin and int(snr_bin))
+
+    @property
+    def twin(self) -> "Metric":
+        """The same of the other weights: averaged for raw ones."""
+        bare = self.name.removeprefix(f"val/{self.weights}")
+        return Metric.named(f"val/{bare}" if self.weights else f"val/ema/{bare}")
+
+    def part(self, errors: np.ndarray) -> np.ndarray:
+        """The errors that it is made of, [..., K] of [..., all K]."""
+        return errors if self.snr_bin is None else errors[..., snr_bins(errors.shape[-1])[self.snr_bin]]
+
+    def value(self, errors: np.ndarray) -> float:
+        """Its value for the errors of one run, [N, K]."""
+        per_timestep = self.part(errors).mean(0)
+        return float(np.exp(np.log(per_timestep).mean()) if self.mean == "geometric" else per_timestep.mean())
+
+
+def bin_metrics(weights: str, num_timesteps: int) -> list[Metric]:
+    """One for each SNR bin of a battery, noisiest first."""
+    return [Metric.named(f"val/{weights}snr_bin_{i}/eps") for i in range(len(snr_bins(num_timesteps)))]
+
+
+def all_metrics(weights: str, num_timesteps: int) -> list[Metric]:
+    """All that can be compared: the headline, the plain mean, the bins."""
+    names = (f"val/{weights}loss", f"val/{weights}eps_mse")
+    return [*map(Metric.named, names), *bin_metrics(weights, num_timesteps)]
