@@ -91,7 +91,7 @@ def test_the_files_hold_every_run_with_its_settings_and_metrics(comparison, tmp_
 
 def test_a_column_of_mixed_values_is_written_as_text(tmp_path):
     for value in ("auto", 3, "[1,2]", "null"):
-        write_run(tmp_path / str(value), f"threads={value}")
+        write_run(tmp_path / str(value), f"attention={value}")
     comparison = compare(read_results([tmp_path]))
     write_results(comparison, tmp_path)
-    assert set(pq.read_table(tmp_path / "results.parquet")["threads"].to_pylist()) == {"auto", "3", "[1, 2]", None}
+    assert set(pq.read_table(tmp_path / "results.parquet")["attention"].to_pylist()) == {"auto", "3", "[1, 2]", None}
