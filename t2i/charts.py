@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from t2i.comparison import Comparison, Setting
 from t2i.settings import as_text
@@ -25,6 +27,7 @@ STYLE = {
     "svg.hashsalt": "t2i",
 }
 BETTER, WORSE, SAME = "#0072B2", "#D55E00", "#767676"  # also for the colour-blind
+BETTER_TO_WORSE = LinearSegmentedColormap.from_list("better to worse", ["#4a98cf", "#ffffff", "#ee9a5e"])
 COLORS = {"better": BETTER, "worse": WORSE, "same": SAME}
 PERCENT = FuncFormatter(lambda share, _: f"{round(100 * share, 6):+g} %".replace("-", "−") if share else "0 %")
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
@@ -46,6 +49,20 @@ def panels(
         axes.append(figure.add_axes((start / total, below / tall, width / total, height / tall)))
         start += width + left
     return figure, axes
+
+
+def shade(figure: Figure, axes: Axes, change: np.ndarray) -> None:
+    """Cells coloured by their change against the baseline, and in the room at the right a bar that says how much."""
+    largest = max(np.nanmax(np.abs(change)), 1e-9)
+    image = axes.imshow(change, cmap=BETTER_TO_WORSE, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    inch = 1 / (axes.get_position().width * figure.get_figwidth())
+    beside = axes.inset_axes((1 + 0.15 * inch, 0, 0.2 * inch, 1))
+    bar = figure.colorbar(image, cax=beside, format=PERCENT, ticks=MaxNLocator(5))
+    bar.set_label("against the baseline")
+    bar.outline.set_visible(False)
 
 
 def legend_columns(width: float, labels: Sequence[str]) -> int:

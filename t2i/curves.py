@@ -1,6 +1,4 @@
-"""The figures with a line for each setting: validation over time, and error against the signal-to-noise ratio."""
-
-from itertools import pairwise
+"""Validation over time, with a line for each setting."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from t2i.charts import PERCENT, PLAIN, SAME, draw_legend, name, panels
 from t2i.comparison import Comparison, Setting
 from t2i.figures import find_grid
-from t2i.metrics import Metric, snr_bins
+from t2i.metrics import Metric
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#5B4FA2")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
@@ -40,7 +38,7 @@ def curves(comparison: Comparison, metric: Metric) -> Figure:
     over_steps.set(xlabel="step", title=metric.name)
     for setting, look in looks(comparison).items():
         steps, _, values = _shared([run.curve(metric) for run in setting.runs.values()])
-        _lines(over_steps, steps, values, look, name(setting, comparison))
+        lines(over_steps, steps, values, look, name(setting, comparison))
     for run in comparison.left_out:
         if curve := run.curve(metric):
             steps, _, values = np.array(curve).T
@@ -65,7 +63,7 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
         elif pairs:
             both = [each.runs[pair].curve(metric) for each in (setting, comparison.baseline) for pair in pairs]
             steps, _, values = _shared(both)
-            _lines(axes, steps, values[: len(pairs)] / values[len(pairs) :] - 1, look)
+            lines(axes, steps, values[: len(pairs)] / values[len(pairs) :] - 1, look)
     axes.set(xlabel="step", title=f"against {comparison.baseline.label} at the same step")
     axes.yaxis.set_major_formatter(PERCENT)
 
@@ -73,44 +71,9 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
 def _draw_over_time(axes: Axes, comparison: Comparison, metric: Metric, in_minutes: bool) -> None:
     for setting, look in looks(comparison).items():
         _, hours, values = _shared([run.curve(metric) for run in setting.runs.values()])
-        _lines(axes, hours.mean(0) * (60 if in_minutes else 1), values, look)
+        lines(axes, hours.mean(0) * (60 if in_minutes else 1), values, look)
     axes.set(xlabel="minutes" if in_minutes else "hours", title=metric.name)
     _log_if_wide(axes)
-
-
-def snr(comparison: Comparison, metric: Metric) -> Figure:
-    """The error at every timestep of the battery, relative to the baseline's, against the signal-to-noise ratio."""
-    battery = comparison.runs[0].info["battery"]
-    is_known = "snr" in battery
-    x = np.array(battery["snr" if is_known else "timesteps"], dtype=float)
-    settings = [setting for setting in comparison.settings if comparison.pairs(setting)]
-    figure, (axes,) = panels([8], 3.6, legend=[name(setting, comparison) for setting in settings])
-    for setting in settings:
-        pairs = comparison.pairs(setting)
-        ours, theirs = (
-            np.stack([each.runs[pair].errors[metric.weights].mean(0) for pair in pairs])
-            for each in (setting, comparison.baseline)
-        )
-        look = looks(comparison)[setting] | {"marker": ".", "markersize": 5}
-        _lines(axes, x, ours / theirs - 1, look, name(setting, comparison))
-    between = [(x[a.min()], x[b.max()]) for a, b in pairwise(snr_bins(len(x)))]
-    if is_known:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(PLAIN)
-        edges = np.exp(np.log(between).mean(1))
-    else:
-        axes.invert_xaxis()
-        edges = np.mean(between, axis=1)
-    edges = [axes.get_xlim()[0], *edges, axes.get_xlim()[1]]
-    for start, end in list(pairwise(edges))[1::2]:
-        axes.axvspan(start, end, color="black", alpha=0.04, linewidth=0)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.yaxis.set_major_formatter(PERCENT)
-    axes.set_xlabel(f"{'signal-to-noise ratio' if is_known else 'timestep'}, noise → clean; stripes: SNR bins")
-    kind = "averaged" if metric.weights else "raw"
-    axes.set_title(f"error against {comparison.baseline.label}, {kind} weights (below 0: better)")
-    draw_legend(figure, axes)
-    return figure
 
 
 def _shared(curves: list[list[tuple[int, float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -122,7 +85,7 @@ def _shared(curves: list[list[tuple[int, float, float]]]) -> tuple[np.ndarray, n
     return np.array(steps), hours, values
 
 
-def _lines(axes: Axes, x: np.ndarray, values: np.ndarray, look: dict, label: str | None = None) -> None:
+def lines(axes: Axes, x: np.ndarray, values: np.ndarray, look: dict, label: str | None = None) -> None:
     """The mean over runs, and a thin line for each of them."""
     axes.plot(x, values.mean(0), label=label, linewidth=1.8, **look)
     if len(values) > 1:

@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from t2i.charts import COLORS, PERCENT, SAME, VALUE, name, panels, room, shorten
+from t2i.charts import COLORS, PERCENT, SAME, VALUE, name, panels, room, shade, shorten
 from t2i.comparison import Comparison, Setting, interval, number, percent
 from t2i.metrics import Metric
 from t2i.results import Result
 from t2i.settings import as_text
-
-BETTER_TO_WORSE = LinearSegmentedColormap.from_list("better to worse", ["#4a98cf", "#ffffff", "#ee9a5e"])
 
 
 @dataclass(frozen=True)
@@ -73,18 +70,10 @@ def _heat_map(comparison: Comparison, metric: Metric, grid: Grid) -> Figure:
             weight = "normal" if verdicts[setting].outcome == "same" else "bold"
         text = f"{number(_mean(setting, metric))}\n{text}"
         axes.text(column, row, text, ha="center", va="center", fontweight=weight, fontsize=9)
-    largest = max(np.nanmax(np.abs(change)), 1e-9)
-    image = axes.imshow(change, cmap=BETTER_TO_WORSE, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
+    shade(figure, axes, change)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=grid.column_key, title=f"{metric.name} (bold: beyond the noise)")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    beside = axes.inset_axes((1 + 0.15 / width, 0, 0.2 / width, 1))
-    bar = figure.colorbar(image, cax=beside, format=PERCENT, ticks=MaxNLocator(5))
-    bar.set_label("against the baseline")
-    bar.outline.set_visible(False)
     return figure
 
 

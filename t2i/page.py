@@ -11,7 +11,7 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from t2i import curves, figures
+from t2i import curves, figures, spectra
 from t2i.charts import STYLE
 from t2i.comparison import Comparison
 from t2i.galleries import gallery, row_note, sheet, strip
@@ -22,7 +22,7 @@ FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
     "overview": figures.overview,
     "differences": figures.differences,
     "curves": curves.curves,
-    "snr": curves.snr,
+    "snr": spectra.snr,
 }
 
 

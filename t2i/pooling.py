@@ -147,6 +147,10 @@ def _confounds(results: Sequence[Result], keys: Keys) -> list[str]:
     for key in keys.paired:
         values = ", ".join(sorted({as_text(result.setting(key)) for result in results}))
         found.append(f"Runs of one setting differ in {key} ({values}): they are paired by it as by the seed.")
+    if keys.partial:
+        found.append(
+            f"Only some runs' configurations have {', '.join(keys.partial)}: they are of other versions of t2i."
+        )
     facts = [flat({key: result.info.get(key) for key in ENVIRONMENT}) for result in results]
     for key in dict.fromkeys(key for each in facts for key in each):
         counts = Counter(str(each.get(key)) for each in facts)

@@ -24,7 +24,7 @@ class Result:
 
     folder: Path
     name: str  # of the folder, as short as it can be among the others
-    state: str  # finished, stopped, interrupted, failed, running, killed or never begun
+    state: str  # finished, stopped, paused, interrupted, failed, running, killed or never begun
     reason: str  # why it did not finish; "" if it did
     config: dict[str, Any]  # under dotted keys
     info: dict[str, Any]  # run.json
@@ -77,7 +77,7 @@ class Result:
         for line in self.lines:
             hours = line.get("speed/hours", hours)
             if metric.name in line:
-                points.append((line["step"], hours if line["step"] else 0.0, line[metric.name]))
+                points.append((line["step"], hours, line[metric.name]))
         return points
 
     @cached_property
@@ -130,11 +130,11 @@ def _run_folders(path: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, name: str) -> Result:
-    if not (folder / "run.json").is_file() or not (folder / "config.yaml").is_file():
-        reason = "it never began: see train.log"
-        return Result(folder, name, "never begun", reason, {}, {}, [], {}, None)
-    info = json.loads((folder / "run.json").read_text())
-    config = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    if not (folder / "run.json").is_file():
+        return Result(folder, name, "never begun", "it never began: see train.log", {}, {}, [], {}, None)
+    info, config = json.loads((folder / "run.json").read_text()), {}
+    if (folder / "config.yaml").is_file():  # not in the folder of a job that died before it began
+        config = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     lines = _lines(folder / "metrics.jsonl")
     measured = {line["step"] for line in lines if "val/loss" in line}
     files = {int(file.stem[5:]): file for file in (folder / "validation").glob("step-*.parquet")}
@@ -148,6 +148,7 @@ def _read(folder: Path, name: str) -> Result:
         "stopped": str(info.get("stopped") or "stopped early"),
         "failed": str(info.get("error") or "no reason given"),
         "interrupted": f"interrupted after {done}",
+        "paused": f"paused after {done}",
         "killed": f"its process ended without a word after {done}",
         "running": f"at {done}",
     }.get(state, state)

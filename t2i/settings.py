@@ -19,6 +19,7 @@ class Keys:
     by: tuple[str, ...]  # runs with the same values are of one setting
     paired: tuple[str, ...]  # besides the seed, runs are paired by these
     along: tuple[str, ...]  # these follow from the others
+    partial: tuple[str, ...]  # only some runs have these, the rest are of another version of t2i
 
     def values(self, result: Result) -> dict[str, Any]:
         """The values that make its setting; without those that a run of its kind does not have."""
@@ -48,7 +49,8 @@ class Keys:
 def choose_keys(results: Sequence[Result], by: Sequence[str] | None) -> Keys:
     """The keys of `by`, or else: those typed on the command line, and of the rest those that don't follow from them.
 
-    A key follows from others if their values determine its value: `loss._target_` follows from `loss`.
+    A key follows from others if their values determine its value: `loss._target_` follows from `loss`. A key that some
+    runs do not have at all, and that was not typed, is none: the runs before it came into being had its default.
     """
     typed = list(dict.fromkeys(key for result in results for key in _typed(result)))
     differ = [
@@ -56,14 +58,17 @@ def choose_keys(results: Sequence[Result], by: Sequence[str] | None) -> Keys:
         for key in dict.fromkeys([*typed, *known_keys(results)])
         if key.split(".")[0] not in NO_SETTING and len({_identity(result, [key]) for result in results}) > 1
     ]
+    partial = [key for key in differ if key not in typed and _is_partial(results, key)]
+    whole = [key for key in differ if key not in partial]
     if by is None:
         typed = [key for key in typed if key in differ]
-        chosen, paired = typed + _independent(results, differ, typed), []
+        chosen, paired = typed + _independent(results, whole, typed), []
     else:
         chosen = [find_key(key, results, differ, "--by") for key in by]
-        paired = _independent(results, differ, chosen)
-    along = [key for key in differ if key not in chosen and key not in paired]
-    return Keys(tuple(chosen), tuple(paired), tuple(along))
+        paired = _independent(results, whole, chosen)
+    partial = _independent(results, partial, [*chosen, *paired])
+    along = [key for key in differ if key not in (*chosen, *paired, *partial)]
+    return Keys(tuple(chosen), tuple(paired), tuple(along), tuple(partial))
 
 
 def known_keys(results: Sequence[Result]) -> list[str]:
@@ -131,6 +136,12 @@ def _independent(results: Sequence[Result], keys: Sequence[str], given: Sequence
         ):
             found.append(key)
     return found
+
+
+def _is_partial(results: Sequence[Result], key: str) -> bool:
+    """Whether runs differ in it only because some do not have it."""
+    having = [result for result in results if key in result.choices or key in result.config]
+    return len(having) < len(results) and len({_identity(result, [key]) for result in having}) == 1
 
 
 def _identity(result: Result, keys: Sequence[str]) -> tuple:

@@ -74,9 +74,7 @@ def _validate(
     pq.write_table(pa.table(columns), folder / "validation" / f"step-{step:06d}.parquet")
     pixels = np.random.default_rng(step).integers(0, 256, (16, 16 * len(PROMPTS), 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "samples" / f"step-{step:06d}.png")
-    line = {"step": step, "memory/peak_gb": 2.5}
+    line = {"step": step, "memory/peak_gb": 2.5} | ({"speed/hours": step / 100} if hours else {})
     for weights, values in found.items():
         line |= {metric.name: metric.value(values) for metric in all_metrics(weights, len(timesteps))}
-    if step:
-        line |= {"train/loss": 0.5, "speed/images_per_second": 50.0} | ({"speed/hours": step / 100} if hours else {})
-    return line
+    return line | ({"train/loss": 0.5, "speed/images_per_second": 50.0} if step else {})

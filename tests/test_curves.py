@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 from synthetic import write_run
@@ -55,29 +54,6 @@ def test_one_setting_is_not_set_against_itself(tmp_path):
         "step",
         "hours",
     ]
-
-
-def test_the_error_against_snr_is_that_of_every_timestep(folder):
-    comparison = compare(read_results([folder]))
-    (axes,) = curves.snr(comparison, LOSS).axes
-    assert axes.get_xscale() == "log"
-    drawn = line(axes, "minsnr")
-    assert drawn.get_xdata().tolist() == comparison.runs[0].info["battery"]["snr"]
-    ratios = [
-        comparison.settings[0].runs[pair].errors[""].mean(0) / comparison.baseline.runs[pair].errors[""].mean(0)
-        for pair in [(0,), (1,)]
-    ]
-    assert drawn.get_ydata() == pytest.approx(np.mean(ratios, axis=0) - 1)
-
-
-def test_without_the_ratios_the_axis_is_the_timestep(tmp_path):
-    for gamma in (1, 5):
-        write_run(
-            tmp_path / str(gamma), f"loss.snr_gamma={gamma}", battery={"hash": "one", "timesteps": list(range(16))}
-        )
-    (axes,) = curves.snr(compare(read_results([tmp_path])), LOSS).axes
-    assert axes.get_xlabel().startswith("timestep")
-    assert axes.xaxis_inverted()
 
 
 def test_thirty_settings_have_thirty_looks(tmp_path):

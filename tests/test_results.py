@@ -45,7 +45,7 @@ def test_the_curve_has_hours_where_they_were_logged(tmp_path):
     timed, untimed = read_results([write_run(tmp_path / "timed"), write_run(tmp_path / "untimed", hours=False)])
     assert [point[:2] for point in timed.curve(LOSS)] == [(0, 0.0), (100, 1.0), (200, 2.0)]
     assert all(early > late for (*_, early), (*_, late) in pairwise(timed.curve(LOSS)))
-    assert np.isnan([untimed.hours, *(hours for _, hours, _ in untimed.curve(LOSS)[1:])]).all()
+    assert np.isnan([untimed.hours, *(hours for _, hours, _ in untimed.curve(LOSS))]).all()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_the_curve_has_hours_where_they_were_logged(tmp_path):
         ("failed", {"error": "ValueError: no such column"}, "ValueError: no such column"),
         ("stopped", {"stopped": "val/loss has not improved for 3 validations"}, "val/loss has not improved"),
         ("interrupted", {}, "interrupted after step 100 of 200"),
+        ("paused", {"paused_at": 100}, "paused after step 100 of 200"),
     ],
 )
 def test_a_run_that_did_not_finish_says_why(state, info, reason, tmp_path):
@@ -74,10 +75,13 @@ def test_a_running_run_whose_process_is_gone_was_killed(tmp_path):
 
 def test_a_job_that_never_began_is_listed(tmp_path):
     write_run(tmp_path / "began")
+    (tmp_path / "lost" / ".hydra").mkdir(parents=True)
     (tmp_path / "refused" / ".hydra").mkdir(parents=True)
-    assert [(result.name, result.state) for result in read_results([tmp_path])] == [
-        ("began", "finished"),
-        ("refused", "never begun"),
+    (tmp_path / "refused" / "run.json").write_text('{"state": "failed", "error": "loss.snr_gamma=-1 must be positive"}')
+    assert [(result.name, result.state, result.reason) for result in read_results([tmp_path])] == [
+        ("began", "finished", ""),
+        ("lost", "never begun", "it never began: see train.log"),
+        ("refused", "failed", "loss.snr_gamma=-1 must be positive"),
     ]
 
 

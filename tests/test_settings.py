@@ -48,6 +48,15 @@ def test_what_differs_without_being_typed_is_found_too(keys, tmp_path):
     assert set(labels) == {"steps=200", "steps=300"}
 
 
+def test_a_key_of_another_version_makes_no_setting_but_is_said(keys, tmp_path):
+    write_run(
+        tmp_path / "later", "loss=minsnr", "seed=1", "adapter._target_=t2i.adapters.NoAdapter", overrides=["seed=1"]
+    )
+    chosen, labels = keys("loss=minsnr seed=0", "loss=minsnr seed=2")
+    assert (chosen.by, chosen.along, chosen.partial) == ((), (), ("adapter._target_",))
+    assert labels == ["all runs"] * 3
+
+
 def test_seeds_and_what_changes_nothing_make_no_setting(keys):
     chosen, labels = keys("seed=0 num_workers=0 sample_every=0", "seed=1 num_workers=4 sample_every=50")
     assert chosen.by == chosen.paired == chosen.along == ()
