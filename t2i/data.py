@@ -84,7 +84,7 @@ class Examples(torch.utils.data.Dataset):
 
         items = [self.order[position] for position in positions]
         u = self.timesteps.spread(draw("timestep", "random"), positions)
-        mean, std = self.encoded.moments(items)
+        mean, std = self.encoded.moments(items, draw("image", "random"))
         normal = partial(draw, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
         noise = normal("noise")
         if self.noise_offset:  # one number per channel (Guttenberg 2023, "Diffusion with offset noise")
@@ -98,7 +98,10 @@ class Examples(torch.utils.data.Dataset):
             noise=torch.from_numpy(noise),
             input_noise=torch.from_numpy(input_noise),
             t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),
-            text=self.encoded.text([None if drop else item for item, drop in zip(items, dropped, strict=True)]),
+            text=self.encoded.text(
+                [None if drop else item for item, drop in zip(items, dropped, strict=True)],
+                draw("caption_choice", "random"),
+            ),
             items=torch.tensor(items),
         )
 

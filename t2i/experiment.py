@@ -190,6 +190,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
         "trained_parameters": sum(weight.numel() for weight in trained),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
+        "skipped": list(data.skipped),
         "data_fingerprint": train_set.fingerprint,
         "battery": {
             "hash": battery.hash,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,11 @@ class Encoded:
     def __len__(self):
         return 50
 
-    def moments(self, items):
+    def moments(self, items, draws=None):
         mean = np.broadcast_to(np.array(items, dtype=np.float32)[:, None, None, None], (len(items), 4, 2, 2))
         return mean, np.zeros_like(mean)
 
-    def text(self, items):
+    def text(self, items, draws=None):
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 
 
@@ -78,6 +80,24 @@ def test_captions_are_dropped_at_the_given_rate_and_nothing_else_changes():
     assert abs((dropped.text["text"] == -1).float().mean() - 0.2) < 0.03
     assert torch.equal(kept.noise, dropped.noise)
     assert torch.equal(kept.t, dropped.t)
+
+
+def test_views_and_captions_are_drawn_for_each_use():
+    """Each as often as the others, and independently."""
+
+    class Choices(Encoded):
+        def moments(self, items, draws):
+            mean, std = super().moments(items)
+            return mean + draws[:, None, None, None].astype(np.float32), std
+
+        def text(self, items, draws):
+            return {"text": torch.from_numpy(draws)}
+
+    several = dataclasses.replace(examples(caption_dropout=0.0), encoded=Choices())
+    batch = several.__getitems__(list(range(4000)))
+    view, caption = (batch.x0[:, 0, 0, 0] - batch.items).numpy(), batch.text["text"].numpy()
+    counts, _, _ = np.histogram2d(view, caption, bins=4, range=[(0, 1), (0, 1)])
+    assert np.abs(counts / 250 - 1).max() < 0.3
 
 
 def test_noise_offset_shifts_whole_channels():
