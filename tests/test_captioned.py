@@ -8,12 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from conftest import compose
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import load_file
 
 from t2i.captioned import folder as read_folder
 from t2i.captioned import hub, openmoji
 from t2i.config import ConfigError
+from t2i.experiment import run
+from t2i.plan import settle
+from t2i.runs import Run
 from t2i.train import CONF
 
 GROUPS = {"food": 1.0, "people_tones": 0.4}
@@ -292,3 +298,42 @@ def test_a_folder_without_pictures(tmp_path):
         local(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is no folder; .* use dataset=hub"):
         local(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def train_on(small_pipeline, tmp_path):
+    """Train the small model for four steps on pictures in a folder, nothing cached; returns the run."""
+
+    def train_on(folder, *overrides):
+        settings = ["experiment=smoke", "steps=4", "sample_every=0", "save_every=4", "dataset.validation_share=0.2"]
+        own = [f"model.path={small_pipeline}", f"dataset.path={folder}", f"cache_dir={folder}-cache"]
+        cfg = compose(*overrides, *settings, *own, "dataset.resolution=64")
+        run(cfg, settle(cfg), folder.with_name(f"{folder.name}-run"), list(overrides))
+        return Run(folder.with_name(f"{folder.name}-run"), cfg)
+
+    return train_on
+
+
+def test_the_format_makes_no_difference_to_a_bit_of_training(train_on, tmp_path):
+    views = ("dataset.crop=random", "dataset.crop_variants=2", "dataset.flip=true")
+    runs = []
+    for write, dataset in ((as_txt, "folder"), (as_embedded_parquet, "hub")):
+        folder = tmp_path / write.__name__
+        folder.mkdir()
+        write(folder)
+        runs.append(train_on(folder, f"dataset={dataset}", "model=tiny", *views))
+    ours, theirs = (load_file(run.folder / "model" / "unet" / "diffusion_pytorch_model.safetensors") for run in runs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert len({run.info["battery"]["hash"] for run in runs}) == 1
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
+def test_a_format_trains(write, train_on, tmp_path):
+    (tmp_path / "given").mkdir()
+    write(tmp_path / "given")
+    picture = tmp_path / "given" / "broken.png"
+    picture.write_bytes(b"")
+    info = train_on(tmp_path / "given", "dataset=folder", "model=tiny", "dataset.on_error=skip").info
+    assert info["state"] == "finished"
+    assert info["pictures"]["train"] + info["pictures"]["validation"] == 24
+    assert info["skipped"] == [{"item": "broken.png", "reason": "has no caption in a metadata file"}]
