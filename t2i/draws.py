@@ -10,7 +10,7 @@ import numpy as np
 # One stream for each kind of choice, so that switching one on or off leaves the others as they were.
 # The numbers are part of every result: append, never renumber.
 STREAMS = {
-    "order": 0,  # address: epoch
+    "order": 0,  # address: epoch; or (bucket, counted from 1, epoch)
     "posterior": 1,  # address of the training streams: position in the endless order of examples
     "timestep": 2,
     "noise": 3,

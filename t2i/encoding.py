@@ -54,6 +54,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.caption_rows)
 
+    def sizes(self) -> np.ndarray:
+        """Height and width of each picture's latents, [N, 2]."""
+        shapes = _column(self.latents.select_columns("shape")[:], "shape").reshape(len(self), self.views, 3)
+        return shapes[:, 0, 1:]
+
     def moments(self, items: list[int], draws: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the latents, each [B, C, h, w] float32.
 

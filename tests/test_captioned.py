@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
+from t2i import captioned, folders
 from t2i.captioned import folder as read_folder
 from t2i.captioned import hub, openmoji
 from t2i.config import ConfigError
@@ -307,7 +308,7 @@ def train_on(small_pipeline, tmp_path):
     def train_on(folder, *overrides):
         settings = ["experiment=smoke", "steps=4", "sample_every=0", "save_every=4", "dataset.validation_share=0.2"]
         own = [f"model.path={small_pipeline}", f"dataset.path={folder}", f"cache_dir={folder}-cache"]
-        cfg = compose(*overrides, *settings, *own, "dataset.resolution=64")
+        cfg = compose(*settings, *overrides, *own, "dataset.resolution=64")
         run(cfg, settle(cfg), folder.with_name(f"{folder.name}-run"), list(overrides))
         return Run(folder.with_name(f"{folder.name}-run"), cfg)
 
@@ -325,6 +326,27 @@ def test_the_format_makes_no_difference_to_a_bit_of_training(train_on, tmp_path)
     ours, theirs = (load_file(run.folder / "model" / "unet" / "diffusion_pytorch_model.safetensors") for run in runs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert len({run.info["battery"]["hash"] for run in runs}) == 1
+
+
+def test_buckets_train_the_same_in_any_micro_batches(train_on, tmp_path):
+    losses = []
+    for size in (4, 8):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        as_txt(folder)
+        buckets = ("dataset.buckets=true", "dataset.bucket_step=16", "batch_size=8", f"micro_batch_size={size}")
+        run = train_on(folder, "dataset=folder", "model=tiny", *buckets)
+        losses.append([line["train/loss"] for line in run.metrics() if "train/loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_nothing_is_looked_at_twice(tmp_path, monkeypatch):
+    """Neither by the hub's reader nor by the folder's; what is in the cache of the first start is what counts."""
+    as_jsonl(tmp_path)
+    first = [read(tmp_path).train.fingerprint for read in (load, local)]
+    for module in (captioned, folders):
+        monkeypatch.setattr(module, "examine", None)
+    assert [read(tmp_path).train.fingerprint for read in (load, local)] == first
 
 
 @pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])

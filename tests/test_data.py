@@ -3,10 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from t2i.data import Examples, MicroBatches, Order, loader
+from t2i.data import Examples, MicroBatches, loader
+from t2i.orders import Order
 from t2i.timesteps import Stratified, Uniform
 
 
@@ -27,30 +26,6 @@ class Encoded:
 def examples(caption_dropout=0.1, noise_offset=0.0, input_perturbation=0.0, timesteps=None, seed=0):
     order, timesteps = Order(np.ones(50), seed), timesteps or Uniform()
     return Examples(Encoded(), order, 1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
-
-
-@given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
-def test_every_picture_is_seen_once_an_epoch(num_items, seed, epoch):
-    order = Order(np.ones(num_items), seed)
-    seen = [order[position] for position in range(epoch * num_items, (epoch + 1) * num_items)]
-    assert sorted(seen) == list(range(num_items))
-
-
-@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
-def test_weights_are_how_often_a_picture_is_seen(weights):
-    """Within an epoch to the next whole number; on average over epochs as given."""
-    weights = np.array(weights)
-    order = Order(weights, seed=0)
-    expected = weights * order.epoch_length / weights.sum()
-    counts = np.stack([np.bincount(order.epoch(epoch), minlength=len(weights)) for epoch in range(400)])
-    assert (counts >= np.floor(expected - 1e-9)).all()
-    assert (counts <= np.ceil(expected + 1e-9)).all()
-    assert np.abs(counts.mean(0) - expected).max() < 0.15
-
-
-def test_epochs_and_seeds_are_shuffled_differently():
-    orders = [Order(np.ones(100), seed).epoch(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
-    assert len({tuple(order) for order in orders}) == 4
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_processes"), [(16, 1), (4, 1), (4, 2), (2, 4)])
