@@ -11,7 +11,7 @@ train: .venv/installed  ## trains the small model on animals and food: minutes o
 	$(BIN)/python -m t2i.train $(ARGS)
 
 test: .venv/installed  ## the fast suite: offline, on the CPU
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not browser" $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check
