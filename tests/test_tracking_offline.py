@@ -75,6 +75,9 @@ def test_rows_of_later_steps_are_cut_and_no_others(data, last_step):
     kept = [step for step in STEPS if step <= last_step]
     assert rows(data[:end]) == kept
     assert last == (kept or [-1])[-1]
+    summaries = [record.summary for _, record in records(data[:end]) if record.WhichOneof("record_type") == "summary"]
+    steps = [int(item.value_json) for one in summaries for item in one.update if list(item.nested_key) == ["step"]]
+    assert steps == kept
 
 
 def test_wandb_reads_what_was_cut(file, data, tmp_path):

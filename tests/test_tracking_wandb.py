@@ -207,7 +207,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
         self.silent = threading.Event()
-        self.names = []
+        self.runs = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -222,7 +222,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
             project = {"id": "P", "name": "t2i", "entity": {"id": "E", "name": "me"}}
             bucket = {"id": "B", "displayName": "", "description": "", "config": "{}", "project": project}
             bucket |= {"name": request["variables"]["name"], "sweepName": request["variables"]["sweep"]}
-            self.server.names.append((bucket["name"], bucket["sweepName"]))
+            self.server.runs.append([request["variables"][key] for key in ("name", "sweep", "displayName")])
             data["upsertBucket"] = {"bucket": bucket | {"historyLineCount": 0, "tags": []}, "inserted": True}
         elif "createRunFiles" in request.get("query", ""):
             files = [{"name": name, "uploadUrl": self.path} for name in request["variables"]["files"]]
@@ -269,7 +269,7 @@ def test_under_an_agent_the_sweep_names_the_run(server, monkeypatch, tmp_path):
     run = tracker("auto")
     assert run.start(tmp_path, "name", "gamma123", [], {}, None, -1) == ("abcd1234", -1)
     run.finish(succeeded=True)
-    assert server.names[0] == ("abcd1234", "gamma123")
+    assert server.runs[0] == ["abcd1234", "gamma123", None]
 
 
 def test_an_agent_runs_the_training_command(monkeypatch, tmp_path):
