@@ -38,7 +38,8 @@ def items(folder: Path, caption_column: str) -> list[Item]:
     files, links = _walk(folder)
     by_name = {_key(name): name for name in files}  # file systems and metadata may compose letters differently
     captions, bad = {}, [_unusable(name, "is a link to a folder; copy or mount it") for name in links]
-    for metadata in sorted(name for name in files if name.rpartition("/")[2] in METADATA):
+    listings = sorted(name for name in files if name.rpartition("/")[2] in METADATA)
+    for metadata in listings:
         for place, given, caption in _rows(folder, metadata, caption_column):
             name, problem = _below(metadata, given)
             name = by_name.get(_key(name), name)
@@ -50,13 +51,12 @@ def items(folder: Path, caption_column: str) -> list[Item]:
                 bad.append(_unusable(f"{given} ({metadata}, {place})", problem))
             else:
                 captions[name] = caption
-    listed = bool(captions or bad)
     beside = [name for name in files if Path(name).suffix.lower() in PICTURES and name not in captions]
     stems = Counter(name.rpartition(".")[0] for name in beside)
     for name in beside:
         text = f"{name.rpartition('.')[0]}.txt"
         if text not in files:
-            problem = "has no caption in a metadata file" if listed else "has no caption: no .txt file beside it"
+            problem = "has no caption in a metadata file" if listings else "has no caption: no .txt file beside it"
             bad.append(_unusable(name, problem))
         elif stems[name.rpartition(".")[0]] > 1:
             bad.append(_unusable(name, f"shares {text} with another picture; name them differently"))

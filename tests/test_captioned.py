@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import logging
+import tarfile
 
 import datasets
 import numpy as np
@@ -174,6 +175,22 @@ def as_embedded_parquet(folder):
     pq.write_table(pa.Table.from_pylist(rows), folder / "part.parquet")
 
 
+def as_tars(folder):
+    """As WebDataset has them: pairs of files of one name, in two shards."""
+    names = sorted(CAPTIONS)
+    for shard in (0, 1):
+        with tarfile.open(folder / f"shard-{shard}.tar", "w") as tar:
+            for i, name in list(enumerate(names))[shard::2]:
+                for suffix, data in (("png", content(name)), ("txt", CAPTIONS[name].encode())):
+                    member = tarfile.TarInfo(f"{i:04}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def load_tars(folder):
+    return load(folder, image_column="png", caption_column="txt")
+
+
 def local(folder, **changes):
     settings = {"caption_column": "text", "validation_share": 0.2, **SHARED, **changes}
     return read_folder(str(folder), **settings)
@@ -182,7 +199,7 @@ def local(folder, **changes):
 @pytest.mark.parametrize(
     ("write", "read"),
     [(as_jsonl, local), (as_jsonl, load), (as_csv, local), (as_parquet, local), (as_txt, local),
-     (as_embedded_parquet, load)],
+     (as_embedded_parquet, load), (as_tars, load_tars)],
 )  # fmt: skip
 def test_the_format_makes_no_difference(write, read, tmp_path):
     """Which order, which split, which pixels, and where they are cached: all from the pictures and captions alone."""
@@ -303,10 +320,10 @@ def test_a_folder_without_pictures(tmp_path):
 
 @pytest.fixture
 def train_on(small_pipeline, tmp_path):
-    """Train the small model for four steps on pictures in a folder, nothing cached; returns the run."""
+    """Train the small model for three steps on pictures in a folder, nothing cached; returns the run."""
 
     def train_on(folder, *overrides):
-        settings = ["experiment=smoke", "steps=4", "sample_every=0", "save_every=4", "dataset.validation_share=0.2"]
+        settings = ["experiment=smoke", "steps=3", "sample_every=0", "save_every=3", "dataset.validation_share=0.2"]
         own = [f"model.path={small_pipeline}", f"dataset.path={folder}", f"cache_dir={folder}-cache"]
         cfg = compose(*settings, *overrides, *own, "dataset.resolution=64")
         run(cfg, settle(cfg), folder.with_name(f"{folder.name}-run"), list(overrides))
