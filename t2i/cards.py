@@ -65,7 +65,7 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
         else f"all of the denoiser, {parameters:.1f} M weights",
         "data": f"{data}, {cfg.dataset.resolution} pixels: {counts['train']} pictures, {counts['validation']} held out",
         "steps": f"{cfg.steps} of {cfg.batch_size} pictures; {cfg.caption_dropout:.0%} of captions dropped",
-        "optimizer": f"{described(cfg.optimizer)}; gradients clipped at {cfg.max_grad_norm}",
+        "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
         "noise schedule": f"{scheduler['_class_name']}; predicts {scheduler.get('prediction_type', 'epsilon')}",
         "loss": described(cfg.loss),

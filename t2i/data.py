@@ -1,4 +1,4 @@
-"""The order in which training sees the pictures, and every random choice about an example."""
+"""The examples that training sees, and every random choice about them."""
 
 import logging
 import signal
@@ -14,37 +14,11 @@ from torch import Tensor
 
 from t2i.draws import generator
 from t2i.encoding import Encoded
+from t2i.orders import BucketOrder, Order
 from t2i.timesteps import Distribution
 
 log = logging.getLogger(__name__)
 MAX_DEATHS = 10  # of data-loader workers, before the run ends
-
-
-class Order:
-    """The endless sequence of training items: position -> item, shuffled anew each epoch, f(seed, epoch) only.
-
-    An epoch has round(sum of weights) places; an item of weight w stands in floor(w) or ceil(w) of them (systematic
-    resampling), so with weights of one every item is seen exactly once.
-    """
-
-    def __init__(self, weights: np.ndarray, seed: int):
-        self.epoch_length = max(1, round(weights.sum()))
-        self.edges = np.cumsum(weights) * (self.epoch_length / weights.sum())
-        self.seed = seed
-        self.known: tuple[int, np.ndarray] | None = None  # the epoch that was asked for last
-
-    def epoch(self, epoch: int) -> np.ndarray:
-        """The items at the places of an epoch, [epoch_length]."""
-        random = generator(self.seed, "order", epoch)
-        places = np.arange(self.epoch_length) + random.random()
-        items = np.searchsorted(self.edges, places, side="right").clip(max=len(self.edges) - 1)
-        return random.permutation(items)
-
-    def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(position, self.epoch_length)
-        if self.known is None or self.known[0] != epoch:
-            self.known = epoch, self.epoch(epoch)
-        return int(self.known[1][place])
 
 
 @dataclass
@@ -70,7 +44,7 @@ class Examples(torch.utils.data.Dataset):
     """Training examples by their position in the endless order; the batch at some positions is always the same."""
 
     encoded: Encoded
-    order: Order
+    order: Order | BucketOrder
     num_timesteps: int
     timesteps: Distribution
     caption_dropout: float
@@ -84,7 +58,7 @@ class Examples(torch.utils.data.Dataset):
 
         items = [self.order[position] for position in positions]
         u = self.timesteps.spread(draw("timestep", "random"), positions)
-        mean, std = self.encoded.moments(items)
+        mean, std = self.encoded.moments(items, draw("image", "random"))
         normal = partial(draw, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
         noise = normal("noise")
         if self.noise_offset:  # one number per channel (Guttenberg 2023, "Diffusion with offset noise")
@@ -98,7 +72,10 @@ class Examples(torch.utils.data.Dataset):
             noise=torch.from_numpy(noise),
             input_noise=torch.from_numpy(input_noise),
             t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),
-            text=self.encoded.text([None if drop else item for item, drop in zip(items, dropped, strict=True)]),
+            text=self.encoded.text(
+                [None if drop else item for item, drop in zip(items, dropped, strict=True)],
+                draw("caption_choice", "random"),
+            ),
             items=torch.tensor(items),
         )
 

@@ -10,17 +10,18 @@ import numpy as np
 # One stream for each kind of choice, so that switching one on or off leaves the others as they were.
 # The numbers are part of every result: append, never renumber.
 STREAMS = {
-    "order": 0,  # address: epoch
+    "order": 0,  # address: epoch; or (bucket, counted from 1, epoch)
     "posterior": 1,  # address of the training streams: position in the endless order of examples
     "timestep": 2,
     "noise": 3,
     "caption": 4,
-    "image": 5,
+    "image": 5,  # which view; and where the windows of a picture lie: address: window
     "noise_offset": 6,
     "input_perturbation": 7,
     "battery": 8,  # address: (held-out item, timestep of the battery)
     "sample": 9,  # address: (seed of the picture, prompt)
     "step": 10,  # address: optimizer step
+    "caption_choice": 11,  # among several captions, as the other training streams
 }
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,28 +32,48 @@ BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 class Encoded:
     """A split behind the encoders, memory-mapped.
 
-    latents: a row per picture: `moments` (mean, then standard deviation, flat), their `shape`, the `caption`'s row.
+    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat) and their `shape`.
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
+    caption_rows: the rows of each picture's captions, one or more.
     """
 
-    def __init__(self, latents: datasets.Dataset, captions: datasets.Dataset, pictures_key: str, captions_key: str):
+    def __init__(
+        self,
+        latents: datasets.Dataset,
+        captions: datasets.Dataset,
+        caption_rows: Sequence[Sequence[int]],
+        views: int,
+        pictures_key: str,
+        captions_key: str,
+    ):
         self.latents, self.captions = latents, captions
         self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
-        self.caption_rows = _column(latents[:], "caption").astype(np.int64)
+        self.caption_rows, self.views = caption_rows, views
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
 
     def __len__(self) -> int:
-        return len(self.latents)
+        return len(self.caption_rows)
 
-    def moments(self, items: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the latents, each [B, C, h, w] float32."""
-        rows = self.latents[items]
+    def sizes(self) -> np.ndarray:
+        """Height and width of each picture's latents, [N, 2]."""
+        shapes = _column(self.latents.select_columns("shape")[:], "shape").reshape(len(self), self.views, 3)
+        return shapes[:, 0, 1:]
+
+    def moments(self, items: list[int], draws: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the latents, each [B, C, h, w] float32.
+
+        draws: in [0, 1), one for each item, to choose among its views; None is the first of each.
+        """
+        draws = np.zeros(len(items)) if draws is None else draws
+        rows = self.latents[[item * self.views + int(u * self.views) for item, u in zip(items, draws, strict=True)]]
         moments = _column(rows, "moments").reshape(len(items), 2, *rows["shape"][0].as_py())
         return moments[:, 0], moments[:, 1]
 
-    def text(self, items: list[int | None]) -> dict[str, Tensor]:
-        """Embedded captions of the items; None stands for the empty caption."""
-        rows = self.captions[[-1 if item is None else self.caption_rows[item] for item in items]]
+    def text(self, items: list[int | None], draws: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Embedded captions of the items, chosen as views are; None stands for the empty caption."""
+        draws = np.zeros(len(items)) if draws is None else draws
+        of_items = [() if item is None else self.caption_rows[item] for item in items]
+        rows = self.captions[[own[int(u * len(own))] if own else -1 for own, u in zip(of_items, draws, strict=True)]]
         shapes = {name: rows[f"{name}.shape"][0].as_py() for name in self.embeddings}
         return {
             name: torch.from_numpy(_column(rows, name).reshape(len(items), *shape).copy())
@@ -96,17 +116,21 @@ def _settings(part: nn.Module | PreTrainedTokenizerBase | str) -> str:
 def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     """The split's latents and caption embeddings, from the cache where they are in it."""
     folder = Path(cache_dir).expanduser() / "encodings"
-    distinct = sorted(set(split.captions) - {""})
+    distinct = sorted({caption for captions in split.captions for caption in captions} - {""})
     row_of = {caption: row for row, caption in enumerate([*distinct, ""])}
 
-    def encode_pictures(indices: list[int]) -> dict:
-        pixels = np.stack([split.pixels(index) for index in indices])
-        mean, std = model.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
-        moments = torch.stack([mean, std], dim=1).cpu()
+    def encode_pictures(views: list[int]) -> dict:
+        pixels = [split.pixels(*divmod(view, split.views)) for view in views]
+        moments = [None] * len(pixels)
+        for shape in {each.shape for each in pixels}:
+            places = [place for place, each in enumerate(pixels) if each.shape == shape]
+            alike = torch.from_numpy(np.stack([pixels[place] for place in places]))
+            mean, std = model.encode(alike.permute(0, 3, 1, 2).float() / 127.5 - 1)
+            for place, pair in zip(places, torch.stack([mean, std], dim=1).cpu().numpy(), strict=True):
+                moments[place] = pair
         return {
-            "moments": moments.flatten(1).numpy(),
-            "shape": [list(mean.shape[1:])] * len(indices),
-            "caption": [row_of[split.captions[index]] for index in indices],
+            "moments": [pair.reshape(-1) for pair in moments],
+            "shape": [list(pair.shape[1:]) for pair in moments],
         }
 
     def embed_captions(captions: list[str]) -> dict:
@@ -120,10 +144,22 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct))
     height, width, _ = split.pixels(0).shape
     batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
-    indices = list(range(len(split)))
-    latents = _stored(folder / f"pictures-{pictures_key}", indices, encode_pictures, batch, "pictures")
+    views = list(range(len(split) * split.views))
+    latents = _stored(folder / f"pictures-{pictures_key}", views, encode_pictures, batch, "pictures")
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
-    return Encoded(latents, captions, pictures_key, captions_key)
+    caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
+    _warn_of_long(distinct, model.tokenizer)
+    return Encoded(latents, captions, caption_rows, split.views, pictures_key, captions_key)
+
+
+def _warn_of_long(captions: list[str], tokenizer) -> None:
+    longest = tokenizer.model_max_length
+    tokens = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []
+    if too_long := sum(len(each) > longest for each in tokens):
+        log.warning(
+            "%d of %d captions are longer than the %d tokens the text encoder takes; they are cut",
+            too_long, len(captions), longest,
+        )  # fmt: skip
 
 
 def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:

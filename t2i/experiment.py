@@ -18,12 +18,13 @@ from t2i import checkpoints, validation
 from t2i.captioned import Captioned
 from t2i.components import build
 from t2i.config import ConfigError
-from t2i.data import Examples, Order
+from t2i.data import Examples
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode
 from t2i.journal import journal
 from t2i.losses import Weighting
+from t2i.orders import order
 from t2i.plan import Plan
 from t2i.precision import MIXED_PRECISION, set_attention
 from t2i.publishing import Publisher
@@ -172,7 +173,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
     examples = Examples(
         encoded=train_set,
-        order=Order(data.train.weights, cfg.seed),
+        order=order(data.train.weights, train_set.sizes(), cfg.batch_size, cfg.seed),
         timesteps=plan.timesteps,
         num_timesteps=len(plan.diffusion),
         caption_dropout=cfg.caption_dropout,
@@ -190,6 +191,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
         "trained_parameters": sum(weight.numel() for weight in trained),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},
+        "skipped": list(data.skipped),
         "data_fingerprint": train_set.fingerprint,
         "battery": {
             "hash": battery.hash,

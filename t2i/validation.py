@@ -31,15 +31,15 @@ FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no
 class Battery:
     """N pictures and K timesteps; what is fixed is fixed by `seed` and the held-out split alone."""
 
-    x0: Tensor  # [N, C, h, w]: the mean of the posterior
+    x0: list[Tensor]  # N times [C, h, w]: the mean of the posterior
     text: dict[str, Tensor]  # [N, ...]
     t: np.ndarray  # [K], ascending
     seed: int
     hash: str
 
     def noise(self, cells: np.ndarray) -> Tensor:
-        """The noise of the cells (picture · K + timestep), [B, C, h, w]."""
-        shape, k = self.x0.shape[1:], len(self.t)
+        """The noise of the cells (picture · K + timestep), of pictures of one size, [B, C, h, w]."""
+        shape, k = self.x0[cells[0] // len(self.t)].shape, len(self.t)
         draws = [generator(self.seed, "battery", cell // k, cell % k) for cell in cells]
         return torch.from_numpy(np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws]))
 
@@ -49,20 +49,30 @@ class Battery:
 
         The processes share the work, each batch whole, so that their number changes no bit.
         """
-        num_cells, device = len(self.x0) * len(self.t), accelerator.device
-        batch = max(1, FORWARD_LATENTS // self.x0[0, 0].numel())
-        parts = []
-        for start in range(0, num_cells, batch)[accelerator.process_index :: accelerator.num_processes]:
-            cells = np.arange(start, min(start + batch, num_cells))
+        device, parts = accelerator.device, []
+        for cells in self._batches()[accelerator.process_index :: accelerator.num_processes]:
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
-            noised = diffusion.add_noise(self.x0[items].to(device), self.noise(cells).to(device), t.to(device))
+            x0 = torch.stack([self.x0[item] for item in items]).to(device)
+            noised = diffusion.add_noise(x0, self.noise(cells).to(device), t.to(device))
             text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
             prediction = model.denoise(noised.x, noised.time, text)
             error = (prediction.cpu().double() - noised.target.cpu().double()).square().flatten(1).mean(1)
             to_epsilon = (diffusion.snr * diffusion.x0_scale)[t]
-            parts.append((start, (error * to_epsilon).numpy()))
-        whole = [part for _, part in sorted(gather_object(parts), key=lambda part: part[0])]
-        return np.concatenate(whole).reshape(len(self.x0), len(self.t))
+            parts.append((cells, (error * to_epsilon).numpy()))
+        errors = np.empty(len(self.x0) * len(self.t))
+        for cells, part in gather_object(parts):
+            errors[cells] = part
+        return errors.reshape(len(self.x0), len(self.t))
+
+    def _batches(self) -> list[np.ndarray]:
+        """All cells, in batches of one size of picture each."""
+        batches, shapes = [], np.array([x0.shape for x0 in self.x0])
+        for shape in np.unique(shapes, axis=0):
+            items = np.flatnonzero((shapes == shape).all(1))
+            cells = (items[:, None] * len(self.t) + np.arange(len(self.t))).ravel()
+            batch = max(1, FORWARD_LATENTS // (shape[1] * shape[2]))
+            batches += [cells[start : start + batch] for start in range(0, len(cells), batch)]
+        return batches
 
 
 def battery(
@@ -74,12 +84,12 @@ def battery(
     """
     places = (np.arange(items) + 0.5) / items * weights.sum()
     chosen = np.unique(np.searchsorted(np.cumsum(weights), places)).tolist()
-    x0, _ = encoded.moments(chosen)
+    x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
     t = t[diffusion.snr.numpy()[t] > 0]
     digest = hashlib.sha256(repr((encoded.pictures_key, chosen, t.tolist(), seed)).encode())
     digest.update(diffusion.snr.numpy()[t].tobytes())
-    return Battery(torch.from_numpy(x0.copy()), encoded.text(chosen), t, seed, digest.hexdigest()[:32])
+    return Battery(x0, encoded.text(chosen), t, seed, digest.hexdigest()[:32])
 
 
 def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str, float]:

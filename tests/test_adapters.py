@@ -142,6 +142,8 @@ def test_merged_adapters_draw_what_loaded_ones_draw(trained, layout, case):
     run, pipeline = trained(name, *overrides, "adapter.rank=4", "adapter.alpha=2")
     adapted = {part for part, module in pipeline.components.items() if getattr(module, "peft_config", None)}
     assert adapted == ({"unet"} if case == "dora" else {"unet", "text_encoder", "text_encoder_2"})
+    weights = [named for part in adapted for named in pipeline.components[part].named_parameters()]
+    assert all(weight.any() for name, weight in weights if "lora_B" in name and weight.requires_grad)  # none in vain
 
     stocked = stock(layout, name, run)
     loaded = pixels(stocked)

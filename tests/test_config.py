@@ -38,7 +38,7 @@ def command(*arguments, **kwargs):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
-    given = ["dataset.path=./pictures"] if option == "dataset=hub" else []
+    given = ["dataset.path=./pictures"] if option in ("dataset=folder", "dataset=hub") else []
     cfg = compose(option, *given)
     check(cfg, num_processes=1)
     check_types(cfg, compose(option))

@@ -1,10 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from t2i.data import Examples, MicroBatches, Order, loader
+from t2i.data import Examples, MicroBatches, loader
+from t2i.orders import Order
 from t2i.timesteps import Stratified, Uniform
 
 
@@ -14,41 +15,17 @@ class Encoded:
     def __len__(self):
         return 50
 
-    def moments(self, items):
+    def moments(self, items, draws=None):
         mean = np.broadcast_to(np.array(items, dtype=np.float32)[:, None, None, None], (len(items), 4, 2, 2))
         return mean, np.zeros_like(mean)
 
-    def text(self, items):
+    def text(self, items, draws=None):
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 
 
 def examples(caption_dropout=0.1, noise_offset=0.0, input_perturbation=0.0, timesteps=None, seed=0):
     order, timesteps = Order(np.ones(50), seed), timesteps or Uniform()
     return Examples(Encoded(), order, 1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
-
-
-@given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
-def test_every_picture_is_seen_once_an_epoch(num_items, seed, epoch):
-    order = Order(np.ones(num_items), seed)
-    seen = [order[position] for position in range(epoch * num_items, (epoch + 1) * num_items)]
-    assert sorted(seen) == list(range(num_items))
-
-
-@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
-def test_weights_are_how_often_a_picture_is_seen(weights):
-    """Within an epoch to the next whole number; on average over epochs as given."""
-    weights = np.array(weights)
-    order = Order(weights, seed=0)
-    expected = weights * order.epoch_length / weights.sum()
-    counts = np.stack([np.bincount(order.epoch(epoch), minlength=len(weights)) for epoch in range(400)])
-    assert (counts >= np.floor(expected - 1e-9)).all()
-    assert (counts <= np.ceil(expected + 1e-9)).all()
-    assert np.abs(counts.mean(0) - expected).max() < 0.15
-
-
-def test_epochs_and_seeds_are_shuffled_differently():
-    orders = [Order(np.ones(100), seed).epoch(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
-    assert len({tuple(order) for order in orders}) == 4
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_processes"), [(16, 1), (4, 1), (4, 2), (2, 4)])
@@ -78,6 +55,24 @@ def test_captions_are_dropped_at_the_given_rate_and_nothing_else_changes():
     assert abs((dropped.text["text"] == -1).float().mean() - 0.2) < 0.03
     assert torch.equal(kept.noise, dropped.noise)
     assert torch.equal(kept.t, dropped.t)
+
+
+def test_views_and_captions_are_drawn_for_each_use():
+    """Each as often as the others, and independently."""
+
+    class Choices(Encoded):
+        def moments(self, items, draws):
+            mean, std = super().moments(items)
+            return mean + draws[:, None, None, None].astype(np.float32), std
+
+        def text(self, items, draws):
+            return {"text": torch.from_numpy(draws)}
+
+    several = dataclasses.replace(examples(caption_dropout=0.0), encoded=Choices())
+    batch = several.__getitems__(list(range(4000)))
+    view, caption = (batch.x0[:, 0, 0, 0] - batch.items).numpy(), batch.text["text"].numpy()
+    counts, _, _ = np.histogram2d(view, caption, bins=4, range=[(0, 1), (0, 1)])
+    assert np.abs(counts / 250 - 1).max() < 0.3
 
 
 def test_noise_offset_shifts_whole_channels():

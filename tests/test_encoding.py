@@ -42,7 +42,7 @@ def test_the_cache_holds_what_the_encoders_say(split, model, tmp_path):
     assert np.allclose(cached_mean, mean, atol=1e-5)
     assert np.allclose(cached_std, std, atol=1e-6)
     text = encoded.text([2, None, 0])["encoder_hidden_states"]
-    expected = model.embed([split.captions[2], "", split.captions[0]])["encoder_hidden_states"]
+    expected = model.embed([*split.captions[2], "", *split.captions[0]])["encoder_hidden_states"]
     assert torch.allclose(text, expected, atol=1e-5)
 
 
@@ -70,3 +70,48 @@ def test_two_runs_that_start_at_once_encode_once(split, model, tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(each.pictures for each in models) == [0, len(split)]
+
+
+def several_views(split):
+    """The split with two views of each picture, the second darker, and three captions of the first."""
+    captions = [("one", "two", ""), *split.captions[1:]]
+    pixels = lambda index, view=0: split.pixels(index) // (1 + view)  # noqa: E731
+    return dataclasses.replace(split, captions=captions, pixels=pixels, views=2, fingerprint="several")
+
+
+def test_draws_choose_among_views_and_captions(split, model, tmp_path):
+    encoded = encode(several_views(split), model, tmp_path)
+    assert len(encoded) == len(split)
+    pixels = torch.from_numpy(np.stack([split.pixels(1) // (1 + view) for view in (0, 1)]))
+    mean, _ = model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    found, _ = encoded.moments([1, 1, 1, 1], np.array([0.0, 0.49, 0.5, 0.99]))
+    assert np.allclose(found, mean[[0, 0, 1, 1]], atol=1e-5)
+    text = encoded.text([0, 0, 0, None, 0], np.array([0.0, 0.4, 0.7, 0.5, 0.99]))["encoder_hidden_states"]
+    expected = model.embed(["one", "two", "", "", ""])["encoder_hidden_states"]
+    assert torch.allclose(text, expected, atol=1e-5)
+
+
+def test_pictures_of_several_sizes_are_encoded_together(split, model, tmp_path):
+    shapes = [(64, 64), (32, 96), (96, 32)]
+
+    def pixels(index, view=0):
+        return np.resize(split.pixels(index), (*shapes[index % 3], 3))
+
+    encoded = encode(dataclasses.replace(split, pixels=pixels, fingerprint="sizes"), model, tmp_path)
+    for item in range(6):
+        height, width = shapes[item % 3]
+        mean, _ = encoded.moments([item])
+        expected, _ = model.encode(torch.from_numpy(pixels(item)).permute(2, 0, 1)[None].float() / 127.5 - 1)
+        assert mean.shape[2:] == (height // 4, width // 4)
+        assert np.allclose(mean, expected, atol=1e-4)
+
+
+def test_captions_that_are_cut_are_counted(split, model, tmp_path, caplog):
+    long = dataclasses.replace(split, captions=[("a red apple " * 20,), ("heart " * 30, "x"), *split.captions[2:]])
+    number = len({caption for captions in long.captions for caption in captions})
+    with caplog.at_level("WARNING", logger="t2i.encoding"):
+        encode(split, model, tmp_path)
+        assert not caplog.records
+        encode(long, model, tmp_path)
+    message = f"2 of {number} captions are longer than the 24 tokens the text encoder takes; they are cut"
+    assert [record.getMessage() for record in caplog.records] == [message]

@@ -182,6 +182,6 @@ def test_halving_stops_only_what_is_worse_beyond_noise(command, tmp_path):
     assert re.match(
         r"at step 4 of 8: val/loss \d+\.\d% \[.*\] above that of optimizer.lr-", found["optimizer.lr-0.1"]["stopped"]
     )
-    whole = command(*settings, "hydra/launcher=processes")  # goes on with what was stopped
+    whole = command(*settings, "hydra.launcher.rungs=[]")  # goes on with what was stopped
     whole.communicate()
     assert {info["state"] for info in runs(tmp_path / "multirun/halved").values()} == {"finished"}

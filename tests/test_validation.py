@@ -36,7 +36,7 @@ class Oracle:
     def denoise(self, x, t, text):
         alpha, sigma = (table[t][:, None, None, None] for table in (self.diffusion.alpha, self.diffusion.sigma))
         cells = text["encoder_hidden_states"][:, 0, 0].long()
-        x0 = self.battery.x0[cells].double() * (1 + self.error)
+        x0 = torch.stack([self.battery.x0[cell] for cell in cells]).double() * (1 + self.error)
         epsilon = (x.double() - alpha * x0) / sigma
         v = alpha * epsilon - sigma * x0
         return {"epsilon": epsilon, "v_prediction": v, "sample": x0}[self.diffusion.prediction_type]
@@ -64,7 +64,7 @@ def test_pictures_are_chosen_by_weight(encoded):
     weights = np.zeros(len(encoded))
     weights[[1, 3]] = 1.0
     fixed = validation.battery(encoded, weights, diffusion(), 0, 8, 4)
-    assert np.array_equal(fixed.x0.numpy(), encoded.moments([1, 3])[0])
+    assert np.array_equal(torch.stack(fixed.x0), encoded.moments([1, 3])[0])
 
 
 def test_timesteps_are_stratified_and_have_signal(encoded):
@@ -117,3 +117,24 @@ def test_errors_are_kept_picture_by_picture(encoded, tmp_path):
     row = 1 * 16 + 5
     assert (table["item"][row], table["timestep"][row]) == (1, fixed.t[5])
     assert (table["eps"][row], table["ema_eps"][row]) == (raw[1, 5], averaged[1, 5])
+
+
+def test_pictures_of_several_sizes_have_the_errors_that_they_have_alone(encoded):
+    """However they are mixed; each with its own noise."""
+
+    class Blind:
+        def denoise(self, x, t, text):
+            return x * 0.5
+
+    mixed = battery(encoded, items=3)
+    mixed.x0[1] = mixed.x0[1][:, :8, :].clone()
+    process = diffusion("epsilon")
+    found = mixed.errors(Blind(), process, Accelerator(cpu=True))
+    for item in range(3):
+        for place in (0, 15):
+            cell = np.array([item * 16 + place])
+            t = torch.from_numpy(mixed.t[[place]])
+            noised = process.add_noise(mixed.x0[item][None], mixed.noise(cell), t)
+            assert found[item, place] == pytest.approx(
+                (noised.x * 0.5 - noised.target).square().mean().item(), rel=1e-5
+            )
