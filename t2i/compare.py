@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from t2i.metrics import Metric
     from t2i.tables import Cell
 
-STYLES = {"better": "blue", "worse": "red", "scope": "italic", "baseline": "bold", "failed": "red", "killed": "red"}
+STYLES = {
+    "better": "bright_blue",
+    "worse": "red",
+    "scope": "italic",
+    "baseline": "bold",
+    "failed": "red",
+    "killed": "red",
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -92,24 +92,27 @@ def _against_values(comparison: Comparison, metric: Metric, values: list[float])
 def _in_rows(comparison: Comparison, metric: Metric) -> Figure:
     settings = sorted(comparison.settings, key=lambda setting: -_mean(setting, metric))
     names = [name(setting, comparison) for setting in settings]
-    figure, (axes,) = panels([6], 0.3 * len(settings), left=0.3 + room(names))
+    figure, (axes,) = panels([6], 0.3 * len(settings) + 0.2, left=0.3 + room(names))
     _points(axes, comparison, metric, {setting: place for place, setting in enumerate(settings)}, upright=False)
     axes.axvline(_mean(comparison.baseline, metric), color="black", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_yticks(range(len(settings)), names)
+    axes.set_ylim(-0.6, len(settings) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     return figure
 
 
 def _points(axes: Axes, comparison: Comparison, metric: Metric, places: dict[Setting, float], upright: bool) -> None:
     """The mean and every run of each setting, and the interval of its difference from the baseline."""
-    baseline = _mean(comparison.baseline, metric)
     verdicts = {verdict.setting: verdict for verdict in comparison.verdicts(metric)}
     for setting, place in places.items():
         verdict = verdicts.get(setting)
         color = COLORS[verdict.outcome] if verdict else "black"
         parts = [(setting.values(lambda run: run.value(metric)), "o", 3), (np.array([_mean(setting, metric)]), "D", 7)]
         if verdict:
-            parts.append((baseline * (1 + np.array([verdict.total.low, verdict.total.high])), "-", 0))
+            total = verdict.total
+            parts.append(
+                (_mean(setting, metric) * (1 + np.array([total.low, total.high])) / (1 + total.estimate), "-", 0)
+            )
         for values, marker, size in parts:
             across = np.full(len(values), place)
             axes.plot(*((across, values) if upright else (values, across)), marker, color=color, markersize=size)

@@ -7,8 +7,8 @@ from PIL import Image
 
 from t2i.comparison import Comparison
 from t2i.grids import grid
-from t2i.results import Result
-from t2i.settings import as_text, printable
+from t2i.results import Result, printable
+from t2i.settings import as_text
 
 LARGEST = 128  # pixels; larger pictures are scaled down, or a page of thirty runs would be too heavy
 

@@ -76,8 +76,8 @@ def _choose_step(results: Sequence[Result], keys: Keys, step: int | None) -> tup
 
 def _absence(result: Result, step: int | None) -> str:
     """Why it can't be compared; "" if it can."""
-    if step is None and (result.reason or result.step is None):
-        return result.reason or "never validated (validate_every=0)"
+    if step is None and (result.reason or result.step != result.config.get("steps")):
+        return result.reason or "its last step was not validated (validate_every=0), or its errors are missing"
     if step is not None and step not in result.validations:
         return result.reason or f"not validated at step {step}"
     if not all(np.isfinite(errors).all() and errors.min() > 0 for errors in result.errors.values()):
@@ -153,7 +153,7 @@ def _confounds(results: Sequence[Result], keys: Keys) -> list[str]:
         )
     facts = [flat({key: result.info.get(key) for key in ENVIRONMENT}) for result in results]
     for key in dict.fromkeys(key for each in facts for key in each):
-        counts = Counter(str(each.get(key)) for each in facts)
+        counts = Counter(as_text(each.get(key)) for each in facts)
         if len(counts) > 1:
             listed = ", ".join(f"{value} in {count} run{'s' if count > 1 else ''}" for value, count in counts.items())
             found.append(f"The runs differ in {key} too: {listed}.")
@@ -165,15 +165,18 @@ def _confounds(results: Sequence[Result], keys: Keys) -> list[str]:
 
 def _unpaired(settings: Sequence[Setting], baseline: Setting) -> list[str]:
     """What has to be said of runs without a partner."""
-    found, missing = [], defaultdict(list)
+    untested, extra, lacking = [], defaultdict(list), defaultdict(list)
     for setting in settings:
         if not set(setting.runs) & set(baseline.runs):
-            found.append(f"{setting.label} is not tested: it has no seed in common with {baseline.label}.")
+            untested.append(f"{setting.label} is not tested: it has no seed in common with {baseline.label}.")
             continue
-        for one, other in ((setting, baseline), (baseline, setting)):
-            for pair in one.runs.keys() - other.runs.keys():
-                missing[pair, other.label].append(one.label)
-    for (pair, label), others in sorted(missing.items(), key=str):
-        run = " ".join(["seed=" + as_text(pair[0]), *map(as_text, pair[1:])])
-        found.append(f"{label} has no run of {run}: left out of its difference are those of {', '.join(others)}.")
-    return found
+        extra[_runs_of(setting, without=baseline)].append(setting.label)
+        lacking[_runs_of(baseline, without=setting)].append(setting.label)
+    found = [(f"{', '.join(names)}: no partner in the baseline for", runs) for runs, names in extra.items()]
+    found += [(f"{baseline.label}: no partner in {', '.join(names)} for", runs) for runs, names in lacking.items()]
+    return untested + [f"{who} {runs}, which their difference leaves out." for who, runs in found if runs]
+
+
+def _runs_of(setting: Setting, without: Setting) -> str:
+    pairs = [pair for pair in setting.runs if pair not in without.runs]
+    return ", ".join(" ".join(["seed=" + as_text(pair[0]), *map(as_text, pair[1:])]) for pair in pairs)

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from pyarrow import ArrowInvalid
+from yaml import YAMLError
 
 from t2i.config import ConfigError
 from t2i.metrics import Metric
@@ -24,7 +26,7 @@ class Result:
 
     folder: Path
     name: str  # of the folder, as short as it can be among the others
-    state: str  # finished, stopped, paused, interrupted, failed, running, killed or never begun
+    state: str  # finished, stopped, paused, interrupted, failed, running, killed, unreadable, never begun
     reason: str  # why it did not finish; "" if it did
     config: dict[str, Any]  # under dotted keys
     info: dict[str, Any]  # run.json
@@ -52,7 +54,13 @@ class Result:
     @cached_property
     def errors(self) -> dict[str, np.ndarray]:
         """Epsilon errors at `step`, [N, K], of the raw ("") and, if there are, of the averaged weights ("ema/")."""
-        table = pq.read_table(self.validations[self.step])
+        file = self.validations[self.step]
+        try:
+            table = pq.read_table(file)
+        except (ArrowInvalid, OSError) as error:
+            raise ConfigError(
+                f"{file} can't be read ({error}); without it the run speaks by its step before"
+            ) from error
         timesteps = table["timestep"].to_numpy()
         shape = (-1, len(np.unique(timesteps)))
         columns = {"": "eps", "ema/": "ema_eps"}
@@ -119,7 +127,13 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
             raise ConfigError(f"{path} holds no run (no run.json in it or below it); give a sweep's or a run's folder")
         folders += [folder for folder in found if folder not in folders]
     above = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return sorted((_read(folder, str(folder.relative_to(above))) for folder in folders), key=lambda each: each.name)
+    results = [_read(folder, printable(str(folder.relative_to(above)))) for folder in folders]
+    return sorted(results, key=lambda result: result.name)
+
+
+def printable(text: str) -> str:
+    """The text without the letters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
@@ -132,9 +146,12 @@ def _run_folders(path: Path) -> Iterator[Path]:
 def _read(folder: Path, name: str) -> Result:
     if not (folder / "run.json").is_file():
         return Result(folder, name, "never begun", "it never began: see train.log", {}, {}, [], {}, None)
-    info, config = json.loads((folder / "run.json").read_text()), {}
-    if (folder / "config.yaml").is_file():  # not in the folder of a job that died before it began
-        config = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    try:
+        info, config = json.loads((folder / "run.json").read_text()), {}
+        if (folder / "config.yaml").is_file():  # not in the folder of a job that died before it began
+            config = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    except (ValueError, OSError, YAMLError) as error:
+        return Result(folder, name, "unreadable", printable(" ".join(str(error).split())), {}, {}, [], {}, None)
     lines = _lines(folder / "metrics.jsonl")
     measured = {line["step"] for line in lines if "val/loss" in line}
     files = {int(file.stem[5:]): file for file in (folder / "validation").glob("step-*.parquet")}
@@ -152,7 +169,9 @@ def _read(folder: Path, name: str) -> Result:
         "killed": f"its process ended without a word after {done}",
         "running": f"at {done}",
     }.get(state, state)
-    return Result(folder, name, state, reason, config, info, lines, validations, max(validations, default=None))
+    return Result(
+        folder, name, state, printable(reason), config, info, lines, validations, max(validations, default=None)
+    )
 
 
 def _lines(file: Path) -> list[dict[str, float]]:

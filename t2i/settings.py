@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2i.config import ConfigError
-from t2i.results import Result
+from t2i.results import Result, printable
 from t2i.runs import FREE_KEYS
 
 WATCHING = ("log_every", "validate_every", "sample_every", "samples")  # what is seen of a run, not what is trained
@@ -102,11 +102,6 @@ def as_text(value: Any) -> str:
     mantissa, _, exponent = f"{value:.11e}".partition("e")
     forms = (f"{value:.12g}", f"{float(mantissa):.12g}e{int(exponent)}" if exponent else str(value))
     return min(forms, key=len)
-
-
-def printable(text: str) -> str:
-    """The text without the letters that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def rank(value: Any) -> tuple[int, float, str]:

@@ -25,9 +25,10 @@ def snr(comparison: Comparison, metric: Metric) -> Figure:
 def _in_lines(comparison: Comparison, metric: Metric, settings: list[Setting]) -> Figure:
     x, is_snr = _noise_levels(comparison)
     figure, (axes,) = panels([8], 3.6, legend=[name(setting, comparison) for setting in settings])
-    for setting in settings:
-        look = looks(comparison)[setting] | {"marker": ".", "markersize": 5}
-        lines(axes, x, _change(comparison, metric, setting), look, name(setting, comparison))
+    for setting, look in looks(comparison).items():
+        if setting in settings:
+            dotted = look | {"marker": ".", "markersize": 5}
+            lines(axes, x, _change(comparison, metric, setting), dotted, name(setting, comparison))
     between = [(x[a.min()], x[b.max()]) for a, b in pairwise(snr_bins(len(x)))]
     if is_snr:
         axes.set_xscale("log")

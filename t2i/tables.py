@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from t2i.comparison import Comparison, Setting, interval, number, percent
 from t2i.metrics import Metric, bin_metrics
 from t2i.results import Result
-from t2i.settings import as_text, printable
+from t2i.settings import as_text
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ def run_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
     left_out = comparison.left_out
     return [
         {
-            "run": Cell(printable(run.name)),
+            "run": Cell(run.name),
             "setting": Cell(comparison.keys.label(run) if run.config else "–"),
             "seed": Cell(as_text(run.seed) if run.config else "–", -1 if run.seed is None else run.seed),
             "state": Cell(run.state, style=run.state),
             "step": Cell("–" if run.step is None else str(run.step), -1 if run.step is None else run.step),
             metric.name: _number(float("nan") if run.step is None else run.value(metric)),
             "hours": _number(run.hours, 2),
-            "not compared": Cell(printable(left_out.get(run, ""))),
+            "not compared": Cell(left_out.get(run, "")),
         }
         for run in sorted(comparison.results, key=lambda run: run in left_out)
     ]

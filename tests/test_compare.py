@@ -79,7 +79,10 @@ def test_a_folder_without_runs_is_refused(tmp_path, capsys):
 
 
 def test_colours_and_brackets_of_a_name_reach_no_terminal(sweep, capsys):
-    write_run(sweep / "x", "loss.snr_gamma=5", state="failed", error="[bold]no[/bold] \x1b[31mred", validated=(0,))
+    write_run(
+        sweep / "x\x1b[31m", "loss.snr_gamma=5", state="failed", error="[bold]no[/bold] \x1b[31mred", validated=(0,)
+    )
+    write_run(sweep / "again", "loss.snr_gamma=5", "optimizer.lr=1e-3", code_revision="\x1b[31m")
     main([str(sweep)])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown

@@ -91,14 +91,14 @@ def test_a_run_done_twice_counts_once_the_newer(sweep, tmp_path):
 
 
 def test_runs_without_a_partner_are_named(sweep):
-    comparison = sweep(*GAMMAS, "loss.snr_gamma=1 seed=2", "loss.snr_gamma=7 seed=9")
+    comparison = sweep(*GAMMAS, "loss.snr_gamma=1 seed=2", "loss.snr_gamma=5 seed=3", "loss.snr_gamma=7 seed=9")
     seven = comparison.settings[2]
     assert comparison.pairs(comparison.settings[1]) == [(0,), (1,)]
     assert comparison.pairs(seven) == []
     assert comparison.warnings == [
         "snr_gamma=7 is not tested: it has no seed in common with snr_gamma=1.",
-        "snr_gamma=20 has no run of seed=2: left out of its difference are those of snr_gamma=1.",
-        "snr_gamma=5 has no run of seed=2: left out of its difference are those of snr_gamma=1.",
+        "snr_gamma=5: no partner in the baseline for seed=3, which their difference leaves out.",
+        "snr_gamma=1: no partner in snr_gamma=5, snr_gamma=20 for seed=2, which their difference leaves out.",
     ]
 
 
@@ -167,6 +167,12 @@ def test_a_run_that_diverged_is_left_out(sweep, tmp_path):
     assert [(run.name, why) for run, why in comparison.left_out.items()] == [
         ("diverged", "its validation errors are not finite: it diverged")
     ]
+
+
+def test_a_finished_run_without_its_last_errors_is_left_out(sweep, tmp_path):
+    run = write_run(tmp_path / "old", "loss.snr_gamma=7")
+    (run / "validation" / "step-000200.parquet").unlink()
+    assert [run.name for run in sweep(*GAMMAS).left_out] == ["old"]
 
 
 def test_nothing_to_compare_says_what_became_of_the_runs(sweep):

@@ -95,6 +95,23 @@ def test_a_torn_line_and_an_unfinished_validation_are_passed_over(tmp_path):
     assert len(result.lines) == 2
 
 
+@pytest.mark.parametrize(("file", "text"), [("run.json", "{torn"), ("config.yaml", "seed: [1")])
+def test_a_folder_that_can_not_be_read_is_listed(file, text, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / file).write_text(text)
+    (result,) = read_results([run])
+    assert result.state == "unreadable"
+    assert result.reason
+
+
+def test_damaged_errors_are_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "validation" / "step-000200.parquet").write_bytes(b"damaged")
+    (result,) = read_results([run])
+    with pytest.raises(ConfigError, match=r"step-000200.parquet can't be read"):
+        _ = result.errors
+
+
 def test_every_run_is_found_once_wherever_it_lies(tmp_path):
     write_run(tmp_path / "sweep" / "a")
     write_run(tmp_path / "sweep" / "deeper" / "b")
