@@ -69,9 +69,13 @@ def test_seeds_without_spread_make_the_interval_wider_rather_than_narrower(seeds
     assert 0.95 <= coverage(seeds=seeds) <= 0.99
 
 
-@pytest.mark.parametrize("kinds", [{"seeds": 1}, {"seeds": 3, "spread": 0.02}], ids=str)
+@pytest.mark.parametrize(
+    "kinds",
+    [{"seeds": 1}, {"pictures": 16, "heavy": False}, {"seeds": 2, "spread": 0.05}, {"seeds": 3, "spread": 0.02}],
+    ids=str,
+)
 def test_among_six_settings_like_their_baseline_5_percent_of_families_at_most_seem_different(kinds):
-    """Of 20,000 families: 3.5 % with one seed, of 10,000: 3.0 % with 3."""
+    """Of 10,000 families and more: 3.5, 4.5, 4.1 and 3.0 %."""
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(1000):
