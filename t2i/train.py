@@ -86,7 +86,7 @@ def misspelt(arguments: list[str]) -> list[tuple[str, str]]:
 
     given = [argument.partition("=")[0] for argument in arguments if re.match(r"[\w.@/]+=", argument)]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        groups = [f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")]
+        groups = [f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "wandb"]
         cfg = hydra.compose("config", overrides=[each for each in arguments if each in groups])
     known = {key for leaf in flat(OmegaConf.to_container(cfg)) for key in _parents(leaf)}
     known |= {group.partition("=")[0] for group in groups}
