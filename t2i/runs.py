@@ -38,7 +38,7 @@ class Run:
         self.info: dict[str, Any] = {}
         if (folder / "run.json").is_file():
             self.info = json.loads((folder / "run.json").read_text())
-            if self.has_results:
+            if self.has_results and (folder / "config.yaml").is_file():
                 self._refuse_another_configuration()
 
     @property

@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.jobs`."""
+"""Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.workshop`."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +31,7 @@ class ProcessLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from t2i.jobs import Workshop
+        from t2i.workshop import Workshop
 
         if self.workshop is None:  # a sweeper that learns from the results calls again
             self.workshop = Workshop(Path(self.config.hydra.sweep.dir), **self.options)
