@@ -86,6 +86,6 @@ def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [
         leaf
         for key in node
-        if not OmegaConf.is_missing(node, key)
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key)  # which is checked once
         for leaf in _leaves(node[key], f"{prefix}.{key}".lstrip("."))
     ]

@@ -28,7 +28,7 @@ from t2i.jobs import Job, JobsFailed, command_line
 from t2i.progress import JobsTable
 from t2i.runs import Run
 
-PRELOADED = ["t2i.experiment", "t2i.models.stable_diffusion", "wandb"]
+PRELOADED = ["t2i.experiment", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
 PATIENCE = 60  # seconds that an interrupted job has to write down where it is
 
 

@@ -1,0 +1,130 @@
+"""Bad settings, each with the words that answer it: the setting, and what to do; before anything heavy is loaded."""
+
+import pytest
+from conftest import compose
+from hydra.errors import HydraException
+from PIL import Image
+
+from t2i.components import build
+from t2i.config import ConfigError, check, check_types
+from t2i.plan import check_the_rest, settle
+from t2i.train import CONF
+
+TABLE = """
+steps=-1                                        | steps=-1 must be at least 0
+steps=many                                      | steps=many must be a whole number
+steps=1.5                                       | steps=1.5 must be a whole number
+seed=-1                                         | seed=-1 must be at least 0
+batch_size=0                                    | batch_size=0 must be at least 1
+batch_size=10 micro_batch_size=4                | batch_size=10 is not a multiple of micro_batch_size=4
+micro_batch_size=0                              | micro_batch_size=0 must be at least 1
+max_grad_norm=-1                                | max_grad_norm=-1 must be at least 0
+max_bad_steps=0                                 | max_bad_steps=0 must be at least 1
+caption_dropout=1.5                             | caption_dropout=1.5 is a share of the captions: at most 1
+caption_dropout=-0.1                            | caption_dropout=-0.1 must be at least 0
+noise_offset=-1                                 | noise_offset=-1 must be at least 0
+input_perturbation=-1                           | input_perturbation=-1 must be at least 0
+log_every=-1                                    | log_every=-1 must be at least 0
+validate_every=-5                               | validate_every=-5 must be at least 0
+sample_every=-5                                 | sample_every=-5 must be at least 0
+save_every=-5                                   | save_every=-5 must be at least 0
+keep_checkpoints=0                              | keep_checkpoints=0 must be at least 1
+num_workers=-1                                  | num_workers=-1 must be at least 0
+threads=0                                       | threads=0 must be at least 1, or null for all cores
+threads=many                                    | threads=many must be at least 1, or null for all cores
+stop_at=0                                       | stop_at=0 must be at least 1, or null to go to the end
+max_hours=0                                     | max_hours=0 must be above 0, or null for no limit
+attention=flash                                 | attention=flash is not known; choose from auto, sdpa, math, xformers
+attention=xformers                              | attention=xformers needs a GPU; use attention=auto
+validation.items=0                              | validation.items=0 must be at least 1
+validation.timesteps=0                          | validation.timesteps=0 must be at least 1
+samples.steps=0                                 | samples.steps=0 must be at least 1
+samples.prompts=[]                              | samples.prompts is empty; to draw no samples, use sample_every=0
+samples.prompts=cat                             | samples.prompts=cat must be a list, such as [cat]
+gradient_checkpointing=3                        | gradient_checkpointing=3 must be true or false
+loss.snr_gamma=0                                | loss.snr_gamma=0 must be positive; the paper uses 5
+loss.snr_gamma=high                             | loss.snr_gamma=high must be a number, like the 5.0 in conf/
+loss.normalize=5                                | loss.normalize=5 must be true or false
+loss=p2 loss.k=-1                               | loss.k=-1 must be positive; the paper uses 1
+loss=edm loss.sigma_data=0                      | loss.sigma_data=0 must be positive
+loss._target_=t2i.losses.Missing                | loss._target_=t2i.losses.Missing can't be imported
+loss._target_=os.system                         | loss._target_=os.system calls code outside of t2i
++loss.gama=5                                    | MinSNR takes no such setting
+error=huber error.c=0                           | error.c=0 must be positive
+error=huber error.schedule=cubic                | error.schedule=cubic is not known; choose from constant
+optimizer.lr=-1                                 | Invalid learning rate: -1
+optimizer.lr=fast                               | optimizer.lr=fast must be a number
+optimizer.betas=[2,3]                           | Invalid beta parameter at index 0: 2
+optimizer.eps=-1                                | Invalid epsilon value: -1
+optimizer._target_=torch.optim.AdamX            | optimizer._target_=torch.optim.AdamX can't be imported
+lr_scheduler.decay_share=2                      | lr_scheduler.decay_share=2 is a share of the steps
+precision.dtype=fp8                             | precision.dtype=fp8 is not known; choose from auto, fp32, fp16, bf16
+precision=fp16                                  | precision=fp16 needs a GPU
+ema.decay=1.5                                   | ema.decay=1.5 must be in [0, 1)
+ema.decay=-0.1                                  | ema.decay=-0.1 must be in [0, 1)
+tracker.mode=on                                 | tracker.mode=on is not known; choose from auto, online, offline, disabled
+scheduler.prediction_type=noise                 | scheduler.prediction_type=noise is not known; choose from epsilon
+scheduler=zero_terminal_snr scheduler.prediction_type=epsilon | zero terminal SNR
+scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: it can't sample
+timesteps=biased timesteps.portion=2            | timesteps.portion=2 is a share of the timesteps: between 0 and 1
+timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 is no bias
+timesteps=biased timesteps.strategy=often       | timesteps.strategy=often is not known; choose from earlier
+timesteps=logit_normal timesteps.std=0          | timesteps.std=0 must be positive
+adapter=lora adapter.rank=0                     | adapter.rank=0 must be positive
+adapter=lora adapter.init=zeros                 | adapter.init=zeros is not known; choose from kaiming, gaussian
+adapter=lora adapter.dropout=1                  | adapter.dropout=1 is a share of the inputs
+adapter=lora model.pretrained=false             | model.pretrained=false leaves nothing to adapt
+model.path=./nowhere                            | model.path=./nowhere holds no pipeline (no model_index.json)
+model.pathh=tiny                                | Could not override 'model.pathh'
+model=sd16                                      | Could not find 'model/sd16'
+dataset=hub                                     | dataset.path must be given
+dataset.groups.dragons=1                        | Could not override 'dataset.groups.dragons'
++dataset.groups.dragons=1                       | no group dragons in OpenMoji
+dataset=folder dataset.path=/nowhere            | dataset.path=/nowhere
+dataset=folder dataset.path=HERE/empty          | dataset.path=
+dataset=folder dataset.path=HERE/pictures dataset.on_error=ignore      | dataset.on_error=ignore
+dataset=folder dataset.path=HERE/pictures dataset.crop=left            | dataset.crop=left
+dataset=folder dataset.path=HERE/pictures dataset.interpolation=cubist | dataset.interpolation=cubist
+dataset=folder dataset.path=HERE/pictures dataset.validation_share=2   | dataset.validation_share=2
+dataset=folder dataset.path=HERE/broken         | broken.png
+dataset=folder dataset.path=HERE/uncaptioned    | caption
+"""
+CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.strip().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Folders of pictures, good and bad."""
+    here = tmp_path_factory.mktemp("data")
+    for name in ("empty", "pictures", "broken", "uncaptioned"):
+        (here / name).mkdir()
+    for name in ("pictures", "broken", "uncaptioned"):
+        for i in range(4):
+            Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(here / name / f"{i}.png")
+            if name != "uncaptioned":
+                (here / name / f"{i}.txt").write_text(f"red {i}")
+    (here / "broken" / "broken.png").write_bytes((here / "broken" / "0.png").read_bytes()[:60])
+    (here / "broken" / "broken.txt").write_text("half a picture")
+    return here
+
+
+def prepare(overrides):
+    """What `t2i.train` does before it loads a model."""
+    cfg = compose(*overrides)
+    check_types(cfg, compose(*(each for each in overrides if (CONF / each.partition("=")[0]).is_dir())))
+    check(cfg, num_processes=1)
+    settle(cfg)
+    check_the_rest(cfg)
+    build(cfg, "dataset")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("overrides", "answer"), CASES, ids=[overrides for overrides, _ in CASES])
+def test_it_is_answered_with_the_setting_and_the_remedy(overrides, answer, here):
+    with pytest.raises((ConfigError, HydraException)) as refused:
+        prepare(overrides.replace("HERE", str(here)).split())
+    assert answer in str(refused.value)
+
+
+def test_the_table_is_long():
+    assert len(CASES) >= 60
