@@ -62,7 +62,7 @@ precision.dtype=fp8                             | precision.dtype=fp8 is not kno
 precision=fp16                                  | precision=fp16 needs a GPU
 ema.decay=1.5                                   | ema.decay=1.5 must be in [0, 1)
 ema.decay=-0.1                                  | ema.decay=-0.1 must be in [0, 1)
-tracker.mode=on                                 | tracker.mode=on is not known; choose from auto, online, offline, disabled
+tracker.mode=on                                 | tracker.mode=on is not known; choose from auto, online
 scheduler.prediction_type=noise                 | scheduler.prediction_type=noise is not known; choose from epsilon
 scheduler=zero_terminal_snr scheduler.prediction_type=epsilon | zero terminal SNR
 scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: it can't sample

@@ -1,8 +1,8 @@
 """Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.workshop`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,17 @@ class ProcessLauncher(Launcher):
         self.options, self.workshop = options, None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config, self.compose = (
-            config,
-            cache(partial(_compose, hydra_context.config_loader.load_sweep_config, config)),
-        )
+        load = hydra_context.config_loader.load_sweep_config
+
+        @cache
+        def compose(overrides: tuple[str, ...]) -> DictConfig:
+            return load(config, list(overrides))
+
         # The sweeper composes every job to see that it can be, and throws that away: here each is composed once.
-        hydra_context.config_loader.load_sweep_config = lambda _, overrides: self.compose(tuple(overrides))
+        hydra_context.config_loader.load_sweep_config = lambda master_config, sweep_overrides: compose(
+            tuple(sweep_overrides)
+        )
+        self.config, self.compose = config, compose
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         from t2i.workshop import Workshop
@@ -42,10 +47,6 @@ class ProcessLauncher(Launcher):
         if self.workshop is None:  # a sweeper that learns from the results calls again
             self.workshop = Workshop(Path(self.config.hydra.sweep.dir), **self.options)
         return self.workshop.run([self.compose(tuple(overrides)) for overrides in job_overrides])
-
-
-def _compose(load: Callable[[DictConfig, list[str]], DictConfig], config: DictConfig, overrides: tuple) -> DictConfig:
-    return load(config, list(overrides))
 
 
 def _prefer_our_presets() -> None:
