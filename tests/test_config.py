@@ -183,6 +183,7 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
     assert time.process_time() - start < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -218,6 +219,7 @@ def seconds_of_imports() -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "share"), [(["--help"], 0.5), (["--cfg", "job"], 0.25), (["loss.snr_gamma=-5"], 1.0)]
 )

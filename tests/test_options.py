@@ -20,6 +20,7 @@ PREDICTED = {
 ENDS_IN_NOISE = ("scheduler=zero_terminal_snr", "scheduler=flow_matching")  # where min(SNR, gamma) is 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_trains_and_draws(train, tmp_path, option):
     settings = (

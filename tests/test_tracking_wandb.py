@@ -140,6 +140,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_under_its_id_with_every_step_once(tmp_path):
     """The process dies with a record half written; then the run goes on from a checkpoint newer than what is left of
     it, and again from an older one."""

@@ -12,6 +12,8 @@ import pytest
 from t2i.tracking.offline import records, step_of
 from t2i.train import CONF
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(small, tmp_path):

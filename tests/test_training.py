@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2i.config import ConfigError
+
 TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
 
@@ -87,6 +89,7 @@ def test_gradient_checkpointing_changes_rounding_only(train, reference, tmp_path
     assert metrics(recomputed)[-1] == pytest.approx(metrics(reference)[-1], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["loss=mse", "scheduler=v_prediction", "precision=bf16", "ema=none"])
 def test_ten_steps_teach_something(train, tmp_path, override):
     """The error on held-out pictures falls."""
@@ -107,6 +110,7 @@ def test_the_loss_does_not_touch_the_battery(train, tmp_path):
     assert len({json.dumps(run.info["battery"]) for run in runs}) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_pauses_after_every_step_is_the_uninterrupted_run(train, reference, tmp_path):
     folder, pauses = tmp_path / "run", 0
     while not (run := train(folder, "max_hours=1e-9")).finished:
@@ -169,3 +173,25 @@ def test_a_dead_worker_is_replaced(train, reference, tmp_path, monkeypatch, capl
     assert_same(train(tmp_path / "run", "num_workers=1"), reference)
     assert marker.exists()
     assert "a data-loader worker died" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["ema=none", "lr_scheduler=cosine", "timesteps=stratified"])
+def test_every_part_that_has_a_state_resumes(train, tmp_path, option):
+    whole = train(tmp_path / "whole", option, "steps=4")
+    train(tmp_path / "run", option, "steps=4", "stop_at=2")
+    resumed = train(tmp_path / "run", option, "steps=4")
+    assert metrics(resumed) == metrics(whole)
+    ours, theirs = weights(resumed), weights(whole)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_out_of_memory_names_what_helps(train, tmp_path, monkeypatch):
+    def exhaust(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("t2i.models.stable_diffusion.StableDiffusion.denoise", exhaust)
+    with pytest.raises(ConfigError, match=r"out of memory .*smaller micro_batch_size .*gradient_checkpointing=true"):
+        train(tmp_path / "run")
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["state"], info["error"].split(":")[0]) == ("failed", "out of memory")
