@@ -29,45 +29,35 @@ def live(cfg: DictConfig, folder: Path) -> Estimate:
     """Go through the life of a run in `folder`; what can't work raises what the run would have raised."""
     from t2i.experiment import run
     from t2i.plan import check_the_rest, settle
+    from t2i.publishing import Publisher
+    from t2i.runs import Run
     from t2i.sampling import load_pipeline, sample
 
     check(cfg, num_processes=1)
     settle(cfg)
     check_the_rest(cfg)
+    Publisher(**cfg.hub).check()
     short = {"steps": 2, "log_every": 1, "validate_every": 2, "sample_every": 2, "save_every": 1, "stop_at": 1}
     short |= {"sweep": None, "tracker": {"_target_": "t2i.tracking.NoTracker"}}
     trial = OmegaConf.create(OmegaConf.to_container(cfg) | short)
+    trial.hub.push = False  # two steps are nothing to publish
     if "num_warmup_steps" in trial.lr_scheduler:
         trial.lr_scheduler.num_warmup_steps = 0
-    clock = Clock()
     run(trial, settle(trial), folder, [])
     trial.stop_at = None
     run(trial, settle(trial), folder, [])
     pipeline = load_pipeline(folder)
-    clock.lap()
+    started = time.perf_counter()
     sample(pipeline, list(cfg.samples.prompts), cfg.samples.seed, cfg.samples.steps, cfg.samples.guidance_scale)
-    sampling = clock.lap()
-
-    from t2i.runs import Run
-
+    sampling = time.perf_counter() - started
     lines = Run(folder, trial).metrics()
     step_seconds = cfg.batch_size / lines[-1]["speed/images_per_second"]
     checkpoint = _bytes(folder / "checkpoints" / "step-000002")
     times = {name: (cfg.steps // cfg[name] + 2 if cfg[name] else 0) for name in ("sample_every", "validate_every")}
-    validation = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0
+    validation = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0  # and the first samples
     seconds = cfg.steps * step_seconds + times["sample_every"] * sampling + times["validate_every"] * validation
     disk = (cfg.keep_checkpoints + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(folder / "model")
     return Estimate(seconds / 3600, max(line["memory/peak_gb"] for line in lines), disk / 1e9)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        before, self.started = self.started, time.perf_counter()
-        return self.started - before
 
 
 def _bytes(folder: Path) -> int:

@@ -36,3 +36,15 @@ def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
     code, output = rehearse(capsys, *small)
     assert code == 2
     assert "the pipeline can't be saved" in output
+
+
+def test_nothing_is_published(small, capsys, monkeypatch):
+    """What a run would ask of the Hub is asked; two steps of training are not pushed."""
+    from t2i import publishing
+
+    asked, pushed = [], []
+    monkeypatch.setattr(publishing, "check_rights", asked.append)
+    monkeypatch.setattr(publishing, "push", lambda *arguments: pushed.append(arguments))
+    code, output = rehearse(capsys, *small, "hub.push=true", "hub.repo=mine")
+    assert code == 0, output
+    assert (asked, pushed) == (["mine"], [])
