@@ -90,6 +90,8 @@ class Workshop:
                 run = Run(folder, cfg)
             except ConfigError as error:
                 raise JobsFailed(f"t2i: {error}") from error
+            if self.rungs and not cfg.validate_every:
+                raise JobsFailed("t2i: hydra.launcher.rungs compares validations; set validate_every, or rungs=[]")
             job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
             job.look()
             if run.finished or (run.info.get("state") == "stopped" and self.rungs):

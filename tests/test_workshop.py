@@ -185,3 +185,10 @@ def test_halving_stops_only_what_is_worse_beyond_noise(command, tmp_path):
     whole = command(*settings, "hydra.launcher.rungs=[]")  # goes on with what was stopped
     whole.communicate()
     assert {info["state"] for info in runs(tmp_path / "multirun/halved").values()} == {"finished"}
+
+
+@pytest.mark.slow
+def test_halving_without_validation_is_refused(command):
+    sweep = command("sweep=blind", "hydra/launcher=halving", "seed=0,1", "validate_every=0")
+    assert "rungs compares validations; set validate_every, or rungs=[]" in sweep.communicate()[0]
+    assert sweep.returncode == 1
