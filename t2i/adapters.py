@@ -18,7 +18,7 @@ INIT = {"kaiming": True, "gaussian": "gaussian"}  # our words to peft's; with bo
 class NoAdapter:
     """All of the denoiser is trained."""
 
-    needs_pretrained = False
+    needs_pretrained = text_encoder = False
 
     def attach(self, model: Any) -> Any:
         return model
@@ -139,7 +139,7 @@ class TextTrained:
 
     @property
     def text_parts(self) -> list[Any]:
-        return list(self.model.tokenizers.values())
+        return list(self.tokenizers.values())
 
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return self.model.tokenize(captions)

@@ -165,9 +165,9 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     if cfg.compile:
         model.denoiser.compile()
     model = plan.adapter.attach(model)
-    for frozen in (model.vae, *model.text_encoders.values()):
-        frozen.to(accelerator.device)
+    model.parts.to(accelerator.device)
     train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
+    model.parts.release()
     battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
     model.denoiser.to(accelerator.device).train()

@@ -100,8 +100,8 @@ OPTIONS = ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree",
 
 
 def weights(run):
-    files = [file for file in sorted(run.checkpoints.glob("step-000010/*.safetensors"))]
-    return {f"{file.stem}.{name}": value for file in files for name, value in load_file(file).items()}
+    files = run.checkpoints.glob("step-000010/*.safetensors")
+    return {f"{file.stem}.{name}": value for file in sorted(files) for name, value in load_file(file).items()}
 
 
 @pytest.mark.slow
