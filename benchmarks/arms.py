@@ -1,9 +1,9 @@
 """One arm of a comparison, in a process of its own: `python benchmarks/arms.py KIND OVERRIDE...` (see speed.py).
 
-KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward and optimizer step of the
-denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and ends). The overrides
-are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers, the steps to warm up
-with and those to time; each is answered on stdout by a line of JSON.
+KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward and optimizer step of
+the denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and ends). The
+overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers, the steps
+to warm up with and those to time; each is answered on stdout by a line of JSON.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -187,10 +188,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     kind, *overrides = sys.argv[1:]
     cfg = compose([*overrides, f"steps={FOREVER}"])
-    try:
+    with suppress(Done):
         KINDS[kind](cfg, Turns(sys.stdin, answers))
-    except Done:
-        pass
 
 
 if __name__ == "__main__":

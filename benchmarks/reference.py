@@ -1,10 +1,10 @@
-"""The loop that t2i is measured against: per step, the work of Diffusers' examples/text_to_image/train_text_to_image.py.
+"""The loop that t2i is measured against, with the work of Diffusers' examples/text_to_image/train_text_to_image.py.
 
 Every step reads its pictures from their files, resizes, crops and mirrors them, tokenizes their captions, and encodes
 both with the frozen autoencoder and text encoder, which are held in the type of mixed precision; then it adds noise,
-predicts under autocast, and steps an AdamW as PyTorch builds it, without fused kernels. Of the script's default settings
-those that change the work are kept: no worker processes, attention by PyTorch, the loss read and logged in every step.
-What is left out is left out of t2i's arms as well: validation, samples, checkpoints.
+predicts under autocast, and steps an AdamW as PyTorch builds it, without fused kernels. Of the script's default
+settings those that change the work are kept: no worker processes, PyTorch's attention, the loss read in every step.
+Validation, samples and checkpoints are left out, as they are of t2i's arms.
 """
 
 from collections.abc import Iterator

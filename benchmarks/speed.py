@@ -4,11 +4,11 @@
     python benchmarks/speed.py --set sd15 --arms reference-fp32,t2i-fp32  # full Stable Diffusion 1.5: an hour
     python benchmarks/speed.py --set all --out speed.json precision=bf16  # overrides of t2i.train, for every arm
 
-On the CPU and, where there is one, on the GPU; on a machine that does nothing else. Each arm is a process of its own, so
-that the peak of memory is its own; they take turns, round by round, so that a machine that is slow for a while is slow
-for all. Arms of the tiny model live side by side and wait for their turn; two of Stable Diffusion 1.5 would not fit into
-24 GB, so each is started anew in each round. A turn is some steps that are not timed, then some that are; a ratio is of
-two turns of the same round. What is encoded is encoded by processes before, of which nothing is counted.
+On the CPU and, where there is one, on the GPU; on a machine that does nothing else. Each arm is a process of its own,
+so that the peak of memory is its own; they take turns, round by round, so that a machine that is slow for a while is
+slow for all. Arms of the tiny model live side by side and wait for their turn; two of Stable Diffusion 1.5 would not
+fit into 24 GB, so each is started anew in each round. A turn is some steps that are not timed, then some that are; a
+ratio is of two turns of the same round. What is to be encoded is encoded by processes before, which do not count.
 
 Arms (their settings are below): `reference` is reference.py; `t2i` is the real loop with the settings of the reference,
 its encodings cached; `bare` is forward, backward and AdamW alone, and `t2i-all-on` the loop that is to cost no more.
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from processes import HERE, ArmFailed, Process
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Set:
-    """Arms on one model. together: they live side by side; else each is started anew in each round."""
+    """Arms on one model. together: they live side by side; else each is started anew in each round.
+
+    pipeline: of pipelines.py; None is the one that comes with t2i.
+    """
 
     overrides: str
     arms: dict[str, Arm]
+    pipeline: str | None
     resolution: int
     together: bool
     rounds: int
@@ -63,6 +67,7 @@ SETS = {
             "t2i-all-on": Arm("t2i", ALL_ON, ("bare",)),
             "bare": Arm("bare", PLAIN),
         },
+        pipeline=None,
         resolution=64,
         together=True,
         rounds=9,
@@ -84,6 +89,7 @@ SETS = {
             "t2i-all-on-bf16": Arm("t2i", f"{ALL_ON} precision=bf16", ("bare-bf16",)),
             "bare-bf16": Arm("bare", f"{PLAIN} precision=bf16"),
         },
+        pipeline="sd15",
         resolution=512,
         together=False,
         rounds=3,
@@ -91,58 +97,6 @@ SETS = {
     ),
 }
 EVERY = "dataset=folder tracker=none lr_scheduler=constant validate_every=0 sample_every=0 save_every=0"
-
-
-class ArmFailed(Exception):
-    """An arm's process ended before it was asked to; the message says why."""
-
-
-class Process:
-    """An arm's process. `facts` is what it says of itself when it is ready; what it prints goes to `console`."""
-
-    def __init__(self, kind: str, overrides: Sequence[str], device: str, console: Path):
-        self.console = console
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
-        with console.open("a") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "arms.py"), kind, *overrides],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                env=environment,
-            )
-        self.facts = {} if kind == "encode" else self._answer()
-        if kind == "encode":
-            self.close()
-
-    def turn(self, warmup: int, steps: int) -> dict[str, float]:
-        """Seconds per step, and the peak of memory so far."""
-        print(warmup, steps, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """Let it end, and wait until its memory is free."""
-        self.process.stdin.close()
-        code = self.process.wait()
-        self.process.stdout.close()
-        if code:
-            raise ArmFailed(self._reason(code))
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        if line := self.process.stdout.readline():
-            return json.loads(line)
-        raise ArmFailed(self._reason(self.process.wait()))
-
-    def _reason(self, code: int) -> str:
-        if code == -9:
-            return "killed; probably out of memory"
-        lines = [line for line in self.console.read_text().splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"ended with code {code}"
 
 
 @dataclass
@@ -236,28 +190,36 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    machine = report["machine"]
-    features = ", ".join(machine["features"]) or "no vector extensions"
-    console.print(
-        f"\n{report['set']} on {machine['device']} · {machine['cpu']}, {machine['cores']} cores ({features}), "
-        f"{machine['threads']} threads · PyTorch {machine['torch']} · {report['rounds']} rounds of {report['steps']} steps",
-        highlight=False,
-    )
-    table = Table("arm", "s per step (median)", "peak memory, GB (10⁹ bytes)", "precision", "attention")
+    console.print(f"\n{_headline(report)}", highlight=False)
+    arms = Table("arm", "s per step (median)", "peak memory, GB (10⁹ bytes)", "precision", "attention")
+    for arm in report["arms"]:
+        figures = ["", ""]
+        if "median_seconds" in arm:
+            figures = [f"{arm['median_seconds']:.3f}", f"{arm['peak_gb']:.2f}", arm["precision"], arm["attention"]]
+        arms.add_row(arm["name"], *figures)
+    console.print(arms)
     for arm in report["arms"]:
         if arm["problem"]:
-            table.add_row(arm["name"], "fails: " + arm["problem"])
-        else:
-            figures = f"{arm['median_seconds']:.3f}", f"{arm['peak_gb']:.2f}"
-            table.add_row(arm["name"], *figures, arm["precision"], arm["attention"])
-    console.print(table)
-    table = Table("arm", "against", "speed ×: median (min to max)", "time per step ×: median (min to max)", "rounds")
+            console.print(f"{arm['name']} fails: {arm['problem']}", highlight=False, markup=False)
+    ratios = Table("arm", "against", "speed ×: median (min to max)", "time per step ×: median (min to max)", "rounds")
     for each in report["comparisons"]:
         spans = [
             f"{span['median']:.3f} ({span['min']:.3f} to {span['max']:.3f})" for span in (each["speed"], each["time"])
         ]
-        table.add_row(each["arm"], each["against"], *spans, str(each["rounds"]))
-    console.print(table)
+        ratios.add_row(each["arm"], each["against"], *spans, str(each["rounds"]))
+    console.print(ratios)
+
+
+def _headline(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    if not machine:
+        return f"{report['set']} on {report['device']}: no arm could be measured"
+    features = ", ".join(machine["features"]) or "no vector extensions"
+    return (
+        f"{report['set']} on {machine['device']} · {machine['cpu']}, {machine['cores']} cores ({features}), "
+        f"{machine['threads']} threads · PyTorch {machine['torch']} · "
+        f"{report['rounds']} rounds of {report['steps']} steps"
+    )
 
 
 def devices(asked: str) -> list[str]:
@@ -268,16 +230,17 @@ def devices(asked: str) -> list[str]:
     return ["cpu", "cuda"] if found and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else ["cpu"]
 
 
-def prepare(name: str, chosen: Set, folder: Path) -> list[str]:
-    """Write what the arms work on, in a process that is gone before they start; returns the overrides for it."""
-    code = f"import pipelines, pathlib; pipelines.pictures(pathlib.Path({str(folder)!r}) / 'pictures-{chosen.resolution}', {chosen.resolution})"
-    if name == "sd15":
-        code += f"; pipelines.sd15(pathlib.Path({str(folder)!r}) / 'sd15')"
-    subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True)
-    overrides = [*EVERY.split(), *chosen.overrides.split()]
-    overrides += [f"dataset.path={folder}/pictures-{chosen.resolution}", f"dataset.resolution={chosen.resolution}"]
-    overrides += [f"cache_dir={folder}/cache"]
-    return [*overrides, f"model.path={folder}/sd15"] if name == "sd15" else overrides
+def prepare(chosen: Set, folder: Path) -> list[str]:
+    """Write what the arms work on, by a process that is gone before they start; returns the overrides for it."""
+    pictures = folder / f"pictures-{chosen.resolution}"
+    command = [sys.executable, str(HERE / "pipelines.py"), "--pictures", str(pictures), str(chosen.resolution)]
+    overrides = [*EVERY.split(), *chosen.overrides.split(), f"cache_dir={folder}/cache"]
+    overrides += [f"dataset.path={pictures}", f"dataset.resolution={chosen.resolution}"]
+    if chosen.pipeline:
+        command += [f"--{chosen.pipeline}", str(folder / chosen.pipeline)]
+        overrides += [f"model.path={folder / chosen.pipeline}"]
+    subprocess.run(command, check=True)
+    return overrides
 
 
 def parser() -> argparse.ArgumentParser:
@@ -314,7 +277,7 @@ def main() -> None:
         for name in names:
             chosen = SETS[name]
             arms = {key: arm for key, arm in chosen.arms.items() if not asked or key in asked}
-            common = prepare(name, chosen, folder) if arms else []
+            common = prepare(chosen, folder) if arms else []
             for device in devices(options.device) if arms else []:
                 outcomes = [Outcome(key, arm) for key, arm in arms.items()]
                 measure(chosen, outcomes, common, device, Path(temporary), options)

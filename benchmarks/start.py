@@ -3,9 +3,9 @@
     python benchmarks/start.py                 # the tiny model, as the default run has it
     python benchmarks/start.py --set sd15      # full Stable Diffusion 1.5, with random weights: tens of minutes
 
-Measured in two places, which take turns: a command after another one (`python -m t2i.train`), and the first and the second
-job of a sweep, from when each one's process opens its console. The cache begins empty in each round. Step 1 counts as taken when
-its line is in metrics.jsonl, so the step itself is in the figure. The second run must not add to the cache or change it.
+Measured in two places, which take turns: a command after another one, and the first and the second
+job of a sweep, from when the job's process opens its console. The cache begins empty in each round. A step is taken
+when its line is in metrics.jsonl, so the step itself is in the figure. The second run must not change the cache.
 """
 
 import argparse
@@ -32,12 +32,14 @@ def stamps(cache: Path) -> dict[Path, tuple[int, int]]:
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def wait_for(file: Path, process: subprocess.Popen) -> float:
-    """The time at which there is something in the file."""
-    while not (file.is_file() and file.stat().st_size):
-        if process.poll() is not None and not file.is_file():
+def wait_for(file: Path, process: subprocess.Popen, least: int = 1) -> float:
+    """The time at which the file has so many bytes."""
+    ended = False
+    while not (file.is_file() and file.stat().st_size >= least):
+        if ended:
             raise subprocess.CalledProcessError(process.returncode, process.args)
         time.sleep(POLL)
+        ended = process.poll() is not None  # and one more look at the file
     return time.perf_counter()
 
 
@@ -61,22 +63,13 @@ def sweep(folder: Path, overrides: list[str]) -> tuple[float, float]:
     seconds, before = [], {}
     for seed in (0, 1):
         job = folder / "multirun" / "start" / f"seed-{seed}"
-        begun = appears(job / "console.log", process)
+        begun = wait_for(job / "console.log", process, least=0)
         seconds.append(wait_for(job / "metrics.jsonl", process) - begun)
         before = before or stamps(folder / "cache")
     if process.wait():
         raise subprocess.CalledProcessError(process.returncode, process.args)
     check_unchanged(folder / "cache", before)
     return seconds[0], seconds[1]
-
-
-def appears(file: Path, process: subprocess.Popen) -> float:
-    """The time at which the file is there."""
-    while not file.is_file():
-        if process.poll() is not None:
-            raise subprocess.CalledProcessError(process.returncode, process.args)
-        time.sleep(POLL)
-    return time.perf_counter()
 
 
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen:
@@ -109,7 +102,7 @@ def main() -> None:
         if options.set != "tiny":
             folder = (options.folder or Path(temporary)).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            common = speed.prepare(options.set, speed.SETS[options.set], folder)
+            common = speed.prepare(speed.SETS[options.set], folder)
             common = [each for each in common if not each.startswith("cache_dir=")]
         found = {place: [] for place in PLACES}
         for _ in range(options.rounds):
