@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,7 +38,7 @@ class Turns:
 
     def begin(self, **facts: Any) -> None:
         """Say what is about to be timed, and wait until it is asked for."""
-        self._answer(machine=machine(), **facts)
+        self.answer(machine=machine(), **facts)
         self.step_done()
 
     def step_done(self) -> bool:
@@ -50,6 +49,9 @@ class Turns:
             raise Done from None
         return False
 
+    def answer(self, **values: Any) -> None:
+        print(json.dumps(values), file=self.answers, flush=True)
+
     def _steps(self) -> Iterator[None]:
         for line in self.requests:
             warmup, timed = map(int, line.split())
@@ -58,10 +60,7 @@ class Turns:
             start = _now()
             for _ in range(timed):
                 yield
-            self._answer(seconds=(_now() - start) / timed, peak_gb=peak_gb())
-
-    def _answer(self, **values: Any) -> None:
-        print(json.dumps(values), file=self.answers, flush=True)
+            self.answer(seconds=(_now() - start) / timed, peak_gb=peak_gb())
 
 
 def _now() -> float:
@@ -113,6 +112,7 @@ def encode(cfg: DictConfig, turns: Turns) -> None:
     """Fill the cache."""
     with tempfile.TemporaryDirectory() as folder:
         assembled(cfg, folder)
+    turns.begin()
 
 
 def t2i(cfg: DictConfig, turns: Turns) -> None:
@@ -187,9 +187,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     kind, *overrides = sys.argv[1:]
-    cfg = compose([*overrides, f"steps={FOREVER}"])
-    with suppress(Done):
-        KINDS[kind](cfg, Turns(sys.stdin, answers))
+    turns = Turns(sys.stdin, answers)
+    try:
+        KINDS[kind](compose([*overrides, f"steps={FOREVER}"]), turns)
+    except Done:
+        pass
+    except Exception as error:
+        turns.answer(problem=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        raise
 
 
 if __name__ == "__main__":

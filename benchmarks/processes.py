@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,9 +31,7 @@ class Process:
                 text=True,
                 env=environment,
             )
-        self.facts = {} if kind == "encode" else self._answer()
-        if kind == "encode":
-            self.close()
+        self.facts = self._answer()
 
     def turn(self, warmup: int, steps: int) -> dict[str, float]:
         """Seconds per step, and the peak of memory so far."""
@@ -55,12 +54,17 @@ class Process:
         self.process.wait()
 
     def _answer(self) -> dict[str, Any]:
-        if line := self.process.stdout.readline():
-            return json.loads(line)
-        raise ArmFailed(self._reason(self.process.wait()))
+        line = self.process.stdout.readline()
+        if not line:
+            raise ArmFailed(self._reason(self.process.wait()))
+        answer = json.loads(line)
+        if "problem" in answer:
+            self.process.wait()
+            raise ArmFailed(answer["problem"])
+        return answer
 
     def _reason(self, code: int) -> str:
-        if code == -9:
+        if code == -signal.SIGKILL:
             return "killed; probably out of memory"
         lines = [line for line in self.console.read_text().splitlines() if line.strip()]
         return lines[-1].strip() if lines else f"ended with code {code}"
