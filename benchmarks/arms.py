@@ -100,9 +100,11 @@ def machine() -> dict[str, Any]:
 
 def assembled(cfg: DictConfig, folder: str):
     """The parts of the loop as a run in `folder` would have them, what it says of them, and its plan."""
+    from t2i.config import check
     from t2i.experiment import assemble
     from t2i.plan import settle
 
+    check(cfg, num_processes=1)
     plan = settle(cfg)
     parts, _, facts = assemble(cfg, plan, Path(folder))
     return parts, facts, plan

@@ -1,6 +1,6 @@
 """What the benchmarks work on: Stable Diffusion 1.5's architecture with random weights, and captioned pictures.
 
-    python benchmarks/pipelines.py --sd15 FOLDER --pictures FOLDER 512
+    python benchmarks/pipelines.py --sd15 FOLDER --pictures FOLDER 512 16
 
 What is there already stays. The speed of a step does not depend on what the weights are.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 SD15_GB = 4.3  # on disk, 10⁹ bytes: 860 M weights of the denoiser, 123 M of the text encoder, 84 M of the autoencoder
-TRAINED, HELD_OUT = 16, 2  # pictures
+HELD_OUT = 2  # pictures
 
 
 def sd15(folder: Path) -> Path:
@@ -63,29 +63,29 @@ def sd15(folder: Path) -> Path:
     return folder
 
 
-def pictures(folder: Path, resolution: int) -> Path:
-    """Emoji of `resolution` pixels, each with a caption: train/ and validation/, written once."""
+def pictures(folder: Path, resolution: int, number: int) -> Path:
+    """Emoji of `resolution` pixels, each with a caption: `number` in train/, and some in validation/."""
     from t2i.openmoji import catalogue, draw
 
-    chosen = [emoji for emoji in catalogue() if emoji.group == "food"][: TRAINED + HELD_OUT]
-    for number, emoji in enumerate(chosen):
-        side = folder / ("train" if number < TRAINED else "validation")
+    chosen = [emoji for emoji in catalogue() if emoji.group == "food"][: number + HELD_OUT]
+    for place, emoji in enumerate(chosen):
+        side = folder / ("train" if place < number else "validation")
         side.mkdir(parents=True, exist_ok=True)
-        if not (side / f"{number:03}.txt").is_file():
-            draw(emoji.emoji, resolution).save(side / f"{number:03}.png")
-            (side / f"{number:03}.txt").write_text(emoji.caption)
+        if not (side / f"{place:03}.txt").is_file():
+            draw(emoji.emoji, resolution).save(side / f"{place:03}.png")
+            (side / f"{place:03}.txt").write_text(emoji.caption)
     return folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sd15", type=Path, metavar="FOLDER", help=f"{SD15_GB} GB")
-    parser.add_argument("--pictures", nargs=2, metavar=("FOLDER", "PIXELS"))
+    parser.add_argument("--pictures", nargs=3, metavar=("FOLDER", "PIXELS", "NUMBER"))
     options = parser.parse_args()
     if options.sd15:
         sd15(options.sd15)
     if options.pictures:
-        pictures(Path(options.pictures[0]), int(options.pictures[1]))
+        pictures(Path(options.pictures[0]), *map(int, options.pictures[1:]))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Set:
     arms: dict[str, Arm]
     pipeline: str | None
     resolution: int
+    pictures: int  # to train on
     together: bool
     rounds: int
     steps: int
@@ -71,6 +72,7 @@ SETS = {
         },
         pipeline=None,
         resolution=64,
+        pictures=32,
         together=True,
         rounds=9,
         steps=8,
@@ -93,6 +95,7 @@ SETS = {
         },
         pipeline="sd15",
         resolution=512,
+        pictures=4,
         together=False,
         rounds=3,
         steps=3,
@@ -234,8 +237,9 @@ def devices(asked: str) -> list[str]:
 
 def prepare(chosen: Set, folder: Path) -> list[str]:
     """Write what the arms work on, by a process that is gone before they start; returns the overrides for it."""
-    pictures = folder / f"pictures-{chosen.resolution}"
-    command = [sys.executable, str(HERE / "pipelines.py"), "--pictures", str(pictures), str(chosen.resolution)]
+    pictures = folder / f"pictures-{chosen.resolution}-{chosen.pictures}"
+    sizes = [str(chosen.resolution), str(chosen.pictures)]
+    command = [sys.executable, str(HERE / "pipelines.py"), "--pictures", str(pictures), *sizes]
     overrides = [*EVERY.split(), *chosen.overrides.split(), f"cache_dir={folder}/cache"]
     overrides += [f"dataset.path={pictures}", f"dataset.resolution={chosen.resolution}"]
     if chosen.pipeline:

@@ -36,7 +36,7 @@ def on_path() -> Iterator[None]:
 def pictures(tmp_path_factory) -> Path:
     import pipelines
 
-    return pipelines.pictures(tmp_path_factory.mktemp("data") / "pictures", 64)
+    return pipelines.pictures(tmp_path_factory.mktemp("data") / "pictures", 64, number=16)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -61,7 +61,7 @@ def test_gradients_of_the_reference_are_those_of_t2i(small_pipeline, loss, predi
     hidden = text["encoder_hidden_states"]
     theirs = gradients(reference.diffusion_loss(model.denoiser, scheduler, latents, noise, t, hidden, gamma))
     for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, pictures):
@@ -108,9 +108,9 @@ def test_both_learn_with_the_same_settings(small_pipeline, pictures, tmp_path):
     run(cfg, settle(cfg), tmp_path / "run", [])
     ours = [line["train/loss"] for line in Run(tmp_path / "run", cfg).metrics() if line["step"] > 0]
     for losses in (ours, theirs):
-        print([round(x, 2) for x in losses])
         assert len(losses) == 24
-        assert statistics.mean(losses[-8:]) < 0.8 * statistics.mean(losses[:8])
+        assert statistics.mean(losses[-8:]) < 0.85 * losses[0]
+    assert statistics.mean(ours[-8:]) == pytest.approx(statistics.mean(theirs[-8:]), rel=0.15)
 
 
 def test_a_turn_is_steps_that_are_not_timed_and_steps_that_are():
@@ -151,8 +151,10 @@ def speed(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_speed_measures_every_arm(tmp_path):
     out = tmp_path / "speed.json"
-    done = speed("--rounds", "2", "--steps", "1", "--device", "cpu", "--out", str(out), "batch_size=2")
-    assert done.returncode == 2 or done.returncode == 0, done.stderr
+    done = speed(
+        "--rounds", "2", "--steps", "1", "--device", "cpu", "--out", str(out), "batch_size=2", "micro_batch_size=2"
+    )
+    assert done.returncode == 0, done.stderr
     (report,) = json.loads(out.read_text())
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert set(arms) == {"reference", "t2i", "t2i-all-on", "bare"}
