@@ -229,10 +229,11 @@ def _headline(report: dict[str, Any]) -> str:
 
 def devices(asked: str) -> list[str]:
     """cpu, and cuda where there is a GPU that this process may use; or the one that is asked for."""
-    if asked != "all":
-        return [asked]
     found = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.strip()
-    return ["cpu", "cuda"] if found and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else ["cpu"]
+    there = ["cpu", "cuda"] if found and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else ["cpu"]
+    if asked not in (*there, "all"):
+        sys.exit(f"--device {asked}: there is no GPU here")
+    return there if asked == "all" else [asked]
 
 
 def prepare(chosen: Set, folder: Path) -> list[str]:
@@ -276,6 +277,7 @@ def main() -> None:
     known = [arm for name in names for arm in SETS[name].arms]
     if unknown := sorted(set(asked or ()) - set(known)):
         sys.exit(f"--arms: there is no {', '.join(unknown)}; choose from {', '.join(known)}")
+    on = devices(options.device)
     reports = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
@@ -284,7 +286,7 @@ def main() -> None:
             chosen = SETS[name]
             arms = {key: arm for key, arm in chosen.arms.items() if not asked or key in asked}
             common = prepare(chosen, folder) if arms else []
-            for device in devices(options.device) if arms else []:
+            for device in on if arms else []:
                 outcomes = [Outcome(key, arm) for key, arm in arms.items()]
                 measure(chosen, outcomes, common, device, Path(temporary), options)
                 measured = [outcome for outcome in outcomes if outcome.facts]
