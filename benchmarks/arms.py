@@ -157,7 +157,7 @@ def reference(cfg: DictConfig, turns: Turns) -> None:
     from t2i.models import locate
     from t2i.precision import MIXED_PRECISION, resolve_precision
 
-    precision = resolve_precision(cfg.precision.dtype)
+    precision = resolve_precision(**cfg.precision).dtype
     settings = loop.Settings(
         pipeline=locate(cfg.model.path),
         pictures=Path(cfg.dataset.path) / "train",

@@ -58,7 +58,6 @@ class Set:
 
 
 PLAIN = "loss=mse ema=none caption_dropout=0 log_every=1"  # what the reference does
-PLAIN_SD15 = f"{PLAIN} ~ema.decay"  # which model=sd15 sets
 LORA = "adapter=lora adapter.rank=16"
 ALL_ON = "loss=minsnr ema=standard caption_dropout=0.1 log_every=1"
 SETS = {
@@ -80,16 +79,18 @@ SETS = {
     "sd15": Set(
         overrides="model=sd15 batch_size=1 micro_batch_size=1 gradient_checkpointing=true optimizer.lr=1e-5",
         arms={
-            "reference-fp32": Arm("reference", f"{PLAIN_SD15} precision=fp32"),
-            "reference-bf16": Arm("reference", f"{PLAIN_SD15} precision=bf16"),
-            "bare-fp32": Arm("bare", f"{PLAIN_SD15} precision=fp32"),
-            "bare-bf16": Arm("bare", f"{PLAIN_SD15} precision=bf16"),
-            "t2i-fp32": Arm("t2i", f"{PLAIN_SD15} precision=fp32", ("reference-fp32",)),
-            "t2i-bf16": Arm("t2i", f"{PLAIN_SD15} precision=bf16 attention=sdpa", ("reference-bf16",)),
-            "t2i-best": Arm("t2i", f"{PLAIN_SD15} precision=bf16 precision.weights=master", ("reference-bf16",)),
-            "t2i-bf16_sr": Arm("t2i", f"{PLAIN_SD15} precision=bf16_sr", ("reference-bf16",)),
-            "t2i-lora-fp32": Arm("t2i", f"{PLAIN_SD15} precision=fp32 {LORA}", ("reference-fp32",)),
-            "t2i-lora-bf16": Arm("t2i", f"{PLAIN_SD15} precision=bf16 {LORA}", ("reference-bf16",)),
+            "reference-fp32": Arm("reference", f"{PLAIN} precision=fp32"),
+            "reference-bf16": Arm("reference", f"{PLAIN} precision=bf16"),
+            "bare-fp32": Arm("bare", f"{PLAIN} precision=fp32"),
+            "bare-bf16": Arm("bare", f"{PLAIN} precision=bf16"),
+            "t2i-fp32": Arm("t2i", f"{PLAIN} precision=fp32", ("reference-fp32",)),
+            "t2i-bf16": Arm(
+                "t2i", f"{PLAIN} precision=bf16 precision.weights=fp32 attention=sdpa", ("reference-bf16",)
+            ),
+            "t2i-best": Arm("t2i", f"{PLAIN} precision=bf16 precision.weights=master", ("reference-bf16",)),
+            "t2i-bf16_sr": Arm("t2i", f"{PLAIN} precision=bf16_sr", ("reference-bf16",)),
+            "t2i-lora-fp32": Arm("t2i", f"{PLAIN} precision=fp32 {LORA}", ("reference-fp32",)),
+            "t2i-lora-bf16": Arm("t2i", f"{PLAIN} precision=bf16 {LORA}", ("reference-bf16",)),
             "t2i-all-on-fp32": Arm("t2i", f"{ALL_ON} precision=fp32", ("bare-fp32",)),
             "t2i-all-on-bf16": Arm("t2i", f"{ALL_ON} precision=bf16", ("bare-bf16",)),
         },

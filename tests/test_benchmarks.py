@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import compose
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler
+from transformers import CLIPTextModel
 
 from t2i.experiment import run
 from t2i.models.stable_diffusion import load
@@ -70,10 +71,10 @@ def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, pictures
 
     settings = reference.Settings(str(small_pipeline), pictures / "train", 64, 2, 1e-4, "no", False)
     model, accelerator = load(small_pipeline), Accelerator()
-    pixels, tokens = reference.Pictures(settings, model.tokenizer)[0]
+    pixels, tokens = reference.Pictures(settings, model.tokenizers["tokenizer"])[0]
     caption = (pictures / "train" / "000.txt").read_text()
-    vae = reference.frozen(type(model.vae), settings, accelerator, "vae")
-    text_encoder = reference.frozen(type(model.text_encoder), settings, accelerator, "text_encoder")
+    vae = reference.frozen(AutoencoderKL, settings, accelerator, "vae")
+    text_encoder = reference.frozen(CLIPTextModel, settings, accelerator, "text_encoder")
     mean, _ = model.encode(pixels[None])
     torch.testing.assert_close(vae.encode(pixels[None]).latent_dist.mean * vae.config.scaling_factor, mean)
     torch.testing.assert_close(text_encoder(tokens[None])[0], model.embed([caption])["encoder_hidden_states"])
@@ -86,7 +87,7 @@ def test_pictures_of_the_reference_are_squares_of_the_resolution(small_pipeline,
 
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("red")
-    tokenizer = load(small_pipeline).tokenizer
+    tokenizer = load(small_pipeline).tokenizers["tokenizer"]
     for random in (False, True):
         settings = reference.Settings(str(small_pipeline), tmp_path, 64, 1, 1e-4, "no", False, random, flip=random)
         pixels, _ = reference.Pictures(settings, tokenizer)[0]
