@@ -23,16 +23,21 @@ class NoAdapter:
     def attach(self, model: Any) -> Any:
         return model
 
-    def export(self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path) -> None:
+    def export(
+        self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path, writes: bool
+    ) -> None:
         """A complete Diffusers pipeline in float32: the averaged weights, and the raw ones as variant `non_ema`.
 
         The scheduler is the one trained with: without its prediction type the samples would be noise.
+        writes: whether this process does so; the others bring their share, where the network is shared out.
         """
         with ema.applied(torch.float32):
-            model.pipeline(scheduler).save_pretrained(folder)
+            if writes:
+                model.pipeline(scheduler).save_pretrained(folder)
         if len(ema.variants()) > 1:
             with trained.replaced(trained.weights, torch.float32):
-                model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
+                if writes:
+                    model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
 class LoRA:
@@ -89,18 +94,23 @@ class LoRA:
                 "conv1 in a denoiser, q_proj in a text encoder"
             ) from error
 
-    def export(self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path) -> None:
+    def export(
+        self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path, writes: bool
+    ) -> None:
         """The adapters alone, as `load_lora_weights(folder)` of a stock pipeline takes them, and the scheduler.
 
         The averaged weights are in the file that is loaded by default, the raw ones in another beside it.
+        writes: see `NoAdapter.export`.
         """
-        pipeline = model.pipeline(scheduler)
         with ema.applied(torch.float32):
-            self._save(pipeline, folder, AVERAGED)
+            if writes:
+                self._save(model.pipeline(scheduler), folder, AVERAGED)
         if len(ema.variants()) > 1:
             with trained.replaced(trained.weights, torch.float32):
-                self._save(pipeline, folder, RAW)
-        pipeline.scheduler.save_pretrained(folder / "scheduler")
+                if writes:
+                    self._save(model.pipeline(scheduler), folder, RAW)
+        if writes:
+            scheduler.save_pretrained(folder / "scheduler")
 
     def _save(self, pipeline: Any, folder: Path, file: str) -> None:
         from peft import get_peft_model_state_dict

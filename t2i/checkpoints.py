@@ -23,18 +23,26 @@ class Stateful(Protocol):
 
 
 def save(
-    folder: Path, step: int, parts: Mapping[str, Stateful], keep: int, losses: Mapping[int, float] | None = None
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Stateful],
+    keep: int,
+    losses: Mapping[int, float] | None = None,
+    writes: bool = True,
 ) -> Path:
     """Write step-NNNNNN, then remove all but the newest `keep` and the best by `losses` (step -> val/loss).
 
+    writes: whether this process does so; the others bring their share, where the parts are shared out.
     Parts that hold other things than tensors (optimizers) are saved by torch.save and loaded with weights_only; the
     others are safetensors. Raises OSError if the disk is full; the checkpoints before stay.
     """
     final = folder / f"step-{step:06d}"
     beside = folder / f".{final.name}.tmp"
+    states = {name: part.state_dict() for name, part in parts.items()}
+    if not writes:
+        return final
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    states = {name: part.state_dict() for name, part in parts.items()}
     needed, free = _bytes(states), shutil.disk_usage(folder).free
     try:
         if needed > free:

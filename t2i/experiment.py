@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
 
-from t2i import checkpoints, validation
+from t2i import checkpoints, processes, sharding, validation
 from t2i.captioned import Captioned
+from t2i.checkpoints import Stateful
 from t2i.components import build
 from t2i.config import ConfigError
 from t2i.data import Examples
@@ -52,6 +52,7 @@ class Parts:
     ema: EMA | NoEMA
     examples: Examples
     accelerator: Accelerator
+    state: dict[str, Stateful]  # what of these a checkpoint holds
 
 
 def run(
@@ -96,7 +97,7 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
                 return metrics
 
             def draw(step: int) -> None:
-                mine = range(len(cfg.samples.prompts))[accelerator.process_index :: accelerator.num_processes]
+                mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
                 with parts.ema.applied(), validation.evaluating(parts.model.denoiser):
                     pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
                 pictures = dict(gather_object(list(zip(mine, pictures, strict=True))))
@@ -110,8 +111,8 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
             if stop.signum is not None and done < parts.schedule.steps:
                 raise Interrupted(stop.signum)
             if done == parts.schedule.steps:
-                if is_main:
-                    plan.adapter.export(parts.model, plan.scheduler, parts.trained, parts.ema, run.folder / "model")
+                exported = (parts.model, plan.scheduler, parts.trained, parts.ema)
+                plan.adapter.export(*exported, run.folder / "model", writes=is_main)
                 run.end("finished", final=run.latest())
             else:
                 run.end("paused", paused_at=done, final=run.latest())
@@ -142,13 +143,12 @@ def _agreed(stop: Stop, accelerator: Accelerator) -> bool:
 
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validation.Battery, dict[str, Any]]:
     """Load the data set and the model, encode, and put together what the loop needs; also what run.json says of it."""
-    AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
-    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[plan.precision.dtype])
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError(
-            f"accelerate's {accelerator.distributed_type.value} shards the weights, which checkpoints and averages do "
-            "not support here; use accelerate launch --multi_gpu"
-        )
+    accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
+    layout = processes.Replicated(accelerator)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        plugin, optimizer = accelerator.state.fsdp_plugin, cfg.optimizer._target_
+        sharding.check(plugin, plan.precision, optimizer, plan.adapter.text_encoder, cfg.compile)
+        layout = sharding.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):
         raise ConfigError(f"the processes work in different folders, this one in {folder}; give them run=NAME")
     if cfg.threads:
@@ -174,9 +174,12 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     trained = Trained(model.denoiser, plan.precision)
     optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
     trained.attach(optimizer)
-    plan.ema.track(trained, optimizer)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
-    model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
+    trained, prepared = layout.prepare(model, trained, optimizer)
+    plan.ema.track(trained, optimizer)
+    state = layout.parts(denoiser=trained, optimizer=prepared, lr_scheduler=lr_scheduler, ema=plan.ema)
+    if accelerator.scaler is not None:  # fp16
+        state["scaler"] = accelerator.scaler
     examples = Examples(
         encoded=train_set,
         order=order(data.train.weights, train_set.sizes(), cfg.batch_size, cfg.seed),
@@ -208,8 +211,9 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "weighting": weighting_table(plan),
     }
     parts = Parts(
-        schedule, model, trained, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator
-    )
+        schedule, model, trained, plan.diffusion, plan.loss, prepared, lr_scheduler, plan.ema, examples, accelerator,
+        state,
+    )  # fmt: skip
     return parts, battery, facts
 
 

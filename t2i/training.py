@@ -1,6 +1,6 @@
 """The training loop: encode, add noise, predict, weigh, step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from t2i import checkpoints
+from t2i.checkpoints import Stateful
 from t2i.data import Examples, MicroBatches, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
@@ -68,21 +69,19 @@ def train(
     ema: EMA | NoEMA,
     examples: Examples,
     accelerator: Accelerator,
+    state: Mapping[str, Stateful],
     observers: Observers,
     run: Run,
     checkpoint: Path | None,
 ) -> int:
     """Train the model's denoiser to the last step, from `checkpoint`, or else from the start.
 
-    Returns the number of steps done: fewer than all where it was to stop before, with a checkpoint there.
+    state: what checkpoints hold beside the counts of the meter. Returns the number of steps done: fewer than all where it was to stop before, with a checkpoint there.
     """
     weights = list(trained.weights.values())
     max_grad_norm = schedule.max_grad_norm or float("inf")
     meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion), schedule.max_bad_steps)
-    parts = {"denoiser": trained, "optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
-    if accelerator.scaler is not None:  # fp16
-        parts["scaler"] = accelerator.scaler
-
+    parts = {**state, "meter": meter}
     start = checkpoints.load(checkpoint, parts) if checkpoint else 0
     if not accelerator.is_main_process:
         meter.reset()  # what was counted before is with the main process
@@ -129,8 +128,8 @@ def train(
             observers.sample(done)
         if metrics:
             observers.log(done, metrics)
-        if saving and accelerator.is_main_process:
-            checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints, run.validated())
+        if saving:
+            checkpoints.save(run.checkpoints, done, parts, schedule.keep_checkpoints, run.validated(), run.writes)
         if stopping:
             break
         meter.pause()

@@ -23,6 +23,7 @@ from t2i.diffusion import Diffusion
 from t2i.draws import generator
 from t2i.encoding import Encoded
 from t2i.metrics import snr_bins
+from t2i.processes import shares
 
 FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no setting of the training changes a bit
 
@@ -50,7 +51,7 @@ class Battery:
         The processes share the work, each batch whole, so that their number changes no bit.
         """
         device, parts = accelerator.device, []
-        for cells in self._batches()[accelerator.process_index :: accelerator.num_processes]:
+        for cells in shares(self._batches(), accelerator):
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             x0 = torch.stack([self.x0[item] for item in items]).to(device)
             noised = diffusion.add_noise(x0, self.noise(cells).to(device), t.to(device))
