@@ -112,7 +112,7 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
                 raise Interrupted(stop.signum)
             if done == parts.schedule.steps:
                 exported = (parts.model, plan.scheduler, parts.trained, parts.ema)
-                plan.adapter.export(*exported, run.folder / "model", writes=is_main)
+                plan.adapter.export(*exported, run.folder / "model", is_main)
                 run.end("finished", final=run.latest())
             else:
                 run.end("paused", paused_at=done, final=run.latest())
@@ -146,8 +146,9 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
     layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        plugin, optimizer = accelerator.state.fsdp_plugin, cfg.optimizer._target_
-        sharding.check(plugin, plan.precision, optimizer, plan.adapter.text_encoder, cfg.compile)
+        switches = {"adapter.text_encoder": plan.adapter.text_encoder}
+        switches |= {name: cfg[name] for name in ("compile", "channels_last")}
+        sharding.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = sharding.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):
         raise ConfigError(f"the processes work in different folders, this one in {folder}; give them run=NAME")
@@ -197,6 +198,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "device": str(accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
+        "distributed": accelerator.distributed_type.value,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
         "trained_parameters": sum(weight.numel() for weight in trained.weights.values()),
         "pictures": {"train": len(data.train), "validation": len(data.validation)},

@@ -26,24 +26,23 @@ from t2i.trained import Trained
 OPTIMIZERS = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD", "schedulefree.AdamWScheduleFree")
 
 
-def check(plugin: Any, precision: Precision, optimizer: str, text_encoder: bool, compiled: bool) -> None:
+def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[str, bool]) -> None:
     """Refuse what can't be sharded.
 
-    plugin: accelerate's. optimizer: its `_target_`. text_encoder: whether text encoders are trained, too.
+    plugin: accelerate's. optimizer: its `_target_`. switches: settings that have to be false, by their names.
     """
-    whole = "or accelerate launch --multi_gpu, which shards nothing"
+    otherwise = "or accelerate launch --multi_gpu, which shards nothing"
     if precision.dtype == "fp16":
-        raise ConfigError(f"precision=fp16 is not supported with FSDP; use precision=bf16, {whole}")
+        raise ConfigError(f"precision=fp16 is not supported with FSDP; use precision=bf16, {otherwise}")
     if precision.weights != "fp32":
         raise ConfigError(
-            f"precision.weights={precision.weights} is not supported with FSDP; use precision.weights=fp32, {whole}"
+            f"precision.weights={precision.weights} is not supported with FSDP; use precision.weights=fp32, {otherwise}"
         )
     if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"optimizer: {optimizer} is not known to step shards (FSDP); use optimizer=adamw, {whole}")
-    if text_encoder:
-        raise ConfigError(f"adapter.text_encoder=true is not supported with FSDP; use false, {whole}")
-    if compiled:
-        raise ConfigError(f"compile=true is not supported with FSDP; use compile=false, {whole}")
+        raise ConfigError(f"optimizer: {optimizer} does not step shards (FSDP); use optimizer=adamw, {otherwise}")
+    for name, on in switches.items():
+        if on:
+            raise ConfigError(f"{name}=true is not supported with FSDP; use {name}=false, {otherwise}")
     if plugin.activation_checkpointing:
         raise ConfigError("fsdp_activation_checkpointing is not supported; use gradient_checkpointing=true")
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):

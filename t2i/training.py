@@ -76,7 +76,8 @@ def train(
 ) -> int:
     """Train the model's denoiser to the last step, from `checkpoint`, or else from the start.
 
-    state: what checkpoints hold beside the counts of the meter. Returns the number of steps done: fewer than all where it was to stop before, with a checkpoint there.
+    state: what checkpoints hold beside the counts of the meter. Returns the number of steps done: fewer than all where
+    it was to stop before, with a checkpoint there.
     """
     weights = list(trained.weights.values())
     max_grad_norm = schedule.max_grad_norm or float("inf")
