@@ -62,11 +62,13 @@ def run(
     overrides, choices: the command line and the option of each group, for those who read the run folder.
     """
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
+    publisher = Publisher(**cfg.hub)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
+        if run.writes and "pushed" not in run.info:
+            publisher.publish(folder)
         return run.result
 
-    publisher = Publisher(**cfg.hub)
     if run.writes:
         publisher.check()
     with run.claimed():

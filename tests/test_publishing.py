@@ -60,6 +60,19 @@ def test_a_refused_push_costs_the_run_nothing(train, hub, tmp_path, caplog):
     assert_secret(hub, run.folder, caplog.text)
 
 
+def test_a_finished_run_pushes_what_it_has_not_pushed(train, hub, tmp_path):
+    """The same command again does what is missing, once."""
+    folder, push = tmp_path / "run", ("hub.push=true", "hub.repo=mine")
+    train(folder, *SHORT)
+    assert not hub.repositories
+    run = train(folder, *SHORT, *push)
+    (name,) = hub.repositories
+    assert run.info["pushed"] == f"{hub.address}/{name}"
+    hub.repositories.clear()
+    train(folder, *SHORT, *push)
+    assert not hub.repositories
+
+
 def test_the_owner_of_the_token_is_the_owner_of_a_bare_name(run, hub):
     for attempt in (1, 2):  # the second finds the repository there
         assert push(run.folder, "mine", False, None, pauses=()) == f"{hub.address}/tester/mine"
