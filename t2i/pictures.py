@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from t2i.config import ConfigError, check_positive
 from t2i.draws import generator
@@ -19,7 +19,8 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 CROPS = ("center", "random")
-VERSION = "1"  # of what this file makes of a picture; part of the fingerprints
+VERSION = "2"  # of what this file makes of a picture; part of the fingerprints
+SRGB = ImageCms.createProfile("sRGB")
 MAX_ASPECT = 2  # of a bucket; what is longer is cropped
 
 
@@ -28,8 +29,8 @@ class BadPicture(ValueError):
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it, in RGB: turned as its EXIF says, over white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
+    """The picture as a viewer shows it, in sRGB: turned as its EXIF says, over white where it is transparent."""
+    image = _in_srgb(ImageOps.exif_transpose(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
@@ -38,6 +39,18 @@ def upright(image: Image.Image) -> Image.Image:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     return image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that an embedded ICC profile means (Adobe RGB, Display P3, print inks), where it can be used."""
+    profile, mode = image.info.get("icc_profile"), "RGBA" if image.mode == "RGBA" else "RGB"
+    if not profile or image.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, own, SRGB, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # of another colour space than the picture, or damaged: viewers ignore it
+        return image
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
