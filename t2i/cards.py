@@ -58,12 +58,13 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     info = run.info
     counts, trained, parameters = info["pictures"], info["trained_parameters"] / 1e6, info["parameters"] / 1e6
     data = cfg.dataset.get("path") or cfg.dataset._target_.rpartition(".")[2]
+    trained_on = f"{counts['train'] or 'streamed'} pictures, {counts['validation']} held out"
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else ", with fresh weights"),
         "trained": f"{described(cfg.adapter)}, {trained:.1f} of {parameters:.1f} M weights"
         if is_adapter
         else f"all of the denoiser, {parameters:.1f} M weights",
-        "data": f"{data}, {cfg.dataset.resolution} pixels: {counts['train'] or 'streamed'} pictures, {counts['validation']} held out",
+        "data": f"{data}, {cfg.dataset.resolution} pixels: {trained_on}",
         "steps": f"{cfg.steps} of {cfg.batch_size} pictures; {cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),

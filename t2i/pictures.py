@@ -151,7 +151,7 @@ class Preparation:
         return self._cut(content, facts, middle, bool(mirrored))
 
     def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
-        """A view that is none of a fixed number, [H, W, 3] uint8; draws: where it lies and whether it is mirrored, [3]."""
+        """A view of its own, [H, W, 3] uint8; draws in [0, 1) say where it lies and whether it is mirrored, [3]."""
         return self._cut(content, facts, draws[:2], self.flip and draws[2] < 0.5)
 
     def _cut(self, content: bytes, facts: Facts, middle: np.ndarray, mirrored: bool) -> np.ndarray:
