@@ -246,13 +246,14 @@ def _captioned(
                 f"dataset.path={path}: of {len(good)} pictures none is {name}; change dataset.validation_share"
             )
     return Captioned(
-        _split(train, [item.captions for item in train], preparation),
-        _split(validation, [item.captions[:1] for item in validation], preparation.plain()),
+        prepared(train, [item.captions for item in train], preparation),
+        prepared(validation, [item.captions[:1] for item in validation], preparation.plain()),
         skipped,
     )
 
 
-def _split(items: list[Item], captions: list[tuple[str, ...]], preparation: Preparation) -> Split:
+def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], preparation: Preparation) -> Split:
+    """The split of usable items, with the captions that each may have."""
     content = [(item.facts.sha256, texts) for item, texts in zip(items, captions, strict=True)]
     return Split(
         captions=captions,
