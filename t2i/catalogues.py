@@ -54,6 +54,7 @@ class Catalogue:
     columns: Columns
     folder: Path  # where the indices are kept: they are small, and outlive the shards
     on_error: str  # see t2i.items
+    soon: Sequence[int] = ()  # which shards are needed now and next: what is fetched is not to push them out
     summaries: dict[int, dict] = field(default_factory=dict)
     tables: dict[int, pa.Table] = field(default_factory=dict)
 
@@ -64,7 +65,7 @@ class Catalogue:
     def count(self, shard: int) -> int:
         return self.summary(shard)["items"]
 
-    def summary(self, shard: int, soon: Sequence[int] = ()) -> dict:
+    def summary(self, shard: int) -> dict:
         """{"items": how many can be used, "skipped": the others and why}.
 
         Raises ConfigError if the shard can't be read, or if an item can't be used and none is to be skipped.
@@ -75,7 +76,7 @@ class Catalogue:
             with FileLock(file.with_suffix(".lock")):  # two processes that come at once look once
                 if new := not file.is_file():
                     log.info("looking at the pictures of %s", self.shards[shard].name)
-                    table, skipped = self._survey(shard, soon)
+                    table, skipped = self._survey(shard)
                     pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
                     file.with_suffix(".tmp").replace(file.with_suffix(".parquet"))
                     atomic_write(file, json.dumps({"items": len(table), "skipped": skipped}))
@@ -96,28 +97,28 @@ class Catalogue:
         facts = Facts(row["sha256"], row["width"], row["height"], "")
         return tuple(row["captions"]), facts, tuple(row["where"])
 
-    def contents(self, shard: int, places: Sequence[int], soon: Sequence[int] = ()) -> list[bytes]:
+    def contents(self, shard: int, places: Sequence[int]) -> list[bytes]:
         """The files of some pictures of a shard."""
         items = [self.item(shard, place) for place in places]
-        with self._opened(shard, soon) as reader:
+        with self._opened(shard) as reader:
             found = reader.contents([where for _, _, where in items])
         hashes = [facts.sha256 for _, facts, _ in items]
         if hashes != [hashlib.sha256(content).hexdigest() for content in found]:
             raise ConfigError(f"dataset.path={self.path}: {self.shards[shard].name} has changed while it was in use")
         return found
 
-    def fetch(self, shard: int, soon: Sequence[int]) -> None:
+    def fetch(self, shard: int) -> None:
         """See to it that a shard is here, and its index."""
-        self.summary(shard, soon)
-        with self._opened(shard, soon):
+        self.summary(shard)
+        with self._opened(shard):
             pass
 
     def fingerprint(self) -> str:
         return repr((VERSION, self.columns, [(shard.name, shard.content) for shard in self.shards]))
 
-    def _survey(self, shard: int, soon: Sequence[int]) -> tuple[pa.Table, list[dict[str, str]]]:
+    def _survey(self, shard: int) -> tuple[pa.Table, list[dict[str, str]]]:
         rows, skipped, name = [], [], self.shards[shard].name
-        with self._opened(shard, soon) as reader, ThreadPoolExecutor() as threads:
+        with self._opened(shard) as reader, ThreadPoolExecutor() as threads:
             found = iter(reader)
             while chunk := list(islice(found, CHUNK)):
                 for each, facts in zip(chunk, threads.map(_examined, chunk), strict=True):
@@ -131,10 +132,10 @@ class Catalogue:
         return pa.Table.from_pylist(rows, INDEX), skipped
 
     @contextmanager
-    def _opened(self, shard: int, soon: Sequence[int]) -> Iterator[Tar | Rows]:
+    def _opened(self, shard: int) -> Iterator[Tar | Rows]:
         """A reader of the shard; within, what is wrong with it is a ConfigError that names it."""
         name = self.shards[shard].name
-        with self.source.open(self.shards[shard], [self.shards[other] for other in soon]) as file:
+        with self.source.open(self.shards[shard], [self.shards[other] for other in self.soon]) as file:
             try:
                 yield FORMATS[PurePosixPath(name).suffix](file, self.columns)
             except BadShard as problem:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,7 @@ class Stream:
     preparation: Preparation
     shuffle_shards: int
     at_hand: int
-    ahead: "Ahead" = field(init=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "ahead", Ahead(self.catalogue))
+    ahead: "Ahead"
 
     @property
     def fingerprint(self) -> str:
@@ -60,17 +57,13 @@ class Stream:
         fingerprint = hash_of(VERSION, model.vae, *model.text_parts, self.fingerprint)
         return StreamedExamples(self, self.order(draws.seed), draws, model, fingerprint)
 
-    def pixels(self, items: Sequence[tuple[int, int]], draws: np.ndarray, soon: Sequence[int]) -> np.ndarray:
-        """The pictures of some items, each cut as its draws say, [B, H, W, 3] uint8.
-
-        draws: [B, 3] in [0, 1). soon: the shards that are needed now and next, in this order.
-        """
+    def pixels(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> np.ndarray:
+        """The pictures of some items, each cut as its draws in [0, 1) say, [B, 3] -> [B, H, W, 3] uint8."""
         contents: dict[tuple[int, int], bytes] = {}
         for shard in dict.fromkeys(shard for shard, _ in items):  # each is opened once
             own = [item for item in dict.fromkeys(items) if item[0] == shard]
-            found = self.catalogue.contents(shard, [place for _, place in own], soon)
+            found = self.catalogue.contents(shard, [place for _, place in own])
             contents |= zip(own, found, strict=True)
-        self.ahead.prepare(soon)
         facts = [self.catalogue.item(*item)[1] for item in items]
         drawn = zip([contents[item] for item in items], facts, draws, strict=True)
         return np.stack([self.preparation.drawn(*each) for each in drawn])
@@ -85,25 +78,23 @@ class Ahead:
     """Fetches and looks at the shards that are needed soon, in the background of whichever process reads."""
 
     def __init__(self, catalogue: Catalogue):
-        self.catalogue, self.shards, self.thread = catalogue, (), None
+        self.catalogue, self.thread = catalogue, None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"thread": None}
 
-    def prepare(self, shards: Sequence[int]) -> None:
-        """What is needed soon, in this order; the last word counts."""
-        self.shards = tuple(shards)
-        if self.thread is None or not self.thread.is_alive():  # never, or not since this process was forked
+    def prepare(self) -> None:
+        if self.thread is None or not self.thread.is_alive():  # never, done, or not since this process was forked
             self.thread = threading.Thread(target=self._prepare, daemon=True)
             self.thread.start()
 
     def _prepare(self) -> None:
-        shards = self.shards
-        for shard in shards:
-            if shards is not self.shards:
+        soon = self.catalogue.soon
+        for shard in soon:
+            if soon is not self.catalogue.soon:  # training has come further
                 return
             try:
-                self.catalogue.fetch(shard, shards)
+                self.catalogue.fetch(shard)
             except Exception as error:  # whoever needs the shard will meet it again, and say so
                 log.debug("%s is not ready: %s", self.catalogue.shards[shard].name, error)
 
@@ -134,9 +125,10 @@ class StreamedExamples(torch.utils.data.Dataset):
     def __getitems__(self, positions: list[int]) -> Read | ConfigError:
         """ConfigError if a shard can't be read: returned, for in a worker it would lose its shape."""
         try:
+            self.stream.catalogue.soon = self.order.from_here(positions[0], self.stream.at_hand)
             items = [self.order[position] for position in positions]
-            soon = self.order.from_here(positions[0], self.stream.at_hand)
-            pixels = self.stream.pixels(items, self.draws.draw(positions, "image", size=3), soon)
+            pixels = self.stream.pixels(items, self.draws.draw(positions, "image", size=3))
+            self.stream.ahead.prepare()
             captions = self.stream.captions(items, self.draws.draw(positions, "caption_choice"))
         except ConfigError as error:
             return error
@@ -254,7 +246,7 @@ def _sides(train: list[Shard], held_out: list[Shard], number: int, path: str) ->
 def _captioned(
     train: Catalogue, held_out: Catalogue, preparation: Preparation, shuffle_shards: int, at_hand: int, number: int
 ) -> Captioned:
-    stream = Stream(train, preparation, shuffle_shards, at_hand)
+    stream = Stream(train, preparation, shuffle_shards, at_hand, Ahead(train))
     validation = _held_out(held_out, preparation.plain(), number)
     looked_at = [(part, shard) for part in (train, held_out) for shard in part.known()]
     skipped = [item for part, shard in looked_at for item in part.summary(shard)["skipped"]]
