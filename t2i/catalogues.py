@@ -75,7 +75,9 @@ class Catalogue:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(file.with_suffix(".lock")):  # two processes that come at once look once
                 if new := not file.is_file():
-                    log.info("looking at the pictures of %s", self.shards[shard].name)
+                    log.info(
+                        "looking at the pictures of %s: no index of it is in %s", self.shards[shard].name, self.folder
+                    )
                     table, skipped = self._survey(shard)
                     pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
                     file.with_suffix(".tmp").replace(file.with_suffix(".parquet"))
@@ -143,7 +145,7 @@ class Catalogue:
 
     def _file(self, shard: int) -> Path:
         """Of the summary; the index lies beside it."""
-        key = hashlib.sha256(repr((FORMAT, VERSION, self.shards[shard].state, self.columns)).encode()).hexdigest()
+        key = hashlib.sha256(repr((FORMAT, VERSION, self.shards[shard], self.columns)).encode()).hexdigest()
         return self.folder / f"{key[:32]}.json"
 
 

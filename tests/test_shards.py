@@ -1,5 +1,6 @@
 import io
 import json
+import tarfile
 
 import packing
 import pytest
@@ -66,6 +67,22 @@ def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
     file.write_bytes(whole[:2048] + b"x" * 512 + whole[2560:])
     with pytest.raises(BadShard):
         found(file)
+
+
+def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
+    """Neither of a file to write, nor of one to read; a link holds no picture."""
+    (tmp_path / "outside.png").write_bytes(packing.picture(0))
+    members = {"../outside.png": packing.picture(1), "../outside.txt": b"one", "2.txt": b"two"}
+    file = packing.write_tar(tmp_path / "shards" / "a.tar", members)
+    with tarfile.open(file, "a") as tar:
+        link = tarfile.TarInfo("2.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.png")
+        tar.addfile(link)
+    one, two = found(file)
+    assert (one.content, one.caption, one.problem) == (packing.picture(1), "one", "")
+    assert two.problem == "has no picture (2.txt)"
+    assert (tmp_path / "outside.png").read_bytes() == packing.picture(0)
+    assert list((tmp_path / "shards").iterdir()) == [file]
 
 
 def test_what_is_no_parquet_file_or_another_one(tmp_path):

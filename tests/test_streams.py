@@ -2,8 +2,12 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import hub_server
 import numpy as np
@@ -249,17 +253,17 @@ def seen(monkeypatch):
 
 
 def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterrupted_run(train_on, seen, folder):
-    """Twelve steps of eight, more than an epoch; stopped in the middle, and the index cache lost on the way."""
+    """Nine steps of eight, more than an epoch; stopped in the middle, and the index cache lost on the way."""
     given = ("dataset=webdataset", f"dataset.path={folder}", "dataset.crop=random", "dataset.flip=true")
-    whole = train_on("whole", *given, steps=12)
+    whole = train_on("whole", *given, steps=9)
     uninterrupted = list(seen)
     in_turn = [tuple(item) for batch in uninterrupted for item in batch]
     assert sorted(in_turn[:57]) == [(shard, place) for shard in range(19) for place in range(3)]
     seen.clear()
-    paused = train_on("parts", *given, "stop_at=5", steps=12)
-    assert (paused.info["state"], len(seen)) == ("paused", 5)
+    paused = train_on("parts", *given, "stop_at=4", steps=9)
+    assert (paused.info["state"], len(seen)) == ("paused", 4)
     shutil.rmtree(folder.parent / "cache-parts")
-    resumed = train_on("parts", *given, steps=12)
+    resumed = train_on("parts", *given, steps=9)
     assert seen == uninterrupted
     assert_same_run(resumed, whole)
     assert whole.info["pictures"] == {"train": None, "validation": 3}
@@ -268,7 +272,7 @@ def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterr
 
 def test_workers_change_nothing(train_on, folder):
     given = ("dataset=webdataset", f"dataset.path={folder}", "dataset.crop=random", "dataset.flip=true")
-    assert_same_run(train_on("two", *given, "num_workers=2"), train_on("none", *given))
+    assert_same_run(train_on("two", *given, "num_workers=2", steps=3), train_on("none", *given, steps=3))
 
 
 @pytest.mark.slow
@@ -295,8 +299,8 @@ def served(monkeypatch, folder):
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_set_of_the_hub_trains_like_its_shards_and_few_are_on_the_disk(workers, train_on, served, folder, tmp_path):
     given = ("dataset=stream", "dataset.path=lab/pictures", "dataset.caption_column=txt", "dataset.keep_shards=3")
-    streamed = train_on("hub", *given, f"num_workers={workers}", steps=5)
-    assert_same_run(streamed, train_on("files", "dataset=webdataset", f"dataset.path={folder}", steps=5))
+    streamed = train_on("hub", *given, f"num_workers={workers}", steps=4)
+    assert_same_run(streamed, train_on("files", "dataset=webdataset", f"dataset.path={folder}", steps=4))
     left = list((tmp_path / "cache-hub" / "shards" / "lab--pictures").glob("*.tar"))
     assert 0 < len(left) <= 3
 
@@ -359,3 +363,32 @@ def test_examples_go_to_a_worker_without_the_model(form, folder, model, tmp_path
     assert torch.equal(there.pixels, here.pixels)
     assert isinstance(examples.order, StreamOrder)
     assert examples.model is model
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(small_pipeline, folder, tmp_path):
+    """Each reads its part of a step; together they look at each shard once."""
+    settings = ["experiment=smoke", f"model.path={small_pipeline}", "dataset=webdataset", "model=tiny", "threads=1"]
+    settings += [f"dataset.path={folder}", "dataset.resolution=64", "sample_every=0", "micro_batch_size=4"]
+    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29519"}
+    launcher = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2"]
+    for name, program in (("one", [sys.executable]), ("two", launcher)):
+        command = [
+            *program,
+            "-m",
+            "t2i.train",
+            *settings,
+            f"run={name}",
+            f"cache_dir={tmp_path}/{name}",
+            "num_workers=1",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(line) for line in (tmp_path / "multirun" / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 11
+    for alone, shared in zip(one[1:], two[1:], strict=True):
+        assert shared["train/loss"] == pytest.approx(alone["train/loss"], rel=1e-4)
+    assert two[-1]["val/loss"] == pytest.approx(one[-1]["val/loss"], rel=1e-4)
