@@ -23,8 +23,8 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: .venv/installed
-	$(BIN)/python benchmarks/step.py $(ARGS)
+bench: .venv/installed  ## t2i against the usual loop and the bare step, on the small model: minutes
+	$(BIN)/python benchmarks/speed.py --set tiny $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

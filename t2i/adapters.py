@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from t2i.config import ConfigError, check_positive
 from t2i.ema import EMA, NoEMA
+from t2i.trained import Trained
 
 AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
 INIT = {"kaiming": True, "gaussian": "gaussian"}  # our words to peft's; with both, training starts at the base
@@ -17,20 +18,21 @@ INIT = {"kaiming": True, "gaussian": "gaussian"}  # our words to peft's; with bo
 class NoAdapter:
     """All of the denoiser is trained."""
 
-    needs_pretrained = False
+    needs_pretrained = text_encoder = False
 
     def attach(self, model: Any) -> Any:
         return model
 
-    def export(self, model: Any, scheduler: Any, ema: EMA | NoEMA, folder: Path) -> None:
-        """A complete Diffusers pipeline: the averaged weights, and the raw ones beside them as variant `non_ema`.
+    def export(self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path) -> None:
+        """A complete Diffusers pipeline in float32: the averaged weights, and the raw ones as variant `non_ema`.
 
         The scheduler is the one trained with: without its prediction type the samples would be noise.
         """
-        with ema.applied():
+        with ema.applied(torch.float32):
             model.pipeline(scheduler).save_pretrained(folder)
         if len(ema.variants()) > 1:
-            model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
+            with trained.replaced(trained.weights, torch.float32):
+                model.pipeline(scheduler).unet.save_pretrained(folder / "unet", variant="non_ema")
 
 
 class LoRA:
@@ -87,16 +89,17 @@ class LoRA:
                 "conv1 in a denoiser, q_proj in a text encoder"
             ) from error
 
-    def export(self, model: Any, scheduler: Any, ema: EMA | NoEMA, folder: Path) -> None:
+    def export(self, model: Any, scheduler: Any, trained: Trained, ema: EMA | NoEMA, folder: Path) -> None:
         """The adapters alone, as `load_lora_weights(folder)` of a stock pipeline takes them, and the scheduler.
 
         The averaged weights are in the file that is loaded by default, the raw ones in another beside it.
         """
         pipeline = model.pipeline(scheduler)
-        with ema.applied():
+        with ema.applied(torch.float32):
             self._save(pipeline, folder, AVERAGED)
         if len(ema.variants()) > 1:
-            self._save(pipeline, folder, RAW)
+            with trained.replaced(trained.weights, torch.float32):
+                self._save(pipeline, folder, RAW)
         pipeline.scheduler.save_pretrained(folder / "scheduler")
 
     def _save(self, pipeline: Any, folder: Path, file: str) -> None:
@@ -136,7 +139,7 @@ class TextTrained:
 
     @property
     def text_parts(self) -> list[Any]:
-        return list(self.model.tokenizers.values())
+        return list(self.tokenizers.values())
 
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return self.model.tokenize(captions)
@@ -155,20 +158,3 @@ class TextAndDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, tokens: dict[str, Tensor]) -> Tensor:
         return self.model.denoise(x, t, tokens | self.model.condition(tokens))
-
-
-class Trained:
-    """The trained weights of a network, as a part of a checkpoint: of an adapted one, a small share."""
-
-    def __init__(self, network: nn.Module):
-        self.weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.weights)
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if differing := state.keys() ^ self.weights.keys():
-            raise ConfigError(f"the checkpoint has other weights than are trained, such as {min(differing)}")
-        for name, weight in self.weights.items():
-            weight.copy_(state[name])

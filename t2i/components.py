@@ -11,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
+from t2i.trained import Trained
 
 # What a `_target_` may call without being asked for on the command line: a configuration is often somebody else's.
 TRUSTED = re.compile(
@@ -18,6 +19,13 @@ TRUSTED = re.compile(
     r"transformers\.(optimization\.)?Adafactor$|bitsandbytes\.optim\.|torchao\.optim\.|schedulefree\.|prodigyopt\.|"
     r"lion_pytorch\."
 )
+
+EXTRAS = {  # of t2i, by the package that they bring
+    "bitsandbytes": "adamw8bit",
+    "prodigyopt": "optimizers",
+    "schedulefree": "optimizers",
+    "lion_pytorch": "optimizers",
+}
 
 
 def check_targets(cfg: DictConfig) -> None:
@@ -52,7 +60,9 @@ def check_signature(cfg: DictConfig, group: str) -> None:
     try:
         signature = inspect.signature(get_object(target))
     except Exception as error:
-        raise ConfigError(f"{group}._target_={target} can't be imported: {error}") from error
+        extra = EXTRAS.get(target.partition(".")[0])
+        remedy = f"; pip install 't2i[{extra}]'" if extra else ""
+        raise ConfigError(f"{group}._target_={target} can't be imported: {error}{remedy}") from error
     if missing := OmegaConf.missing_keys(node):
         raise ConfigError(f"{', '.join(sorted(missing))} must be given")
     try:
@@ -66,7 +76,7 @@ def build(cfg: DictConfig, group: str) -> Any:
     """The component of a group; what it refuses in its settings is the user's mistake, in its own words."""
     check_targets(cfg)
     try:
-        return instantiate(cfg[group])
+        return instantiate(cfg[group], _convert_="all")  # plain lists: checkpoints hold them
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
@@ -77,10 +87,12 @@ def build(cfg: DictConfig, group: str) -> Any:
 
 
 def rehearse(cfg: DictConfig) -> None:
-    """Build optimizer and learning-rate schedule for one dummy weight: what they refuse, they refuse now."""
+    """Build optimizer, learning-rate schedule and average for one dummy weight: what they refuse, they refuse now."""
     try:
-        optimizer = build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+        trained = Trained(torch.nn.Linear(1, 1, bias=False))
+        optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
         build(cfg, "lr_scheduler")(optimizer)
+        build(cfg, "ema").track(trained, optimizer)
     except (ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -1,6 +1,8 @@
 """What a configuration may look like: checks before anything heavy."""
 
 import importlib.util
+import os
+import shutil
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -45,6 +47,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(f"max_hours={cfg.max_hours} must be above 0, or null for no limit")
     if cfg.threads is not None and not (isinstance(cfg.threads, int) and cfg.threads > 0):
         raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
+    if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
     if cfg.attention not in ATTENTION:
         raise ConfigError(f"attention={cfg.attention} is not known; choose from {', '.join(ATTENTION)}")
     at_once = cfg.micro_batch_size * num_processes

@@ -22,6 +22,7 @@ STREAMS = {
     "sample": 9,  # address: (seed of the picture, prompt)
     "step": 10,  # address: optimizer step
     "caption_choice": 11,  # among several captions, as the other training streams
+    "rounding": 12,  # of an optimizer's weights, address: (optimizer step, weight)
 }
 
 

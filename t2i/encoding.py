@@ -5,11 +5,11 @@ folder, so the runs of a sweep share it and a changed VAE can't be mistaken for 
 and standard deviation and sampled at each use; captions are dropped at each use, too.
 """
 
-import hashlib
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+
+from t2i.config import ConfigError
+from t2i.fingerprints import hash_of
 
 if TYPE_CHECKING:
     from t2i.captioned import Split
 
 log = logging.getLogger(__name__)
-FORMAT = "2"  # of what is stored, and of how pictures are prepared; part of the key
+FORMAT = "3"  # of what is stored, and of how pictures are prepared; part of the key
 BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 
 
@@ -89,30 +91,6 @@ def _column(rows: pa.Table, name: str) -> np.ndarray:
     return values.to_numpy()
 
 
-def hash_of(*parts: nn.Module | PreTrainedTokenizerBase | str) -> str:
-    """A hash of networks (weights and settings), tokenizers and texts, 32 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for name, tensor in part.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy())
-        digest.update(_settings(part).encode())
-    return digest.hexdigest()[:32]
-
-
-def _settings(part: nn.Module | PreTrainedTokenizerBase | str) -> str:
-    """What is set in a part that changes its output: not where its weights lay, or which version wrote them."""
-    if isinstance(part, str):
-        return part
-    if isinstance(part, PreTrainedTokenizerBase):
-        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by each call
-        return json.dumps([rules, part.model_max_length, part.pad_token])
-    config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
-    aside = ("dtype", "torch_dtype", "transformers_version", "architectures")
-    return repr(sorted((k, v) for k, v in config.items() if not k.startswith("_") and k not in aside))
-
-
 def at_once(shape: tuple[int, ...]) -> int:
     """How many pictures of a shape [H, W, 3] are encoded at once."""
     height, width, _ = shape
@@ -129,7 +107,10 @@ def encode_pixels(pixels: Tensor, model) -> np.ndarray:
 
 
 def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
-    """The split's latents and caption embeddings, from the cache where they are in it."""
+    """The split's latents and caption embeddings, from the cache where they are in it.
+
+    Where all of them are, the model's autoencoder and text encoders are not read.
+    """
     folder = Path(cache_dir).expanduser() / "encodings"
     distinct = sorted({caption for captions in split.captions for caption in captions} - {""})
     row_of = {caption: row for row, caption in enumerate([*distinct, ""])}
@@ -154,15 +135,16 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
             columns[f"{name}.shape"] = [list(tensor.shape[1:])] * len(captions)
         return columns
 
-    pictures_key = hash_of(FORMAT, model.vae, split.fingerprint)
-    captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct))
+    memory = folder.parent / "hashes"
+    pictures_key = hash_of(FORMAT, *model.picture_parts, split.fingerprint, memory=memory)
+    captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct), memory=memory)
     views = list(range(len(split) * split.views))
     latents = _stored(
         folder / f"pictures-{pictures_key}", views, encode_pictures, lambda: at_once(split.pixels(0).shape), "pictures"
     )
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, lambda: BATCH, "captions")
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
-    _warn_of_long(distinct, model.tokenizer)
+    _warn_of_long(distinct, next(iter(model.tokenizers.values())))
     return Encoded(latents, captions, caption_rows, split.views, pictures_key, captions_key)
 
 
@@ -184,7 +166,7 @@ def _stored(path: Path, inputs: list, encode_batch, batch: Callable[[], int], wh
     file = path.with_suffix(".arrow")
     with FileLock(path.with_suffix(".lock")):  # two runs that start at once encode once
         if not file.is_file():
-            log.info("encoding %d %s into the cache %s", len(inputs), what, file)
+            encode_batch = _announced(encode_batch, len(inputs), what, file)
         encoded = datasets.Dataset.from_dict({"input": inputs}).map(
             encode_batch,
             input_columns=["input"],
@@ -196,3 +178,35 @@ def _stored(path: Path, inputs: list, encode_batch, batch: Callable[[], int], wh
             desc=f"encoding {what}",
         )
     return encoded.with_format("arrow")
+
+
+def _announced(encode_batch: Callable, number: int, what: str, file: Path) -> Callable:
+    """Says what the first batch shows of the room that all will take; ConfigError if it is not there."""
+    announced = False
+
+    def encode(inputs: list) -> dict:
+        nonlocal announced
+        columns = encode_batch(inputs)
+        if not announced:
+            announced = True
+            values = (np.asarray(value) for column in columns.values() for value in column)
+            needed = sum(value.nbytes for value in values) * number / len(inputs)
+            free = shutil.disk_usage(file.parent).free
+            log.info("encoding %d %s into the cache, about %s: %s", number, what, readable(needed), file)
+            if needed > free:
+                raise ConfigError(
+                    f"cache_dir: {readable(needed)} are needed in {file.parent} for {number} encoded {what}, "
+                    f"{readable(free)} are free; give a cache_dir with more room, or a smaller dataset.resolution"
+                )
+        return columns
+
+    return encode
+
+
+def readable(size: float) -> str:
+    """Bytes as people say them: 1.2 MB is 1,200,000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} GB"

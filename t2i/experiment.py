@@ -31,6 +31,7 @@ from t2i.runs import Run
 from t2i.sampling import sample
 from t2i.stopping import Interrupted, Stop
 from t2i.tracking import NoTracker
+from t2i.trained import Trained
 from t2i.training import Observers, Schedule, train
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Parts:
 
     schedule: Schedule
     model: Any  # a class of t2i.models
+    trained: Trained
     diffusion: Diffusion
     loss: Weighting
     optimizer: torch.optim.Optimizer
@@ -108,7 +110,7 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
                 raise Interrupted(stop.signum)
             if done == parts.schedule.steps:
                 if is_main:
-                    plan.adapter.export(parts.model, plan.scheduler, parts.ema, run.folder / "model")
+                    plan.adapter.export(parts.model, plan.scheduler, parts.trained, parts.ema, run.folder / "model")
                 run.end("finished", final=run.latest())
             else:
                 run.end("paused", paused_at=done, final=run.latest())
@@ -140,7 +142,7 @@ def _agreed(stop: Stop, accelerator: Accelerator) -> bool:
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validation.Battery, dict[str, Any]]:
     """Load the data set and the model, encode, and put together what the loop needs; also what run.json says of it."""
     AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
-    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[plan.dtype])
+    accelerator = Accelerator(mixed_precision=MIXED_PRECISION[plan.precision.dtype])
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
             f"accelerate's {accelerator.distributed_type.value} shards the weights, which checkpoints and averages do "
@@ -154,14 +156,15 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = build(cfg, "model")
-    set_attention(model.denoiser, plan.attention, plan.dtype)
+    set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
         model.denoiser.enable_gradient_checkpointing()
     if cfg.channels_last:
         model.denoiser.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        model.denoiser.compile()
     model = plan.adapter.attach(model)
-    for frozen in (model.vae, *model.text_encoders.values()):
-        frozen.to(accelerator.device)
+    model.parts.to(accelerator.device)
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,
@@ -172,22 +175,25 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
+    model.parts.release()
     battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
-    model.denoiser.train()
-    trained = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
-    optimizer = build(cfg, "optimizer")(trained)
+    model.denoiser.to(accelerator.device).train()
+    trained = Trained(model.denoiser, plan.precision)
+    optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
+    trained.attach(optimizer)
+    plan.ema.track(trained, optimizer)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
     model.denoiser, optimizer = accelerator.prepare(model.denoiser, optimizer)
     schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
     facts = {
-        "precision": plan.dtype,
+        "precision": plan.precision.name,
         "attention": plan.attention,
         "device": str(accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
-        "trained_parameters": sum(weight.numel() for weight in trained),
+        "trained_parameters": sum(weight.numel() for weight in trained.weights.values()),
         "pictures": {"train": data.train.pictures, "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "data_fingerprint": examples.fingerprint,
@@ -199,7 +205,9 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         },
         "weighting": weighting_table(plan),
     }
-    parts = Parts(schedule, model, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator)
+    parts = Parts(
+        schedule, model, trained, plan.diffusion, plan.loss, optimizer, lr_scheduler, plan.ema, examples, accelerator
+    )
     return parts, battery, facts
 
 

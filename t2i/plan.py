@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from t2i.adapters import LoRA, NoAdapter
@@ -15,14 +16,14 @@ from t2i.config import ConfigError
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.losses import Weighting
-from t2i.precision import resolve_attention, resolve_precision
+from t2i.precision import Precision, resolve_attention, resolve_precision
 from t2i.timesteps import Distribution
 from t2i.tracking import Tracker
 
 
 @dataclass(frozen=True)
 class Plan:
-    dtype: str  # fp32, fp16 or bf16
+    precision: Precision
     attention: str  # sdpa, math or xformers
     loss: Weighting
     timesteps: Distribution
@@ -36,8 +37,8 @@ class Plan:
 def settle(cfg: DictConfig) -> Plan:
     """Build what is cheap, cheapest first, and refuse what can't work."""
     check_targets(cfg)
-    dtype = resolve_precision(cfg.precision.dtype)
-    attention = resolve_attention(cfg.attention, dtype)
+    precision = resolve_precision(**cfg.precision)
+    attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
         check_signature(cfg, group)
     loss, timesteps, ema, adapter, tracker, scheduler = (
@@ -51,11 +52,18 @@ def settle(cfg: DictConfig) -> Plan:
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"scheduler: it can't sample ({error})") from error
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
-    return Plan(dtype, attention, loss, timesteps, ema, adapter, tracker, scheduler, diffusion)
+    return Plan(precision, attention, loss, timesteps, ema, adapter, tracker, scheduler, diffusion)
 
 
 def check_the_rest(cfg: DictConfig) -> None:
     """Refuse settings that data set, model or optimizer do not take, before any of them is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
+    optimizer = get_object(cfg.optimizer._target_)
+    rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
+    if cfg.precision.weights == "stochastic" and not rounds:
+        raise ConfigError(
+            f"precision.weights=stochastic: {cfg.optimizer._target_} rounds to the nearest, which loses small updates; "
+            "use optimizer=adamw_sr, or precision=bf16"
+        )
     rehearse(cfg)

@@ -22,6 +22,8 @@ FREE_KEYS = (
     "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
     "allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards",
 )  # fmt: skip
+# Nor does this, and it decides whether the memory suffices.
+ROOM_KEYS = ("micro_batch_size", "gradient_checkpointing", "attention", "compile", "channels_last")
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -90,7 +92,8 @@ class Run:
         return self.folder / "checkpoints"
 
     def _config_hash(self) -> str:
-        counts = {key: value for key, value in flat(self.config).items() if not belongs(key, FREE_KEYS)}
+        free = (*FREE_KEYS, *ROOM_KEYS)
+        counts = {key: value for key, value in flat(self.config).items() if not belongs(key, free)}
         return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
 
     def begin(self, **fields: Any) -> None:
@@ -188,7 +191,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     return {
         key: f"{key}: {before.get(key)} → {now.get(key)}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not belongs(key, FREE_KEYS)
+        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *ROOM_KEYS))
     }
 
 

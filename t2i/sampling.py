@@ -12,11 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2i import checkpoints
-from t2i.adapters import AVERAGED, RAW, Trained
+from t2i.adapters import AVERAGED, RAW
 from t2i.components import build
 from t2i.config import ConfigError
 from t2i.draws import generator
 from t2i.models import hide_loading_bars, loading, locate
+from t2i.trained import Trained
 
 FORWARD_BATCH = 16
 
@@ -42,7 +43,7 @@ def sample(
     device, images = pipeline.unet.device, []
     for start in range(0, len(prompts), FORWARD_BATCH):
         part = slice(start, start + FORWARD_BATCH)
-        latents = torch.from_numpy(np.stack(noise[part])).to(device, pipeline.unet.dtype)
+        latents = torch.from_numpy(np.stack(noise[part])).to(device, pipeline.vae.dtype)
         output = pipeline(prompts[part], latents=latents, num_inference_steps=steps, guidance_scale=guidance_scale)
         images += output.images
     return images

@@ -17,7 +17,8 @@ from t2i.captioned import Captioned, Split, prepared
 from t2i.catalogues import Catalogue
 from t2i.config import ConfigError, check_positive
 from t2i.data import Batch, Draws
-from t2i.encoding import encode_pixels, hash_of
+from t2i.encoding import encode_pixels
+from t2i.fingerprints import hash_of
 from t2i.items import Item, check_policy
 from t2i.orders import StreamOrder
 from t2i.pictures import Preparation
@@ -54,7 +55,8 @@ class Stream:
 
     def examples(self, model: Any, cache_dir: str, batch_size: int, draws: Draws) -> "StreamedExamples":
         """What training sees; nothing is encoded now."""
-        fingerprint = hash_of(VERSION, model.vae, *model.text_parts, self.fingerprint)
+        memory = Path(cache_dir).expanduser() / "hashes"
+        fingerprint = hash_of(VERSION, *model.picture_parts, *model.text_parts, self.fingerprint, memory=memory)
         return StreamedExamples(self, self.order(draws.seed), draws, model, fingerprint)
 
     def pixels(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> np.ndarray:

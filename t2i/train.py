@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError, check, check_types
@@ -87,7 +88,10 @@ def misspelt(arguments: list[str]) -> list[tuple[str, str]]:
     given = [argument.partition("=")[0] for argument in arguments if re.match(r"[\w.@/]+=", argument)]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         groups = [f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "wandb"]
-        cfg = hydra.compose("config", overrides=[each for each in arguments if each in groups])
+        try:
+            cfg = hydra.compose("config", overrides=[each for each in arguments if each in groups])
+        except HydraException:  # it is no key that is wrong
+            return []
     known = {key for leaf in flat(OmegaConf.to_container(cfg)) for key in _parents(leaf)}
     known |= {group.partition("=")[0] for group in groups}
     nearest = {key: get_close_matches(key, known, n=1, cutoff=0.5) for key in given if not key.startswith("hydra")}

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 
 from t2i import checkpoints
-from t2i.adapters import Trained
 from t2i.data import MicroBatches, Readable, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
@@ -18,6 +17,7 @@ from t2i.errors import squared_error
 from t2i.losses import Weighting
 from t2i.meters import Meter
 from t2i.runs import Run
+from t2i.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Observers:
 def train(
     schedule: Schedule,
     model,
+    trained: Trained,
     diffusion: Diffusion,
     loss: Weighting,
     optimizer: torch.optim.Optimizer,
@@ -75,12 +76,10 @@ def train(
 
     Returns the number of steps done: fewer than all where it was to stop before, with a checkpoint there.
     """
-    weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    weights = list(trained.weights.values())
     max_grad_norm = schedule.max_grad_norm or float("inf")
     meter = Meter(schedule.batch_size, max_grad_norm, len(diffusion), schedule.max_bad_steps)
-    ema.track(accelerator.unwrap_model(model.denoiser))
-    parts = {"optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
-    parts["denoiser"] = Trained(accelerator.unwrap_model(model.denoiser))
+    parts = {"denoiser": trained, "optimizer": optimizer, "lr_scheduler": lr_scheduler, "ema": ema, "meter": meter}
     if accelerator.scaler is not None:  # fp16
         parts["scaler"] = accelerator.scaler
 

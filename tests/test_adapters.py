@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
-from t2i.adapters import AVERAGED, RAW, LoRA, Trained
+from t2i.adapters import AVERAGED, RAW, LoRA
 from t2i.captioned import openmoji
 from t2i.cards import use_adapter
 from t2i.config import ConfigError
@@ -18,6 +18,7 @@ from t2i.encoding import encode
 from t2i.models.stable_diffusion import load
 from t2i.plan import settle
 from t2i.sampling import load_pipeline
+from t2i.trained import Trained
 from t2i.validation import battery
 
 

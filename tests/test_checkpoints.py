@@ -7,6 +7,7 @@ import torch
 
 from t2i import checkpoints
 from t2i.ema import EMA
+from t2i.trained import Trained
 
 
 def parts(value=0.0):
@@ -14,7 +15,7 @@ def parts(value=0.0):
     torch.nn.init.constant_(layer.weight, value)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
     ema = EMA(0.9)
-    ema.track(layer)
+    ema.track(Trained(layer), optimizer)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     return {"denoiser": layer, "optimizer": optimizer, "ema": ema}

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.ema import EMA
+from t2i.trained import Trained
 
 
 def trained(ema, updates):
@@ -11,7 +12,7 @@ def trained(ema, updates):
     layer = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.fill_(0.0)
-    ema.track(layer)
+    ema.track(Trained(layer), None)
     for value in updates:
         with torch.no_grad():
             layer.weight.fill_(value)
@@ -25,7 +26,7 @@ def test_without_warmup_it_is_the_closed_form(decay, values):
     ema = EMA(decay, warmup=False)
     trained(ema, values)
     expected = sum((1 - decay) * decay ** (len(values) - 1 - i) * value for i, value in enumerate(values))
-    assert ema.shadow[0].item() == pytest.approx(expected, abs=1e-9)
+    assert ema.shadow["weight"].item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_with_warmup_it_equals_diffusers():
@@ -33,14 +34,14 @@ def test_with_warmup_it_equals_diffusers():
 
     layer = torch.nn.Linear(3, 3)
     theirs, ours = EMAModel(layer.parameters(), decay=0.9), EMA(0.9, warmup=True)
-    ours.track(layer)
+    ours.track(Trained(layer), None)
     theirs.optimization_step = 1  # Diffusers leaves its first update without effect
     for _ in range(30):
         with torch.no_grad():
             layer.weight.add_(torch.randn(3, 3))
         ours.update()
         theirs.step(layer.parameters())
-    assert torch.allclose(ours.shadow[0], theirs.shadow_params[0], atol=1e-6)
+    assert torch.allclose(ours.shadow["weight"], theirs.shadow_params[0], atol=1e-6)
 
 
 def test_applied_swaps_the_weights_and_brings_them_back():
@@ -57,7 +58,7 @@ def test_state_survives_a_round_trip():
     trained(second, [])
     second.load_state_dict(first.state_dict())
     assert second.updates == 2
-    assert torch.equal(first.shadow[0], second.shadow[0])
+    assert torch.equal(first.shadow["weight"], second.shadow["weight"])
 
 
 def test_decay_out_of_range_is_refused():

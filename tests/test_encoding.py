@@ -1,12 +1,17 @@
 import dataclasses
+import json
+import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from t2i.captioned import openmoji
-from t2i.encoding import encode
+from t2i.config import ConfigError
+from t2i.encoding import encode, readable
 from t2i.models.stable_diffusion import load
 
 
@@ -53,13 +58,65 @@ def test_the_second_run_encodes_nothing(split, model, tmp_path):
     assert (first.pictures, second.pictures) == (len(split), 0)
 
 
-def test_other_weights_or_pictures_are_encoded_anew(split, model, tmp_path):
+def changed_copy(small_pipeline, folder, part):
+    """The pipeline with another number in the weights of a part."""
+    shutil.copytree(small_pipeline, folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    next(iter(weights.values())).view(-1)[0] += 1e-3
+    save_file(weights, file, metadata={"format": "pt"})
+    return load(str(folder))
+
+
+def test_other_weights_or_pictures_are_encoded_anew(split, model, small_pipeline, tmp_path):
     before = encode(split, model, tmp_path).fingerprint
-    with torch.no_grad():
-        next(model.vae.parameters()).view(-1)[0] += 1e-3
+    model = changed_copy(small_pipeline, tmp_path / "other", "vae")
     after = encode(split, model, tmp_path).fingerprint
     changed = dataclasses.replace(split, fingerprint=split.fingerprint + "x")
     assert len({before, after, encode(changed, model, tmp_path).fingerprint}) == 3
+
+
+def test_a_copy_of_the_pipeline_finds_the_same_encodings(split, model, small_pipeline, tmp_path):
+    """Also one that another version of Diffusers wrote; and the denoiser does not matter."""
+    fingerprint = encode(split, model, tmp_path).fingerprint
+    copy = changed_copy(small_pipeline, tmp_path / "copy", "unet")
+    for part in ("vae", "text_encoder"):
+        file = tmp_path / "copy" / part / "config.json"
+        settings = json.loads(file.read_text()) | {"_diffusers_version": "0.1", "transformers_version": "5.0"}
+        file.write_text(json.dumps(settings, sort_keys=True))
+    counting = Counting(copy)
+    assert encode(split, counting, tmp_path).fingerprint == fingerprint
+    assert counting.pictures == 0
+
+
+def test_with_a_whole_cache_no_encoder_is_read(split, small_pipeline, tmp_path):
+    encode(split, load(str(small_pipeline)), tmp_path)
+    model = load(str(small_pipeline))
+    encode(split, model, tmp_path).moments([0])
+    assert model.parts.read.keys() == {"tokenizer"}
+
+
+def test_what_will_be_stored_is_announced_with_its_size(split, model, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="t2i.encoding"):
+        encoded = encode(split, model, tmp_path)
+    for record, rows, what in zip(
+        caplog.records, (encoded.latents, encoded.captions), ("pictures", "captions"), strict=True
+    ):
+        number, named, size, file = record.args
+        assert (number, named, size[-2:]) == (len(rows), what, "kB")
+        assert float(size[:-3]) * 1000 == pytest.approx(file.stat().st_size, rel=0.1)
+    caplog.clear()
+    encode(split, model, tmp_path)
+    assert not caplog.records
+
+
+def test_too_little_room_is_found_after_the_first_batch(split, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    counting = Counting(model)
+    with pytest.raises(ConfigError, match=r"cache_dir: .* kB are needed .* 6 encoded pictures, 1 kB are free; give"):
+        encode(split, counting, tmp_path)
+    assert counting.pictures <= 64
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 def test_two_runs_that_start_at_once_encode_once(split, model, tmp_path):
@@ -115,3 +172,10 @@ def test_captions_that_are_cut_are_counted(split, model, tmp_path, caplog):
         encode(long, model, tmp_path)
     message = f"2 of {number} captions are longer than the 24 tokens the text encoder takes; they are cut"
     assert [record.getMessage() for record in caplog.records] == [message]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 B"), (1200, "1.2 kB"), (49_300, "49.3 kB"), (1.2e6, "1.2 MB"), (3.44e9, "3.44 GB")]
+)
+def test_sizes_are_readable(size, text):
+    assert readable(size) == text

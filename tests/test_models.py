@@ -48,8 +48,12 @@ def test_without_pretrained_weights_the_seed_decides(small_pipeline):
 def test_only_the_denoiser_is_trainable(small_pipeline):
     model = load(str(small_pipeline))
     assert all(weight.requires_grad for weight in model.denoiser.parameters())
-    assert not any(weight.requires_grad for part in (model.vae, model.text_encoder) for weight in part.parameters())
-    assert {weight.dtype for weight in model.vae.parameters()} == {torch.float32}
+    assert not any(
+        weight.requires_grad
+        for part in (model.parts["vae"], model.parts["text_encoder"])
+        for weight in part.parameters()
+    )
+    assert {weight.dtype for weight in model.parts["vae"].parameters()} == {torch.float32}
 
 
 def test_decoding_what_was_encoded_gives_the_picture_back():

@@ -10,13 +10,13 @@ from t2i.config import ConfigError
 def test_auto_is_bf16_where_the_cpu_multiplies_it(monkeypatch, in_hardware, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "_cpu_multiplies_bf16", lambda: in_hardware)
-    assert precision.resolve_precision("auto") == chosen
+    assert precision.resolve_precision("auto", "auto").dtype == chosen
 
 
 def test_slow_bf16_is_allowed_with_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "_cpu_multiplies_bf16", lambda: False)
-    assert precision.resolve_precision("bf16") == "bf16"
+    assert precision.resolve_precision("bf16", "auto") == precision.Precision("bf16", "master")
     assert "slower than precision=fp32" in caplog.text
 
 

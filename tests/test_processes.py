@@ -24,7 +24,7 @@ def launch(small, folder):
         program = [sys.executable, "-m", "t2i.train"]
         if processes > 1:
             program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), "-m", "t2i.train"]
-        settings = [*arguments, *small, "threads=1", "micro_batch_size=4"]
+        settings = ["micro_batch_size=4", *small, "threads=1", *arguments]
         variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517"} | (environment or {})
         return subprocess.run(
             [*program, *settings], cwd=folder, env=os.environ | variables, capture_output=True, text=True
@@ -43,7 +43,7 @@ def weights(run):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(launch, folder):
-    assert launch(1, "run=one").returncode == 0
+    assert launch(1, "run=one", "micro_batch_size=8").returncode == 0
     both = launch(2, "run=two", "stop_at=5")
     assert both.returncode == 0, both.stderr
     assert json.loads((folder / "multirun/two/run.json").read_text())["state"] == "paused"
@@ -56,10 +56,25 @@ def test_two_processes_train_as_one_does(launch, folder):
             assert (key in shared) == (key in alone)
             if key in alone:
                 assert shared[key] == pytest.approx(alone[key], rel=1e-4), (key, alone["step"])
+    assert two[-1]["val/loss"] == pytest.approx(one[-1]["val/loss"], rel=1e-5)
     assert one[0]["val/loss"] == two[0]["val/loss"]  # the same weights still: the same bits
     alone, shared = (weights(folder / "multirun" / name) for name in ("one", "two"))
     assert all(torch.allclose(alone[key], shared[key], atol=1e-5) for key in alone)
     assert json.loads((folder / "multirun/two/run.json").read_text())["num_processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_continues_the_run(launch, folder, first, then):
+    """With less memory for each, too."""
+    name = f"{first}-{then}"
+    assert launch(first, f"run={name}", "stop_at=5").returncode == 0
+    rest = launch(then, f"run={name}", "micro_batch_size=2", "gradient_checkpointing=true")
+    assert rest.returncode == 0, rest.stderr
+    whole, found = (metrics(folder / "multirun" / each) for each in ("one", name))
+    assert [line["step"] for line in found] == list(range(11))
+    assert found[-1]["val/loss"] == pytest.approx(whole[-1]["val/loss"], rel=1e-5)
+    assert json.loads((folder / "multirun" / name / "run.json").read_text())["num_processes"] == then
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import torch
 from conftest import compose
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
 from t2i.data import Draws, MicroBatches, loader
@@ -79,7 +79,7 @@ def test_a_stream_and_what_is_held_out(folder, tmp_path):
 
 def test_each_picture_is_seen_once_an_epoch_with_its_own_caption(folder, model, tmp_path):
     data = stream(folder, tmp_path / "cache")
-    examples = data.train.examples(model, "", 4, DRAWS)
+    examples = data.train.examples(model, tmp_path, 4, DRAWS)
     seen = [examples.__getitems__(list(range(start, start + 19))) for start in range(0, 3 * 57, 19)]
     for epoch in (seen[:3], seen[3:6], seen[6:]):
         items = [item for read in epoch for item in read.items]
@@ -93,11 +93,11 @@ def test_each_picture_is_seen_once_an_epoch_with_its_own_caption(folder, model, 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_number_of_workers_and_any_resume_point_give_the_same_batches(workers, folder, model, tmp_path):
     """With the index cache, and without."""
-    examples = stream(folder, tmp_path / "cache", crop="random", flip=True).train.examples(model, "", 4, DRAWS)
+    examples = stream(folder, tmp_path / "cache", crop="random", flip=True).train.examples(model, tmp_path, 4, DRAWS)
     whole = batches(examples)
     for start, cache in ((11, "cache"), (17, "another")):
         data = stream(folder, tmp_path / cache, crop="random", flip=True)
-        rest = batches(data.train.examples(model, "", 4, DRAWS), start, workers=workers)
+        rest = batches(data.train.examples(model, tmp_path, 4, DRAWS), start, workers=workers)
         for ours, theirs in zip(rest, whole[start:], strict=True):
             assert_same(ours, theirs)
 
@@ -108,7 +108,7 @@ def test_latents_on_the_fly_are_those_of_the_cache(folder, model, tmp_path):
     other = stream(folder, tmp_path / "cache", validation_shards=1)
     cached = encode(data.validation, model, tmp_path / "cache")
     where = {captions: item for item, captions in enumerate(data.validation.captions)}
-    batch = batches(other.train.examples(model, "", 4, DRAWS), 0, 1, size=8)[0]
+    batch = batches(other.train.examples(model, tmp_path, 4, DRAWS), 0, 1, size=8)[0]
     captions = [other.train.catalogue.item(*item)[0] for item in batch.items.tolist()]
     trained = [place for place, texts in enumerate(captions) if texts in where]
     assert len(trained) > 5
@@ -130,7 +130,7 @@ def test_crops_and_mirrors_are_drawn_anew_for_each_use(tmp_path, model):
     for i in (0, 1):
         packing.write_tar(tmp_path / "shards" / f"{i}.tar", {"a.png": png, "a.txt": b"a ramp"})
     data = stream(tmp_path / "shards", tmp_path / "cache", crop="random", flip=True, interpolation="nearest")
-    examples = data.train.examples(model, "", 4, DRAWS)
+    examples = data.train.examples(model, tmp_path, 4, DRAWS)
     pixels = examples.__getitems__(list(range(400))).pixels.float()
     mirrored = pixels[:, 0, 0, 0] > pixels[:, 0, -1, 0]
     assert abs(mirrored.float().mean() - 0.5) < 0.1
@@ -145,7 +145,7 @@ def test_several_captions_are_drawn_for_each_use(tmp_path, model):
         members = {"a.png": packing.picture(i), "a.json": json.dumps(texts).encode()}
         packing.write_tar(tmp_path / "shards" / f"{i}.tar", members)
     data = stream(tmp_path / "shards", tmp_path / "cache", caption_column="captions")
-    captions = data.train.examples(model, "", 4, DRAWS).__getitems__(list(range(600))).captions
+    captions = data.train.examples(model, tmp_path, 4, DRAWS).__getitems__(list(range(600))).captions
     assert {text: round(captions.count(text) / 540, 1) for text in texts["captions"]} == dict.fromkeys(
         texts["captions"], 0.3
     )
@@ -160,7 +160,7 @@ def test_a_bad_item_is_one_line_from_a_worker_too(folder, model, tmp_path):
     packing.write_tar(folder / "train-000.tar", members)
     problem = r"train-000.tar: 00001 has no caption: no 00001.txt .*on_error=skip$"
     for workers in (0, 1):
-        examples = stream(folder, tmp_path / str(workers)).train.examples(model, "", 4, DRAWS)
+        examples = stream(folder, tmp_path / str(workers)).train.examples(model, tmp_path, 4, DRAWS)
         with pytest.raises(ConfigError, match=problem) as error:
             batches(examples, workers=workers)
         assert "\n" not in str(error.value)
@@ -168,7 +168,7 @@ def test_a_bad_item_is_one_line_from_a_worker_too(folder, model, tmp_path):
             stream(folder, tmp_path / str(workers))
     data = stream(folder, tmp_path / "0", on_error="skip")
     assert [each["item"] for each in data.skipped] == ["train-000.tar: 00001"]
-    items = data.train.examples(model, "", 4, DRAWS).__getitems__(list(range(56))).items
+    items = data.train.examples(model, tmp_path, 4, DRAWS).__getitems__(list(range(56))).items
     assert sorted(items) == [(shard, place) for shard in range(19) for place in range(3) if (shard, place) != (0, 2)]
 
 
@@ -195,18 +195,20 @@ def test_a_folder_without_shards(tmp_path):
         stream(tmp_path, tmp_path / "cache")
 
 
-def test_other_shards_settings_or_encoders_are_another_set(folder, model, tmp_path):
+def test_other_shards_settings_or_encoders_are_another_set(folder, small_pipeline, model, tmp_path):
     def fingerprint(**changes):
-        return stream(folder, tmp_path / "cache", **changes).train.examples(model, "", 4, DRAWS).fingerprint
+        return stream(folder, tmp_path / "cache", **changes).train.examples(model, tmp_path, 4, DRAWS).fingerprint
 
     first = fingerprint()
     assert fingerprint() == first
     moved = shutil.copytree(folder, tmp_path / "moved", copy_function=shutil.copy)
-    assert stream(moved, tmp_path / "cache").train.examples(model, "", 4, DRAWS).fingerprint == first
+    assert stream(moved, tmp_path / "cache").train.examples(model, tmp_path, 4, DRAWS).fingerprint == first
     others = {fingerprint(flip=True), fingerprint(resolution=8), fingerprint(image_column="png")}
-    with torch.no_grad():
-        next(model.vae.parameters()).view(-1)[0] += 1e-3
-    others.add(fingerprint())
+    file = shutil.copytree(small_pipeline, tmp_path / "other") / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: weight * 1.01 for name, weight in load_file(file).items()}, file)
+    others.add(
+        stream(folder, tmp_path / "cache").train.examples(load(str(tmp_path / "other")), tmp_path, 4, DRAWS).fingerprint
+    )
     packing.write_tar(folder / "train-003.tar", packing.as_txt(range(9)))
     others.add(fingerprint())
     assert len(others | {first}) == 6
@@ -322,7 +324,7 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
         "keep_shards": 4,
     }
     data = hub("lab/pictures", **settings, **SHARED | {"cache_dir": str(tmp_path / "cache")})
-    examples = data.train.examples(model, "", 4, DRAWS)
+    examples = data.train.examples(model, tmp_path, 4, DRAWS)
     for start in range(0, 96, 8):
         examples.__getitems__(list(range(start, start + 8)))
         time.sleep(0.2)
@@ -355,7 +357,7 @@ def test_more_room_or_another_cache_is_no_other_run(train_on, served):
 
 @pytest.mark.parametrize("form", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
 def test_examples_go_to_a_worker_without_the_model(form, folder, model, tmp_path):
-    examples = stream(folder, tmp_path / "cache").train.examples(model, "", 4, DRAWS)
+    examples = stream(folder, tmp_path / "cache").train.examples(model, tmp_path, 4, DRAWS)
     here = examples.__getitems__([3, 4])
     with multiprocessing.get_context(form).Pool(1) as pool:
         there = pool.apply(StreamedExamples.__getitems__, (examples, [3, 4]))

@@ -5,7 +5,7 @@ wider attention heads; and, at 768 pixels, a scheduler that says v_prediction.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,32 +16,38 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from t2i.models import frozen
 
 
-@dataclass
 class StableDiffusion:
     """The seam between the loop and the family. Pixels are [B, 3, H, W] in [-1, 1]; latents [B, C, H/f, W/f]."""
 
-    denoiser: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    def __init__(self, parts: frozen.Parts):
+        self.parts = parts
+
+    @cached_property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.parts["unet"]
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
         """By the names that they have in the pipeline."""
-        return {"text_encoder": self.text_encoder}
+        return {"text_encoder": self.parts["text_encoder"]}
 
     @property
     def tokenizers(self) -> dict[str, CLIPTokenizer]:
-        return {"tokenizer": self.tokenizer}
+        return {"tokenizer": self.parts["tokenizer"]}
+
+    @property
+    def picture_parts(self) -> list[Any]:
+        """All that changes what `encode` returns: files, tokenizers and texts."""
+        return self.parts.files("vae")
 
     @property
     def text_parts(self) -> list[Any]:
         """All that changes what `embed` returns."""
-        return [self.text_encoder, self.tokenizer]
+        return [*self.parts.files("text_encoder"), self.parts["tokenizer"]]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
-        return frozen.encode(self.vae, pixels)
+        return frozen.encode(self.parts["vae"], pixels)
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -50,11 +56,12 @@ class StableDiffusion:
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """{"input_ids": [B, L]}"""
-        return {"input_ids": frozen.tokenize(self.tokenizer, captions)}
+        return {"input_ids": frozen.tokenize(self.parts["tokenizer"], captions)}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embeds tokens; differentiable."""
-        output = self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
+        encoder = self.parts["text_encoder"]
+        output = encoder(tokens["input_ids"].to(encoder.device))
         return {"encoder_hidden_states": output.last_hidden_state.float()}
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
@@ -62,14 +69,14 @@ class StableDiffusion:
         return self.denoiser(x, t, text["encoder_hidden_states"]).sample
 
     def decode(self, latents: Tensor) -> Tensor:
-        return frozen.decode(self.vae, latents)
+        return frozen.decode(self.parts["vae"], latents)
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
         """A stock pipeline around the present weights."""
         pipeline = StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
+            vae=self.parts["vae"],
+            text_encoder=self.parts["text_encoder"],
+            tokenizer=self.parts["tokenizer"],
             unet=getattr(self.denoiser, "module", self.denoiser),  # without the wrapper of data parallelism
             scheduler=scheduler,
             safety_checker=None,
@@ -91,7 +98,6 @@ PARTS = {
 def load(
     path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusion:
-    """path: `tiny`, a local folder in the Diffusers layout, or a Hub id. For the rest see `frozen.load_parts`."""
-    frozen.load_config(path, StableDiffusionPipeline, revision)
-    parts = frozen.load_parts(path, PARTS, pretrained, revision, variant)
-    return StableDiffusion(parts.pop("unet"), **parts)
+    """For the parameters see `frozen.Parts` and `frozen.open_pipeline`."""
+    parts, _ = frozen.open_pipeline(path, StableDiffusionPipeline, PARTS, pretrained, revision, variant)
+    return StableDiffusion(parts)

@@ -4,7 +4,7 @@ Beside the caption it is told the size of the original picture, where the crop w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,36 +15,47 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from t2i.models import frozen
 
 
-@dataclass
 class StableDiffusionXL:
-    """The seam between the loop and the family. Pixels are [B, 3, H, W] in [-1, 1]; latents [B, C, H/f, W/f]."""
+    """The seam between the loop and the family. Pixels are [B, 3, H, W] in [-1, 1]; latents [B, C, H/f, W/f].
 
-    denoiser: UNet2DConditionModel
-    vae: AutoencoderKL  # stays in float32: its activations overflow in half precision
-    text_encoder: CLIPTextModel
-    text_encoder_2: CLIPTextModelWithProjection
-    tokenizer: CLIPTokenizer
-    tokenizer_2: CLIPTokenizer
-    zeros_for_empty: bool  # the empty caption is embedded as zeros, as the pipeline does where it guides
+    The autoencoder stays in float32: its activations overflow in half precision.
+    """
+
+    def __init__(self, parts: frozen.Parts, zeros_for_empty: bool):
+        """zeros_for_empty: the empty caption is embedded as zeros, as the pipeline does where it guides."""
+        self.parts, self.zeros_for_empty = parts, zeros_for_empty
+
+    @cached_property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.parts["unet"]
+
+    @cached_property
+    def pixels_per_latent(self) -> int:
+        return 2 ** (len(self.parts.config("vae")["block_out_channels"]) - 1)
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
         """By the names that they have in the pipeline."""
-        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {name: self.parts[name] for name in ("text_encoder", "text_encoder_2")}
 
     @property
     def tokenizers(self) -> dict[str, CLIPTokenizer]:
-        return {"tokenizer": self.tokenizer, "tokenizer_2": self.tokenizer_2}
+        return {name: self.parts[name] for name in ("tokenizer", "tokenizer_2")}
+
+    @property
+    def picture_parts(self) -> list[Any]:
+        """All that changes what `encode` returns: files, tokenizers and texts."""
+        return self.parts.files("vae")
 
     @property
     def text_parts(self) -> list[Any]:
         """All that changes what `embed` returns."""
-        settings = f"zeros_for_empty={self.zeros_for_empty}"
-        return [*self.text_encoders.values(), *self.tokenizers.values(), settings]
+        files = [*self.parts.files("text_encoder"), *self.parts.files("text_encoder_2")]
+        return [*files, *self.tokenizers.values(), f"zeros_for_empty={self.zeros_for_empty}"]
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
-        return frozen.encode(self.vae, pixels)
+        return frozen.encode(self.parts["vae"], pixels)
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -57,20 +68,20 @@ class StableDiffusionXL:
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """{"input_ids": [B, L], "input_ids_2": [B, L]}"""
         return {
-            "input_ids": frozen.tokenize(self.tokenizer, captions),
-            "input_ids_2": frozen.tokenize(self.tokenizer_2, captions),
+            "input_ids": frozen.tokenize(self.parts["tokenizer"], captions),
+            "input_ids_2": frozen.tokenize(self.parts["tokenizer_2"], captions),
         }
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embeds tokens; differentiable."""
         outputs = [
             encoder(tokens[name].to(encoder.device), output_hidden_states=True)
-            for encoder, name in ((self.text_encoder, "input_ids"), (self.text_encoder_2, "input_ids_2"))
+            for encoder, name in zip(self.text_encoders.values(), ("input_ids", "input_ids_2"), strict=True)
         ]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
         pooled = outputs[1].text_embeds.float()
         if self.zeros_for_empty:
-            empty = frozen.tokenize(self.tokenizer, [""]).to(hidden.device)
+            empty = frozen.tokenize(self.parts["tokenizer"], [""]).to(hidden.device)
             given = (tokens["input_ids"].to(hidden.device) != empty).any(1)
             hidden, pooled = hidden * given[:, None, None], pooled * given[:, None]
         return {"encoder_hidden_states": hidden, "text_embeds": pooled}
@@ -87,21 +98,18 @@ class StableDiffusionXL:
 
     def uncropped(self, x: Tensor) -> Tensor:
         """The time ids of pictures whose latents are [B, C, h, w], if they were neither cropped nor resized; [B, 6]."""
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        height, width = (scale * side for side in x.shape[-2:])
+        height, width = (self.pixels_per_latent * side for side in x.shape[-2:])
         return torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return frozen.decode(self.vae, latents)
+        return frozen.decode(self.parts["vae"], latents)
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionXLPipeline:
         """A stock pipeline around the present weights."""
         pipeline = StableDiffusionXLPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            text_encoder_2=self.text_encoder_2,
-            tokenizer=self.tokenizer,
-            tokenizer_2=self.tokenizer_2,
+            vae=self.parts["vae"],
+            **self.text_encoders,
+            **self.tokenizers,
             unet=getattr(self.denoiser, "module", self.denoiser),  # without the wrapper of data parallelism
             scheduler=scheduler,
             force_zeros_for_empty_prompt=self.zeros_for_empty,
@@ -124,8 +132,6 @@ PARTS = {
 def load(
     path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusionXL:
-    """path: a local folder in the Diffusers layout, or a Hub id. For the rest see `frozen.load_parts`."""
-    config = frozen.load_config(path, StableDiffusionXLPipeline, revision)
-    parts = frozen.load_parts(path, PARTS, pretrained, revision, variant)
-    zeros_for_empty = config.get("force_zeros_for_empty_prompt", True)
-    return StableDiffusionXL(parts.pop("unet"), **parts, zeros_for_empty=zeros_for_empty)
+    """For the parameters see `frozen.Parts` and `frozen.open_pipeline`."""
+    parts, config = frozen.open_pipeline(path, StableDiffusionXLPipeline, PARTS, pretrained, revision, variant)
+    return StableDiffusionXL(parts, config.get("force_zeros_for_empty_prompt", True))

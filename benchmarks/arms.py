@@ -1,0 +1,203 @@
+"""One arm of a comparison, in a process of its own: `python benchmarks/arms.py KIND OVERRIDE...` (see speed.py).
+
+KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward and optimizer step of
+the denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and ends). The
+overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers, the steps
+to warm up with and those to time; each is answered on stdout by a line of JSON.
+"""
+
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from omegaconf import DictConfig
+
+from t2i.overrides import compose
+
+FOREVER = 10**6  # steps; the other end of the pipe decides
+
+
+class Done(Exception):
+    """Nothing more is asked for."""
+
+
+class Turns:
+    """Steps that are asked for at one end of a pipe, done and timed at the other."""
+
+    def __init__(self, requests: TextIO, answers: TextIO):
+        self.requests, self.answers = requests, answers
+        self.steps = self._steps()
+
+    def begin(self, **facts: Any) -> None:
+        """Say what is about to be timed, and wait until it is asked for."""
+        self.answer(machine=machine(), **facts)
+        self.step_done()
+
+    def step_done(self) -> bool:
+        """To be called after every step: waits where a turn has ended. Never asks to stop; raises Done at the end."""
+        try:
+            next(self.steps)
+        except StopIteration:
+            raise Done from None
+        return False
+
+    def answer(self, **values: Any) -> None:
+        print(json.dumps(values), file=self.answers, flush=True)
+
+    def _steps(self) -> Iterator[None]:
+        for line in self.requests:
+            warmup, timed = map(int, line.split())
+            for _ in range(warmup):
+                yield
+            start = _now()
+            for _ in range(timed):
+                yield
+            self.answer(seconds=(_now() - start) / timed, peak_gb=peak_gb())
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_gb() -> float:
+    """Peak memory of this process, or of what it has on the GPU; 10⁹ bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on beside the code."""
+    has = {
+        "AVX2": torch.cpu._is_avx2_supported(),
+        "AVX-512": torch.cpu._is_avx512_supported(),
+        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported(),
+        "AMX": torch.cpu._is_amx_tile_supported(),
+    }
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "features": [name for name, there in has.items() if there],
+        "torch": torch.__version__,
+    }
+
+
+def assembled(cfg: DictConfig, folder: str):
+    """The parts of the loop as a run in `folder` would have them, what it says of them, and its plan."""
+    from t2i.config import check
+    from t2i.experiment import assemble
+    from t2i.plan import settle
+
+    check(cfg, num_processes=1)
+    plan = settle(cfg)
+    parts, _, facts = assemble(cfg, plan, Path(folder))
+    return parts, facts, plan
+
+
+def encode(cfg: DictConfig, turns: Turns) -> None:
+    """Fill the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        assembled(cfg, folder)
+    turns.begin()
+
+
+def t2i(cfg: DictConfig, turns: Turns) -> None:
+    """The real loop, its run folder and its journal."""
+    from t2i.journal import journal
+    from t2i.runs import Run
+    from t2i.training import Observers, train
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), cfg)
+        run.begin()
+        parts, facts, plan = assembled(cfg, folder)
+        with journal(run, plan.tracker, None, [], cfg.steps, -1) as records:
+            turns.begin(precision=facts["precision"], attention=facts["attention"])
+            observers = Observers(None, None, records.log, turns.step_done)
+            train(**vars(parts), observers=observers, run=run, checkpoint=None)
+
+
+def bare(cfg: DictConfig, turns: Turns) -> None:
+    """What no loop can do without."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts, facts, _ = assembled(cfg, folder)
+    accelerator, optimizer, denoiser = parts.accelerator, parts.optimizer, parts.model.denoiser
+    batch = parts.examples.__getitems__(list(range(cfg.batch_size))).to(accelerator.device)
+    text = batch.text["encoder_hidden_states"]
+    del parts  # with the frozen networks
+    turns.begin(precision=facts["precision"], attention=facts["attention"])
+    while True:
+        prediction = denoiser(batch.x0, batch.t, text).sample
+        accelerator.backward(torch.nn.functional.mse_loss(prediction.float(), batch.noise))
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.step_done()
+
+
+def reference(cfg: DictConfig, turns: Turns) -> None:
+    """The loop of reference.py with the same settings, as far as it has them."""
+    import reference as loop
+
+    from t2i.models import locate
+    from t2i.precision import MIXED_PRECISION, resolve_precision
+
+    precision = resolve_precision(**cfg.precision).dtype
+    settings = loop.Settings(
+        pipeline=locate(cfg.model.path),
+        pictures=Path(cfg.dataset.path) / "train",
+        resolution=cfg.dataset.resolution,
+        batch_size=cfg.batch_size,
+        learning_rate=cfg.optimizer.lr,
+        mixed_precision=MIXED_PRECISION[precision],
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        random_crop=cfg.dataset.crop == "random",
+        flip=cfg.dataset.flip,
+        snr_gamma=cfg.loss.get("snr_gamma"),
+        max_grad_norm=cfg.max_grad_norm,
+        seed=cfg.seed,
+    )
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    losses = loop.train(settings)
+    turns.begin(precision=precision, attention="sdpa")
+    with tempfile.TemporaryFile("w") as file:
+        for step, loss in enumerate(losses, start=1):
+            print(json.dumps({"step": step, "train/loss": loss}), file=file, flush=True)
+            turns.step_done()
+
+
+KINDS = {"reference": reference, "t2i": t2i, "bare": bare, "encode": encode}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    kind, *overrides = sys.argv[1:]
+    turns = Turns(sys.stdin, answers)
+    try:
+        KINDS[kind](compose([*overrides, f"steps={FOREVER}"]), turns)
+    except Done:
+        pass
+    except Exception as error:
+        turns.answer(problem=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        raise
+
+
+if __name__ == "__main__":
+    main()
