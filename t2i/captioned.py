@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import numpy as np
@@ -33,6 +33,7 @@ FACTS = datasets.Features({field.name: TYPES[field.type] for field in fields(Fac
 class Split:
     """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
 
+    cached: ClassVar[bool] = True  # encoded before training, as a whole
     captions: Sequence[tuple[str, ...]]  # of each picture: one or more
     pixels: Callable[..., np.ndarray]  # index, view = 0 -> [H, W, 3] uint8
     weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average

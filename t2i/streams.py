@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ VERSION = "1"  # of what a stream makes of shards; part of the fingerprint
 class Stream:
     """Captioned pictures in shards, `at_hand` of which may be here at a time; for the rest see `Split`."""
 
+    cached: ClassVar[bool] = False
     catalogue: Catalogue
     preparation: Preparation
     shuffle_shards: int

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
 from t2i.data import Draws, MicroBatches, loader
+from t2i.encode import main as fill_cache
 from t2i.encoding import encode
 from t2i.experiment import run
 from t2i.models.stable_diffusion import load
@@ -120,6 +121,14 @@ def test_latents_on_the_fly_are_those_of_the_cache(folder, model, tmp_path):
     assert torch.allclose(
         batch.text["encoder_hidden_states"][trained], cached.text(kept)["encoder_hidden_states"], atol=1e-4
     )
+
+
+def test_only_what_is_held_out_is_encoded_ahead(folder, small_pipeline, tmp_path, capsys):
+    given = [f"dataset.path={folder}", f"model.path={small_pipeline}", f"cache_dir={tmp_path}/cache"]
+    fill_cache(["dataset=webdataset", "model=tiny", "dataset.resolution=64", *given])
+    said = capsys.readouterr().out
+    assert "train: streamed" in said
+    assert "validation: 3 pictures" in said
 
 
 def test_crops_and_mirrors_are_drawn_anew_for_each_use(tmp_path, model):
