@@ -91,6 +91,21 @@ def _column(rows: pa.Table, name: str) -> np.ndarray:
     return values.to_numpy()
 
 
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many pictures of a shape [H, W, 3] are encoded at once."""
+    height, width, _ = shape
+    return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+
+
+def encode_pixels(pixels: Tensor, model) -> np.ndarray:
+    """Mean and standard deviation of the latents of [B, H, W, 3] uint8, [B, 2, C, h, w]."""
+    moments = []
+    for part in pixels.split(at_once(pixels.shape[1:])):
+        mean, std = model.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        moments.append(torch.stack([mean, std], dim=1).cpu().numpy())
+    return np.concatenate(moments)
+
+
 def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     """The split's latents and caption embeddings, from the cache where they are in it.
 
@@ -105,9 +120,8 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         moments = [None] * len(pixels)
         for shape in {each.shape for each in pixels}:
             places = [place for place, each in enumerate(pixels) if each.shape == shape]
-            alike = torch.from_numpy(np.stack([pixels[place] for place in places]))
-            mean, std = model.encode(alike.permute(0, 3, 1, 2).float() / 127.5 - 1)
-            for place, pair in zip(places, torch.stack([mean, std], dim=1).cpu().numpy(), strict=True):
+            alike = encode_pixels(torch.from_numpy(np.stack([pixels[place] for place in places])), model)
+            for place, pair in zip(places, alike, strict=True):
                 moments[place] = pair
         return {
             "moments": [pair.reshape(-1) for pair in moments],
@@ -124,11 +138,11 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     memory = folder.parent / "hashes"
     pictures_key = hash_of(FORMAT, *model.picture_parts, split.fingerprint, memory=memory)
     captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct), memory=memory)
-    height, width, _ = split.pixels(0).shape
-    batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     views = list(range(len(split) * split.views))
-    latents = _stored(folder / f"pictures-{pictures_key}", views, encode_pictures, batch, "pictures")
-    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
+    latents = _stored(
+        folder / f"pictures-{pictures_key}", views, encode_pictures, lambda: at_once(split.pixels(0).shape), "pictures"
+    )
+    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, lambda: BATCH, "captions")
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
     _warn_of_long(distinct, next(iter(model.tokenizers.values())))
     return Encoded(latents, captions, caption_rows, split.views, pictures_key, captions_key)
@@ -144,7 +158,7 @@ def _warn_of_long(captions: list[str], tokenizer) -> None:
         )  # fmt: skip
 
 
-def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:
+def _stored(path: Path, inputs: list, encode_batch, batch: Callable[[], int], what: str) -> datasets.Dataset:
     """The rows that `encode_batch` makes of the inputs: read from `path`, or else made, and put there whole."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -157,7 +171,7 @@ def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> da
             encode_batch,
             input_columns=["input"],
             batched=True,
-            batch_size=batch,
+            batch_size=BATCH if file.is_file() else batch(),  # nothing is looked at if all is there
             remove_columns=["input"],
             new_fingerprint=path.name.rpartition("-")[2],
             cache_file_name=str(file),

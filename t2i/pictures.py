@@ -160,8 +160,14 @@ class Preparation:
         Where the windows lie is settled by the picture: the views are cached, and a run draws among them.
         """
         window, mirrored = divmod(view, 2 if self.flip else 1)
-        middle = (0.5, 0.5)
-        if self.crop == "random":
-            middle = tuple(generator(int(facts.sha256[:15], 16), "image", window).random(2))
+        middle = generator(int(facts.sha256[:15], 16), "image", window).random(2)
+        return self._cut(content, facts, middle, bool(mirrored))
+
+    def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
+        """A view of its own, [H, W, 3] uint8; draws in [0, 1) say where it lies and whether it is mirrored, [3]."""
+        return self._cut(content, facts, draws[:2], self.flip and draws[2] < 0.5)
+
+    def _cut(self, content: bytes, facts: Facts, middle: np.ndarray, mirrored: bool) -> np.ndarray:
+        middle = tuple(middle) if self.crop == "random" else (0.5, 0.5)
         cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=middle)
         return np.asarray(ImageOps.mirror(cut) if mirrored else cut)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from t2i import checkpoints
-from t2i.data import Examples, MicroBatches, loader
+from t2i.data import MicroBatches, Readable, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
 from t2i.ema import EMA, NoEMA
@@ -66,7 +66,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
     ema: EMA | NoEMA,
-    examples: Examples,
+    examples: Readable,
     accelerator: Accelerator,
     observers: Observers,
     run: Run,

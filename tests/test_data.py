@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i.data import Examples, MicroBatches, loader
+from t2i.data import Draws, Examples, MicroBatches, loader
 from t2i.orders import Order
 from t2i.timesteps import Stratified, Uniform
 
@@ -25,7 +25,8 @@ class Encoded:
 
 def examples(caption_dropout=0.1, noise_offset=0.0, input_perturbation=0.0, timesteps=None, seed=0):
     order, timesteps = Order(np.ones(50), seed), timesteps or Uniform()
-    return Examples(Encoded(), order, 1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
+    draws = Draws(1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
+    return Examples(Encoded(), order, draws)
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_processes"), [(16, 1), (4, 1), (4, 2), (2, 4)])

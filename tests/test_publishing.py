@@ -21,11 +21,7 @@ def run(train, tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with hub_server.running() as hub:
-        constants = {"ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-        for name, value in constants.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_server.asked_instead(monkeypatch) as hub:
         yield hub
 
 
