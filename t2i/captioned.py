@@ -39,6 +39,7 @@ class Split:
     weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
     fingerprint: str
     views: int = 1  # of each picture: windows, mirrored or not
+    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: whole pictures as they are
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -262,4 +263,5 @@ def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], prepara
         weights=np.ones(len(items)),
         fingerprint=hashlib.sha256(repr((VERSION, preparation.effect(), content)).encode()).hexdigest(),
         views=preparation.views,
+        framing=lambda index, view: preparation.framing(items[index].facts, view),
     )

@@ -30,7 +30,7 @@ class Batch:
     noise: Tensor  # what the target is made of
     input_noise: Tensor  # what the input is made of: the same, unless input_perturbation is on
     t: Tensor  # [B], integers
-    text: dict[str, Tensor]  # what the model's `embed` returns for the B captions
+    text: dict[str, Tensor]  # what the model's `embed` returns for the B captions, and the views' `time_ids`, [B, 6]
     items: Tensor  # [B]: which pictures these are; of a stream [B, 2]: shard, and place in it
 
     def to(self, device: torch.device) -> "Batch":
@@ -95,9 +95,11 @@ class Examples(torch.utils.data.Dataset):
 
     def __getitems__(self, positions: list[int]) -> Batch:
         items = [self.order[position] for position in positions]
-        mean, std = self.encoded.moments(items, self.draws.draw(positions, "image"))
+        views = self.draws.draw(positions, "image")
+        mean, std = self.encoded.moments(items, views)
         kept = [None if drop else item for item, drop in zip(items, self.draws.dropped(positions), strict=True)]
         text = self.encoded.text(kept, self.draws.draw(positions, "caption_choice"))
+        text["time_ids"] = self.encoded.framing(items, views)
         return self.draws.batch(positions, items, mean, std, text)
 
     def finish(self, batch: Batch) -> Batch:

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from t2i.captioned import Split
 
 log = logging.getLogger(__name__)
-FORMAT = "3"  # of what is stored, and of how pictures are prepared; part of the key
+FORMAT = "4"  # of what is stored, and of how pictures are prepared; part of the key
 BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 
 
 class Encoded:
     """A split behind the encoders, memory-mapped.
 
-    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat) and their `shape`.
+    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat), their `shape`, and `framing`,
+    the six numbers that Stable Diffusion XL is told of it.
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
     caption_rows: the rows of each picture's captions, one or more.
     """
@@ -48,7 +49,7 @@ class Encoded:
         pictures_key: str,
         captions_key: str,
     ):
-        self.latents, self.captions = latents, captions
+        self.latents, self.frames, self.captions = latents, latents.select_columns("framing"), captions
         self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
         self.caption_rows, self.views = caption_rows, views
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
@@ -66,10 +67,19 @@ class Encoded:
 
         draws: in [0, 1), one for each item, to choose among its views; None is the first of each.
         """
-        draws = np.zeros(len(items)) if draws is None else draws
-        rows = self.latents[[item * self.views + int(u * self.views) for item, u in zip(items, draws, strict=True)]]
+        rows = self.latents[self._views(items, draws)]
         moments = _column(rows, "moments").reshape(len(items), 2, *rows["shape"][0].as_py())
         return moments[:, 0], moments[:, 1]
+
+    def framing(self, items: list[int], draws: np.ndarray | None = None) -> Tensor:
+        """What Stable Diffusion XL is told of the views, [B, 6] integers (see t2i.pictures)."""
+        rows = self.frames[self._views(items, draws)]
+        return torch.from_numpy(_column(rows, "framing").reshape(len(items), 6).copy())
+
+    def _views(self, items: list[int], draws: np.ndarray | None) -> list[int]:
+        """The rows of the chosen views."""
+        draws = np.zeros(len(items)) if draws is None else draws
+        return [item * self.views + int(u * self.views) for item, u in zip(items, draws, strict=True)]
 
     def text(self, items: list[int | None], draws: np.ndarray | None = None) -> dict[str, Tensor]:
         """Embedded captions of the items, chosen as views are; None stands for the empty caption."""
@@ -126,7 +136,14 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         return {
             "moments": [pair.reshape(-1) for pair in moments],
             "shape": [list(pair.shape[1:]) for pair in moments],
+            "framing": [list(framing(*divmod(view, split.views))) for view in views],
         }
+
+    def whole(index: int, view: int) -> tuple[int, ...]:
+        height, width, _ = split.pixels(index, view).shape
+        return height, width, 0, 0, height, width
+
+    framing = split.framing or whole
 
     def embed_captions(captions: list[str]) -> dict:
         columns = {}

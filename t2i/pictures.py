@@ -159,15 +159,38 @@ class Preparation:
 
         Where the windows lie is settled by the picture: the views are cached, and a run draws among them.
         """
+        return self.drawn(content, facts, self._settled(facts, view))
+
+    def framing(self, facts: Facts, view: int) -> tuple[int, ...]:
+        """Where a view lies; see `drawn_framing`."""
+        return self.drawn_framing(facts, self._settled(facts, view))
+
+    def _settled(self, facts: Facts, view: int) -> np.ndarray:
+        """A view as draws."""
         window, mirrored = divmod(view, 2 if self.flip else 1)
         middle = generator(int(facts.sha256[:15], 16), "image", window).random(2)
-        return self._cut(content, facts, middle, bool(mirrored))
+        return np.array([*middle, 0.0 if mirrored else 1.0])
 
     def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
         """A view of its own, [H, W, 3] uint8; draws in [0, 1) say where it lies and whether it is mirrored, [3]."""
-        return self._cut(content, facts, draws[:2], self.flip and draws[2] < 0.5)
-
-    def _cut(self, content: bytes, facts: Facts, middle: np.ndarray, mirrored: bool) -> np.ndarray:
-        middle = tuple(middle) if self.crop == "random" else (0.5, 0.5)
-        cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=middle)
+        centering, mirrored = self._window(draws)
+        cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=centering)
         return np.asarray(ImageOps.mirror(cut) if mirrored else cut)
+
+    def drawn_framing(self, facts: Facts, draws: np.ndarray) -> tuple[int, ...]:
+        """What Stable Diffusion XL is told of such a view (Podell et al. 2023, arXiv 2307.01952, 2.2), in pixels.
+
+        Height and width of the picture as it was; top and left of the cut in the scaled picture, mirrored if it is;
+        height and width of the cut.
+        """
+        (across, down), mirrored = self._window(draws)
+        width, height = self.size(facts)
+        scale = max(width / facts.width, height / facts.height)
+        left, top = (facts.width * scale - width) * across, (facts.height * scale - height) * down
+        left = facts.width * scale - width - left if mirrored else left
+        return facts.height, facts.width, round(top), round(left), height, width
+
+    def _window(self, draws: np.ndarray) -> tuple[tuple[float, float], bool]:
+        """Where the cut lies between the edges, across and down, and whether it is mirrored."""
+        centering = (float(draws[0]), float(draws[1])) if self.crop == "random" else (0.5, 0.5)
+        return centering, bool(self.flip and draws[2] < 0.5)

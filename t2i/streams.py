@@ -71,6 +71,11 @@ class Stream:
         drawn = zip([contents[item] for item in items], facts, draws, strict=True)
         return np.stack([self.preparation.drawn(*each) for each in drawn])
 
+    def framing(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> Tensor:
+        """What Stable Diffusion XL is told of such cuts, [B, 6] (see t2i.pictures)."""
+        facts = [self.catalogue.item(*item)[1] for item in items]
+        return torch.tensor([self.preparation.drawn_framing(*each) for each in zip(facts, draws, strict=True)])
+
     def captions(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> list[str]:
         """One caption of each item, chosen by its draw in [0, 1)."""
         all_captions = [self.catalogue.item(*item)[0] for item in items]
@@ -109,6 +114,7 @@ class Read:
     positions: list[int]
     items: list[tuple[int, int]]
     pixels: Tensor  # [B, H, W, 3] uint8
+    framing: Tensor  # [B, 6]
     captions: list[str]  # empty where they are dropped
 
 
@@ -130,19 +136,20 @@ class StreamedExamples(torch.utils.data.Dataset):
         try:
             self.stream.catalogue.soon = self.order.from_here(positions[0], self.stream.at_hand)
             items = [self.order[position] for position in positions]
-            pixels = self.stream.pixels(items, self.draws.draw(positions, "image", size=3))
+            views = self.draws.draw(positions, "image", size=3)
+            pixels, framing = self.stream.pixels(items, views), self.stream.framing(items, views)
             self.stream.ahead.prepare()
             captions = self.stream.captions(items, self.draws.draw(positions, "caption_choice"))
         except ConfigError as error:
             return error
         kept = ["" if drop else text for text, drop in zip(captions, self.draws.dropped(positions), strict=True)]
-        return Read(positions, items, torch.from_numpy(pixels), kept)
+        return Read(positions, items, torch.from_numpy(pixels), framing, kept)
 
     def finish(self, read: Read | ConfigError) -> Batch:
         if isinstance(read, ConfigError):
             raise read
         moments = encode_pixels(read.pixels, self.model)
-        text = self.model.embed(read.captions)
+        text = self.model.embed(read.captions) | {"time_ids": read.framing}
         return self.draws.batch(read.positions, read.items, moments[:, 0], moments[:, 1], text)
 
 

@@ -19,6 +19,9 @@ class Encoded:
         mean = np.broadcast_to(np.array(items, dtype=np.float32)[:, None, None, None], (len(items), 4, 2, 2))
         return mean, np.zeros_like(mean)
 
+    def framing(self, items, draws=None):
+        return torch.from_numpy(np.stack([items, (draws * 1000).astype(int)], axis=1))
+
     def text(self, items, draws=None):
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 
@@ -74,6 +77,7 @@ def test_views_and_captions_are_drawn_for_each_use():
     view, caption = (batch.x0[:, 0, 0, 0] - batch.items).numpy(), batch.text["text"].numpy()
     counts, _, _ = np.histogram2d(view, caption, bins=4, range=[(0, 1), (0, 1)])
     assert np.abs(counts / 250 - 1).max() < 0.3
+    assert np.abs(batch.text["time_ids"][:, 1].numpy() / 1000 - view).max() < 1.5e-3  # of the same views
 
 
 def test_noise_offset_shifts_whole_channels():

@@ -248,3 +248,29 @@ def test_other_profiles_leave_the_colours(what):
         content = ImageCms.ImageCmsProfile(ImageCms.createProfile(profiles[what])).tobytes()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(read(png(pixels, content))), pixels)
+
+
+@given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
+def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
+    """In the picture, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
+    width, height = (long, 16) if wide else (16, long)
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
+    content = png(values, None)
+    facts, draws = examine(content), np.array(draws)
+    *size, top, left, high, across = cut.drawn_framing(facts, draws)
+    assert (size, high, across) == ([height, width], 16, 16)
+    seen = values[:, ::-1] if flip and draws[2] < 0.5 else values
+    windows = [
+        seen[top + down : top + down + 16, left + right : left + right + 16]
+        for down in (-1, 0, 1) for right in (-1, 0, 1)
+        if top + down >= 0 and left + right >= 0
+    ]  # fmt: skip
+    assert any(np.array_equal(cut.drawn(content, facts, draws), window) for window in windows)
+
+
+def test_the_framing_is_in_pixels_of_the_scaled_picture():
+    facts = Facts("0" * 64, width=1000, height=500, problem="")
+    square = preparation(resolution=100)
+    assert square.framing(facts, 0) == (500, 1000, 0, 50, 100, 100)
+    assert preparation(resolution=100, flip=True).framing(facts, 1) == (500, 1000, 0, 50, 100, 100)
