@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import numpy as np
@@ -14,9 +15,15 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from t2i import folders
 from t2i.config import ConfigError, check_positive
+from t2i.data import Draws, Examples
+from t2i.encoding import encode
 from t2i.hub import check_reachable
-from t2i.items import POLICIES, Item, usable
+from t2i.items import Item, check_policy, usable
+from t2i.orders import order
 from t2i.pictures import VERSION, Facts, Preparation, examine
+
+if TYPE_CHECKING:
+    from t2i.streams import Stream
 
 TYPES = {str: datasets.Value("string"), int: datasets.Value("int64")}
 FACTS = datasets.Features({field.name: TYPES[field.type] for field in fields(Facts)})
@@ -26,21 +33,33 @@ FACTS = datasets.Features({field.name: TYPES[field.type] for field in fields(Fac
 class Split:
     """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
 
+    cached: ClassVar[bool] = True  # encoded before training, as a whole
     captions: Sequence[tuple[str, ...]]  # of each picture: one or more
     pixels: Callable[..., np.ndarray]  # index, view = 0 -> [H, W, 3] uint8
     weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
     fingerprint: str
     views: int = 1  # of each picture: windows, mirrored or not
+    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: whole pictures as they are
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def pictures(self) -> int | None:
+        """How many, if that is known before training."""
+        return len(self)
+
+    def examples(self, model: Any, cache_dir: str, batch_size: int, draws: Draws) -> Examples:
+        """What training sees: all encoded into the cache, now."""
+        encoded = encode(self, model, cache_dir)
+        return Examples(encoded, order(self.weights, encoded.sizes(), batch_size, draws.seed), draws)
 
 
 @dataclass(frozen=True)
 class Captioned:
     """A data set: what is trained on, and what is held out; of both, what could not be used, and why."""
 
-    train: Split
+    train: "Split | Stream"
     validation: Split
     skipped: Sequence[dict[str, str]] = ()  # item, reason
 
@@ -200,8 +219,7 @@ def _check(validation_share: float, max_train_samples: int | None, on_error: str
         raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
     if max_train_samples is not None:
         check_positive("dataset.max_train_samples", max_train_samples, "null is all of them")
-    if on_error not in POLICIES:
-        raise ConfigError(f"dataset.on_error={on_error} is not known; choose from {', '.join(POLICIES)}")
+    check_policy(on_error)
 
 
 def _drawn(items: Sequence[Item], share: float) -> list[bool]:
@@ -230,13 +248,14 @@ def _captioned(
                 f"dataset.path={path}: of {len(good)} pictures none is {name}; change dataset.validation_share"
             )
     return Captioned(
-        _split(train, [item.captions for item in train], preparation),
-        _split(validation, [item.captions[:1] for item in validation], preparation.plain()),
+        prepared(train, [item.captions for item in train], preparation),
+        prepared(validation, [item.captions[:1] for item in validation], preparation.plain()),
         skipped,
     )
 
 
-def _split(items: list[Item], captions: list[tuple[str, ...]], preparation: Preparation) -> Split:
+def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], preparation: Preparation) -> Split:
+    """The split of usable items, with the captions that each may have."""
     content = [(item.facts.sha256, texts) for item, texts in zip(items, captions, strict=True)]
     return Split(
         captions=captions,
@@ -244,4 +263,5 @@ def _split(items: list[Item], captions: list[tuple[str, ...]], preparation: Prep
         weights=np.ones(len(items)),
         fingerprint=hashlib.sha256(repr((VERSION, preparation.effect(), content)).encode()).hexdigest(),
         views=preparation.views,
+        framing=lambda index, view: preparation.framing(items[index].facts, view),
     )

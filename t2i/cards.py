@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.adapters import AVERAGED
 from t2i.hub import is_repository
-from t2i.runs import FREE_KEYS, Run
+from t2i.runs import FREE_KEYS, Run, belongs
 
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
@@ -58,12 +58,13 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     info = run.info
     counts, trained, parameters = info["pictures"], info["trained_parameters"] / 1e6, info["parameters"] / 1e6
     data = cfg.dataset.get("path") or cfg.dataset._target_.rpartition(".")[2]
+    trained_on = f"{counts['train'] or 'streamed'} pictures, {counts['validation']} held out"
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else ", with fresh weights"),
         "trained": f"{described(cfg.adapter)}, {trained:.1f} of {parameters:.1f} M weights"
         if is_adapter
         else f"all of the denoiser, {parameters:.1f} M weights",
-        "data": f"{data}, {cfg.dataset.resolution} pixels: {counts['train']} pictures, {counts['validation']} held out",
+        "data": f"{data}, {cfg.dataset.resolution} pixels: {trained_on}",
         "steps": f"{cfg.steps} of {cfg.batch_size} pictures; {cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
@@ -103,7 +104,7 @@ image = pipeline("a prompt").images[0]"""
 
 def command(overrides: list[str]) -> str:
     """What was typed, but for what does not change the result."""
-    kept = [text for text in overrides if text.lstrip("+~").partition("=")[0].partition(".")[0] not in FREE_KEYS]
+    kept = [text for text in overrides if not belongs(text.lstrip("+~").partition("=")[0], FREE_KEYS)]
     return shlex.join(["python", "-m", "t2i.train", *kept])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ class Batch:
     noise: Tensor  # what the target is made of
     input_noise: Tensor  # what the input is made of: the same, unless input_perturbation is on
     t: Tensor  # [B], integers
-    text: dict[str, Tensor]  # what the model's `embed` returns for the B captions
-    items: Tensor  # [B]: which pictures these are
+    text: dict[str, Tensor]  # what the model's `embed` returns for the B captions, and the views' `time_ids`, [B, 6]
+    items: Tensor  # [B]: which pictures these are; of a stream [B, 2]: shard, and place in it
 
     def to(self, device: torch.device) -> "Batch":
         def move(value):
@@ -39,12 +40,10 @@ class Batch:
         return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
-@dataclass
-class Examples(torch.utils.data.Dataset):
-    """Training examples by their position in the endless order; the batch at some positions is always the same."""
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for each example, by its position in the endless order."""
 
-    encoded: Encoded
-    order: Order | BucketOrder
     num_timesteps: int
     timesteps: Distribution
     caption_dropout: float
@@ -52,32 +51,60 @@ class Examples(torch.utils.data.Dataset):
     input_perturbation: float
     seed: int
 
-    def __getitems__(self, positions: list[int]) -> Batch:
-        def draw(stream: str, kind: str, **size) -> np.ndarray:
-            return np.stack([getattr(generator(self.seed, stream, p), kind)(**size) for p in positions])
+    def draw(self, positions: list[int], stream: str, kind: str = "random", **size) -> np.ndarray:
+        """One draw for each position, [B, ...]; kind is a method of numpy's generator."""
+        return np.stack([getattr(generator(self.seed, stream, p), kind)(**size) for p in positions])
 
-        items = [self.order[position] for position in positions]
-        u = self.timesteps.spread(draw("timestep", "random"), positions)
-        mean, std = self.encoded.moments(items, draw("image", "random"))
-        normal = partial(draw, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
+    def dropped(self, positions: list[int]) -> np.ndarray:
+        """Whose captions are dropped, [B]."""
+        return self.draw(positions, "caption") < self.caption_dropout
+
+    def batch(
+        self, positions: list[int], items: list, mean: np.ndarray, std: np.ndarray, text: dict[str, Tensor]
+    ) -> Batch:
+        """The batch at some positions, of latents with the given mean and standard deviation, [B, C, h, w]."""
+        u = self.timesteps.spread(self.draw(positions, "timestep"), positions)
+        normal = partial(self.draw, positions, kind="standard_normal", size=mean.shape[1:], dtype=np.float32)
         noise = normal("noise")
         if self.noise_offset:  # one number per channel (Guttenberg 2023, "Diffusion with offset noise")
             noise += self.noise_offset * normal("noise_offset", size=(mean.shape[1], 1, 1))
         input_noise = noise
         if self.input_perturbation:
             input_noise = noise + self.input_perturbation * normal("input_perturbation")
-        dropped = draw("caption", "random") < self.caption_dropout
         return Batch(
             x0=torch.from_numpy(mean + std * normal("posterior")),
             noise=torch.from_numpy(noise),
             input_noise=torch.from_numpy(input_noise),
             t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),
-            text=self.encoded.text(
-                [None if drop else item for item, drop in zip(items, dropped, strict=True)],
-                draw("caption_choice", "random"),
-            ),
+            text=text,
             items=torch.tensor(items),
         )
+
+
+@dataclass
+class Examples(torch.utils.data.Dataset):
+    """Training examples by their position in the endless order; the batch at some positions is always the same."""
+
+    encoded: Encoded
+    order: Order | BucketOrder
+    draws: Draws
+
+    @property
+    def fingerprint(self) -> str:
+        return self.encoded.fingerprint
+
+    def __getitems__(self, positions: list[int]) -> Batch:
+        items = [self.order[position] for position in positions]
+        views = self.draws.draw(positions, "image")
+        mean, std = self.encoded.moments(items, views)
+        kept = [None if drop else item for item, drop in zip(items, self.draws.dropped(positions), strict=True)]
+        text = self.encoded.text(kept, self.draws.draw(positions, "caption_choice"))
+        text["time_ids"] = self.encoded.framing(items, views)
+        return self.draws.batch(positions, items, mean, std, text)
+
+    def finish(self, batch: Batch) -> Batch:
+        """What is left to do in the process of the loop: nothing."""
+        return batch
 
 
 @dataclass
@@ -110,7 +137,15 @@ class MicroBatches(torch.utils.data.Sampler):
                 yield list(range(start, start + self.micro_batch_size))
 
 
-def loader(examples: Examples, micro_batches: MicroBatches, num_workers: int) -> Iterator[Batch]:
+class Readable(Protocol):
+    """What batches come from: workers read, and the process of the loop finishes what they have read."""
+
+    def __getitems__(self, positions: list[int]) -> Any: ...
+
+    def finish(self, read: Any) -> Batch: ...
+
+
+def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) -> Iterator[Batch]:
     """The micro-batches in order, made ahead of time by `num_workers` processes (0: in this one).
 
     When a worker dies, others take its place: a batch depends on its positions alone.
@@ -132,12 +167,14 @@ def loader(examples: Examples, micro_batches: MicroBatches, num_workers: int) ->
         try:
             for batch in batches:
                 seen += 1
-                yield batch
+                yield examples.finish(batch)
         except RuntimeError as error:
             deaths += 1
             if "DataLoader worker" not in str(error) or deaths > MAX_DEATHS:
                 raise
             log.warning("a data-loader worker died (%s); new ones go on", str(error).splitlines()[0])
+        finally:
+            del batches  # now, which ends the workers at once; among the garbage of an exception they take 5 s
 
 
 def _ignore_interrupts(worker: int) -> None:
@@ -145,5 +182,5 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

@@ -46,6 +46,9 @@ def fill(cfg) -> None:
         model = adapter.attach(model)  # captions are kept as tokens
     model.parts.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     for name, split in (("train", data.train), ("validation", data.validation)):
+        if not split.cached:
+            print(f"{name}: streamed, so that nothing of it is encoded ahead")
+            continue
         encoded = encode(split, model, cfg.cache_dir)
         for what, rows in (("pictures", encoded.latents), ("captions", encoded.captions)):
             file = Path(rows.cache_files[0]["filename"])

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from t2i.captioned import Split
 
 log = logging.getLogger(__name__)
-FORMAT = "3"  # of what is stored, and of how pictures are prepared; part of the key
+FORMAT = "4"  # of what is stored, and of how pictures are prepared; part of the key
 BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 
 
 class Encoded:
     """A split behind the encoders, memory-mapped.
 
-    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat) and their `shape`.
+    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat), their `shape`, and `framing`,
+    the six numbers that Stable Diffusion XL is told of it.
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
     caption_rows: the rows of each picture's captions, one or more.
     """
@@ -48,7 +49,7 @@ class Encoded:
         pictures_key: str,
         captions_key: str,
     ):
-        self.latents, self.captions = latents, captions
+        self.latents, self.frames, self.captions = latents, latents.select_columns("framing"), captions
         self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
         self.caption_rows, self.views = caption_rows, views
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
@@ -66,10 +67,19 @@ class Encoded:
 
         draws: in [0, 1), one for each item, to choose among its views; None is the first of each.
         """
-        draws = np.zeros(len(items)) if draws is None else draws
-        rows = self.latents[[item * self.views + int(u * self.views) for item, u in zip(items, draws, strict=True)]]
+        rows = self.latents[self._views(items, draws)]
         moments = _column(rows, "moments").reshape(len(items), 2, *rows["shape"][0].as_py())
         return moments[:, 0], moments[:, 1]
+
+    def framing(self, items: list[int], draws: np.ndarray | None = None) -> Tensor:
+        """What Stable Diffusion XL is told of the views, [B, 6] integers (see t2i.pictures)."""
+        rows = self.frames[self._views(items, draws)]
+        return torch.from_numpy(_column(rows, "framing").reshape(len(items), 6).copy())
+
+    def _views(self, items: list[int], draws: np.ndarray | None) -> list[int]:
+        """The rows of the chosen views."""
+        draws = np.zeros(len(items)) if draws is None else draws
+        return [item * self.views + int(u * self.views) for item, u in zip(items, draws, strict=True)]
 
     def text(self, items: list[int | None], draws: np.ndarray | None = None) -> dict[str, Tensor]:
         """Embedded captions of the items, chosen as views are; None stands for the empty caption."""
@@ -91,6 +101,21 @@ def _column(rows: pa.Table, name: str) -> np.ndarray:
     return values.to_numpy()
 
 
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many pictures of a shape [H, W, 3] are encoded at once."""
+    height, width, _ = shape
+    return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+
+
+def encode_pixels(pixels: Tensor, model) -> np.ndarray:
+    """Mean and standard deviation of the latents of [B, H, W, 3] uint8, [B, 2, C, h, w]."""
+    moments = []
+    for part in pixels.split(at_once(pixels.shape[1:])):
+        mean, std = model.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        moments.append(torch.stack([mean, std], dim=1).cpu().numpy())
+    return np.concatenate(moments)
+
+
 def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     """The split's latents and caption embeddings, from the cache where they are in it.
 
@@ -105,14 +130,20 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         moments = [None] * len(pixels)
         for shape in {each.shape for each in pixels}:
             places = [place for place, each in enumerate(pixels) if each.shape == shape]
-            alike = torch.from_numpy(np.stack([pixels[place] for place in places]))
-            mean, std = model.encode(alike.permute(0, 3, 1, 2).float() / 127.5 - 1)
-            for place, pair in zip(places, torch.stack([mean, std], dim=1).cpu().numpy(), strict=True):
+            alike = encode_pixels(torch.from_numpy(np.stack([pixels[place] for place in places])), model)
+            for place, pair in zip(places, alike, strict=True):
                 moments[place] = pair
         return {
             "moments": [pair.reshape(-1) for pair in moments],
             "shape": [list(pair.shape[1:]) for pair in moments],
+            "framing": [list(framing(*divmod(view, split.views))) for view in views],
         }
+
+    def whole(index: int, view: int) -> tuple[int, ...]:
+        height, width, _ = split.pixels(index, view).shape
+        return height, width, 0, 0, height, width
+
+    framing = split.framing or whole
 
     def embed_captions(captions: list[str]) -> dict:
         columns = {}
@@ -124,11 +155,11 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     memory = folder.parent / "hashes"
     pictures_key = hash_of(FORMAT, *model.picture_parts, split.fingerprint, memory=memory)
     captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct), memory=memory)
-    height, width, _ = split.pixels(0).shape
-    batch = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
     views = list(range(len(split) * split.views))
-    latents = _stored(folder / f"pictures-{pictures_key}", views, encode_pictures, batch, "pictures")
-    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, BATCH, "captions")
+    latents = _stored(
+        folder / f"pictures-{pictures_key}", views, encode_pictures, lambda: at_once(split.pixels(0).shape), "pictures"
+    )
+    captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, lambda: BATCH, "captions")
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
     _warn_of_long(distinct, next(iter(model.tokenizers.values())))
     return Encoded(latents, captions, caption_rows, split.views, pictures_key, captions_key)
@@ -144,7 +175,7 @@ def _warn_of_long(captions: list[str], tokenizer) -> None:
         )  # fmt: skip
 
 
-def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> datasets.Dataset:
+def _stored(path: Path, inputs: list, encode_batch, batch: Callable[[], int], what: str) -> datasets.Dataset:
     """The rows that `encode_batch` makes of the inputs: read from `path`, or else made, and put there whole."""
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -157,7 +188,7 @@ def _stored(path: Path, inputs: list, encode_batch, batch: int, what: str) -> da
             encode_batch,
             input_columns=["input"],
             batched=True,
-            batch_size=batch,
+            batch_size=BATCH if file.is_file() else batch(),  # nothing is looked at if all is there
             remove_columns=["input"],
             new_fingerprint=path.name.rpartition("-")[2],
             cache_file_name=str(file),

@@ -18,13 +18,12 @@ from t2i.captioned import Captioned
 from t2i.checkpoints import Stateful
 from t2i.components import build
 from t2i.config import ConfigError
-from t2i.data import Examples
+from t2i.data import Draws, Readable
 from t2i.diffusion import Diffusion
 from t2i.ema import EMA, NoEMA
 from t2i.encoding import encode
 from t2i.journal import journal
 from t2i.losses import Weighting
-from t2i.orders import order
 from t2i.plan import Plan
 from t2i.precision import MIXED_PRECISION, set_attention
 from t2i.publishing import Publisher
@@ -50,7 +49,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: EMA | NoEMA
-    examples: Examples
+    examples: Readable
     accelerator: Accelerator
     state: dict[str, Stateful]  # what of these a checkpoint holds
 
@@ -63,11 +62,13 @@ def run(
     overrides, choices: the command line and the option of each group, for those who read the run folder.
     """
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
+    publisher = Publisher(**cfg.hub)
     if run.finished:
         log.info("%s is finished already; val/loss %.6f", folder, run.result)
+        if run.writes and "pushed" not in run.info:
+            publisher.publish(folder)
         return run.result
 
-    publisher = Publisher(**cfg.hub)
     if run.writes:
         publisher.check()
     with run.claimed():
@@ -167,7 +168,16 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         model.denoiser.compile()
     model = plan.adapter.attach(model)
     model.parts.to(accelerator.device)
-    train_set, held_out = (encode(split, model, cfg.cache_dir) for split in (data.train, data.validation))
+    draws = Draws(
+        num_timesteps=len(plan.diffusion),
+        timesteps=plan.timesteps,
+        caption_dropout=cfg.caption_dropout,
+        noise_offset=cfg.noise_offset,
+        input_perturbation=cfg.input_perturbation,
+        seed=cfg.seed,
+    )
+    examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
+    held_out = encode(data.validation, model, cfg.cache_dir)
     model.parts.release()
     battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
@@ -181,16 +191,6 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     state = layout.parts(denoiser=trained, optimizer=prepared, lr_scheduler=lr_scheduler, ema=plan.ema)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
-    examples = Examples(
-        encoded=train_set,
-        order=order(data.train.weights, train_set.sizes(), cfg.batch_size, cfg.seed),
-        timesteps=plan.timesteps,
-        num_timesteps=len(plan.diffusion),
-        caption_dropout=cfg.caption_dropout,
-        noise_offset=cfg.noise_offset,
-        input_perturbation=cfg.input_perturbation,
-        seed=cfg.seed,
-    )
     schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})
     facts = {
         "precision": plan.precision.name,
@@ -201,9 +201,9 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "distributed": accelerator.distributed_type.value,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
         "trained_parameters": sum(weight.numel() for weight in trained.weights.values()),
-        "pictures": {"train": len(data.train), "validation": len(data.validation)},
+        "pictures": {"train": data.train.pictures, "validation": len(data.validation)},
         "skipped": list(data.skipped),
-        "data_fingerprint": train_set.fingerprint,
+        "data_fingerprint": examples.fingerprint,
         "battery": {
             "hash": battery.hash,
             "items": len(battery.x0),

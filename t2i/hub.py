@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: whether what is asked of it can be had."""
+"""The Hugging Face Hub: whether what is asked of it can be had, and what its refusals mean."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from t2i.config import ConfigError
 
 TIMEOUT = 10  # seconds
+PAUSES = (10, 60, 300)  # seconds, before each further attempt
+MAY_PASS = (408, 429)  # timeout, too many requests: the refusals (4xx) that are worth another attempt
 
 
 def is_repository(path: str) -> bool:
@@ -30,8 +32,24 @@ def check_reachable(key: str, path: str, kind: str) -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
     except (httpx.HTTPError, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error)
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error)
         raise ConfigError(
-            f"{key}={path} is not on this machine, and {constants.ENDPOINT} can't be reached ({reason}); where there "
+            f"{key}={path} is not on this machine, and {constants.ENDPOINT} can't be reached ({why}); where there "
             f"is a network, `hf download {path} --repo-type {kind} --local-dir FOLDER` makes a copy for {key}=FOLDER"
         ) from error
+
+
+def is_final(error: Exception) -> bool:
+    """Whether the same would happen again: the Hub has refused, or must not be asked."""
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    refused = 400 <= status < 500 and status not in MAY_PASS
+    return refused or isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled))
+
+
+def reason(error: BaseException) -> str:
+    """One line, without the query of an address: that of an upload is signed."""
+    error = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"\?[^\s'\")]+", "", text)[:300]

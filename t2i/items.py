@@ -42,22 +42,32 @@ def _problem(caption: Any) -> str:
     return ""
 
 
+def check_policy(on_error: str) -> None:
+    if on_error not in POLICIES:
+        raise ConfigError(f"dataset.on_error={on_error} is not known; choose from {', '.join(POLICIES)}")
+
+
+def report(skipped: Sequence[dict[str, str]], number: int, path: str, on_error: str, listed: str) -> None:
+    """Say which of `number` items can't be used, and where they are listed; ConfigError where `on_error` is stop."""
+    if skipped and on_error == "stop":
+        first = f"{skipped[0]['item']} {skipped[0]['reason']}"
+        raise ConfigError(
+            f"dataset.path={path}: {first} ({len(skipped)} of {number} items can't be used); mend or remove them, "
+            "or leave them out with dataset.on_error=skip"
+        )
+    if skipped:
+        log.warning(
+            "%d of %d items of %s can't be used and are skipped, such as %s, which %s; %s lists them all",
+            len(skipped), number, path, *skipped[0].values(), listed,
+        )  # fmt: skip
+
+
 def usable(items: Sequence[Item], path: str, on_error: str) -> tuple[list[Item], list[dict[str, str]]]:
     """The items without a problem, and the others with theirs; ConfigError instead where `on_error` is stop.
 
     The order is that of the pictures' hashes: the same whatever format the pictures come in.
     """
     skipped = [{"item": item.name, "reason": item.problem} for item in items if item.problem]
-    if skipped and on_error == "stop":
-        first = f"{skipped[0]['item']} {skipped[0]['reason']}"
-        raise ConfigError(
-            f"dataset.path={path}: {first} ({len(skipped)} of {len(items)} items can't be used); mend or remove them, "
-            "or leave them out with dataset.on_error=skip"
-        )
-    if skipped:
-        log.warning(
-            "%d of %d items of %s can't be used and are skipped, such as %s, which %s; run.json lists them all",
-            len(skipped), len(items), path, *skipped[0].values(),
-        )  # fmt: skip
+    report(skipped, len(items), path, on_error, "run.json")
     good = [item for item in items if not item.problem]
     return sorted(good, key=lambda item: (item.facts.sha256, item.captions)), skipped

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from t2i.config import ConfigError, check_positive
 from t2i.draws import generator
@@ -19,7 +19,8 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 CROPS = ("center", "random")
-VERSION = "1"  # of what this file makes of a picture; part of the fingerprints
+VERSION = "2"  # of what this file makes of a picture; part of the fingerprints
+SRGB = ImageCms.createProfile("sRGB")
 MAX_ASPECT = 2  # of a bucket; what is longer is cropped
 
 
@@ -28,8 +29,8 @@ class BadPicture(ValueError):
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it, in RGB: turned as its EXIF says, over white where it is transparent."""
-    image = ImageOps.exif_transpose(image)
+    """The picture as a viewer shows it, in sRGB: turned as its EXIF says, over white where it is transparent."""
+    image = _in_srgb(ImageOps.exif_transpose(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
@@ -38,6 +39,18 @@ def upright(image: Image.Image) -> Image.Image:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     return image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that an embedded ICC profile means (Adobe RGB, Display P3, print inks), where it can be used."""
+    profile, mode = image.info.get("icc_profile"), "RGBA" if image.mode == "RGBA" else "RGB"
+    if not profile or image.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, own, SRGB, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # of another colour space than the picture, or damaged: viewers ignore it
+        return image
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
@@ -146,9 +159,38 @@ class Preparation:
 
         Where the windows lie is settled by the picture: the views are cached, and a run draws among them.
         """
+        return self.drawn(content, facts, self._settled(facts, view))
+
+    def framing(self, facts: Facts, view: int) -> tuple[int, ...]:
+        """Where a view lies; see `drawn_framing`."""
+        return self.drawn_framing(facts, self._settled(facts, view))
+
+    def _settled(self, facts: Facts, view: int) -> np.ndarray:
+        """A view as draws."""
         window, mirrored = divmod(view, 2 if self.flip else 1)
-        middle = (0.5, 0.5)
-        if self.crop == "random":
-            middle = tuple(generator(int(facts.sha256[:15], 16), "image", window).random(2))
-        cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=middle)
+        middle = generator(int(facts.sha256[:15], 16), "image", window).random(2)
+        return np.array([*middle, 0.0 if mirrored else 1.0])
+
+    def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
+        """A view of its own, [H, W, 3] uint8; draws in [0, 1) say where it lies and whether it is mirrored, [3]."""
+        centering, mirrored = self._window(draws)
+        cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=centering)
         return np.asarray(ImageOps.mirror(cut) if mirrored else cut)
+
+    def drawn_framing(self, facts: Facts, draws: np.ndarray) -> tuple[int, ...]:
+        """What Stable Diffusion XL is told of such a view (Podell et al. 2023, arXiv 2307.01952, 2.2), in pixels.
+
+        Height and width of the picture as it was; top and left of the cut in the scaled picture, mirrored if it is;
+        height and width of the cut.
+        """
+        (across, down), mirrored = self._window(draws)
+        width, height = self.size(facts)
+        scale = max(width / facts.width, height / facts.height)
+        left, top = (facts.width * scale - width) * across, (facts.height * scale - height) * down
+        left = facts.width * scale - width - left if mirrored else left
+        return facts.height, facts.width, round(top), round(left), height, width
+
+    def _window(self, draws: np.ndarray) -> tuple[tuple[float, float], bool]:
+        """Where the cut lies between the edges, across and down, and whether it is mirrored."""
+        centering = (float(draws[0]), float(draws[1])) if self.crop == "random" else (0.5, 0.5)
+        return centering, bool(self.flip and draws[2] < 0.5)

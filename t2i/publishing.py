@@ -1,7 +1,6 @@
 """Pushing the finished model to the Hugging Face Hub, in a way that can't cost the run its result."""
 
 import logging
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,11 +11,10 @@ from omegaconf import OmegaConf
 
 from t2i.cards import write_card
 from t2i.config import ConfigError
+from t2i.hub import PAUSES, is_final, reason
 from t2i.runs import Run
 
 log = logging.getLogger(__name__)
-PAUSES = (10, 60, 300)  # seconds, before each further attempt
-MAY_PASS = (408, 429)  # timeout, too many requests: the refusals (4xx) that are worth another attempt
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,10 @@ def check_rights(repo: str | None) -> None:
     except LocalTokenNotFoundError as error:
         raise ConfigError(f"hub.push=true needs a token that may write: `hf auth login`; or {later}") from error
     except HfHubHTTPError as error:
-        raise ConfigError(f"hub.push=true: {_reason(error)}; try `hf auth login`; or {later}") from error
+        raise ConfigError(f"hub.push=true: {reason(error)}; try `hf auth login`; or {later}") from error
     except (httpx.HTTPError, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
-        raise ConfigError(f"hub.push=true: {constants.ENDPOINT} can't be reached ({reason}); use {later}") from error
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else reason(error)
+        raise ConfigError(f"hub.push=true: {constants.ENDPOINT} can't be reached ({why}); use {later}") from error
 
 
 def push(run: Path, repo: str, private: bool, license: str | None, pauses: Sequence[float]) -> str:
@@ -92,9 +90,9 @@ def push(run: Path, repo: str, private: bool, license: str | None, pauses: Seque
             address = _upload(run / "model", name, private)
             break
         except (httpx.HTTPError, OSError, RuntimeError) as error:
-            if pause is None or _is_final(error):
-                raise PushFailed(f"pushing to {repo} failed ({_reason(error)})") from error
-            log.warning("pushing to %s failed (%s); once more in %g s", repo, _reason(error), pause)
+            if pause is None or is_final(error):
+                raise PushFailed(f"pushing to {repo} failed ({reason(error)})") from error
+            log.warning("pushing to %s failed (%s); once more in %g s", repo, reason(error), pause)
             time.sleep(pause)
     finished.update(pushed=address)
     log.info("pushed: %s", address)
@@ -127,19 +125,3 @@ def _upload(folder: Path, repo: str, private: bool) -> str:
     address = api.create_repo(repo, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Push from t2i")
     return str(address)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the same would happen again: the Hub has refused, or must not be asked."""
-    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    refused = 400 <= status < 500 and status not in MAY_PASS
-    return refused or isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled))
-
-
-def _reason(error: BaseException) -> str:
-    """One line, without the query of an address: that of an upload is signed."""
-    error = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r"\?[^\s'\")]+", "", text)[:300]

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from t2i.config import ConfigError
 # Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
 FREE_KEYS = (
     "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
-    "allowed_targets", "save_every", "keep_checkpoints", "hub",
+    "allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards",
 )  # fmt: skip
 # Nor does this, and it decides whether the memory suffices.
 ROOM_KEYS = ("micro_batch_size", "gradient_checkpointing", "attention", "compile", "channels_last")
@@ -92,7 +92,8 @@ class Run:
         return self.folder / "checkpoints"
 
     def _config_hash(self) -> str:
-        counts = {key: value for key, value in self.config.items() if key not in (*FREE_KEYS, *ROOM_KEYS)}
+        free = (*FREE_KEYS, *ROOM_KEYS)
+        counts = {key: value for key, value in flat(self.config).items() if not belongs(key, free)}
         return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
 
     def begin(self, **fields: Any) -> None:
@@ -180,12 +181,17 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
+def belongs(key: str, groups: Iterable[str]) -> bool:
+    """Whether a whole key is one of `groups` or lies below one."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """The keys in which two flat configurations differ, as far as it matters to what is computed -> the change."""
     return {
         key: f"{key}: {before.get(key)} → {now.get(key)}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and key.split(".")[0] not in (*FREE_KEYS, *ROOM_KEYS)
+        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *ROOM_KEYS))
     }
 
 

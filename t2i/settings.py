@@ -6,7 +6,7 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.results import Result, printable
-from t2i.runs import FREE_KEYS
+from t2i.runs import FREE_KEYS, belongs
 
 WATCHING = ("log_every", "validate_every", "sample_every", "samples")  # what is seen of a run, not what is trained
 NO_SETTING = ("seed", *FREE_KEYS, *WATCHING)
@@ -56,7 +56,7 @@ def choose_keys(results: Sequence[Result], by: Sequence[str] | None) -> Keys:
     differ = [
         key
         for key in dict.fromkeys([*typed, *known_keys(results)])
-        if key.split(".")[0] not in NO_SETTING and len({_identity(result, [key]) for result in results}) > 1
+        if not belongs(key, NO_SETTING) and len({_identity(result, [key]) for result in results}) > 1
     ]
     partial = [key for key in differ if key not in typed and _is_partial(results, key)]
     whole = [key for key in differ if key not in partial]

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from t2i import checkpoints
 from t2i.checkpoints import Stateful
-from t2i.data import Examples, MicroBatches, loader
+from t2i.data import MicroBatches, Readable, loader
 from t2i.diffusion import Diffusion
 from t2i.draws import step_seed
 from t2i.ema import EMA, NoEMA
@@ -67,7 +67,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
     ema: EMA | NoEMA,
-    examples: Examples,
+    examples: Readable,
     accelerator: Accelerator,
     state: Mapping[str, Stateful],
     observers: Observers,

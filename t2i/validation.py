@@ -90,7 +90,8 @@ def battery(
     t = t[diffusion.snr.numpy()[t] > 0]
     digest = hashlib.sha256(repr((encoded.pictures_key, chosen, t.tolist(), seed)).encode())
     digest.update(diffusion.snr.numpy()[t].tobytes())
-    return Battery(x0, encoded.text(chosen), t, seed, digest.hexdigest()[:32])
+    text = encoded.text(chosen) | {"time_ids": encoded.framing(chosen)}
+    return Battery(x0, text, t, seed, digest.hexdigest()[:32])
 
 
 def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str, float]:

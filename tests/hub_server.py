@@ -1,4 +1,4 @@
-"""A small stand-in for the Hub: what the real client asks when it pushes a folder, on 127.0.0.1.
+"""A small stand-in for the Hub: what the real client asks when it pushes a folder or fetches a file, on 127.0.0.1.
 
 It takes plain uploads (HF_HUB_DISABLE_XET=1): small files inside the commit, weights and pictures through LFS.
 """
@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_this-is-a-secret"
 LARGE = (".safetensors", ".png")
+COMMIT = "0" * 40  # there is one
 
 
 class Hub(ThreadingHTTPServer):
@@ -39,6 +40,22 @@ def running(**settings) -> Iterator[Hub]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+@contextmanager
+def asked_instead(monkeypatch) -> Iterator[Hub]:
+    """Within, the client asks a stand-in and not the Hub."""
+    from huggingface_hub import constants
+
+    with running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,12 +89,15 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_HEAD = do
 
     def answer(self, value: dict, status: int = 200):
-        content = json.dumps(value).encode()
+        self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json"})
+
+    def send(self, content: bytes, status: int, headers: dict[str, str]):
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def hang_up(self):
         self.close_connection = True
@@ -128,7 +148,22 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.repositories[repo][value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 self.server.repositories[repo][value["path"]] = self.server.objects[value["oid"]]
-        self.answer({"commitUrl": f"{self.server.address}/{repo}/commit/0", "commitOid": "0" * 40})
+        self.answer({"commitUrl": f"{self.server.address}/{repo}/commit/0", "commitOid": COMMIT})
+
+    def dataset(self, _, repo):
+        known = repo in self.server.repositories
+        self.answer({"id": repo, "sha": COMMIT} if known else {"error": "Repository not found"}, 200 if known else 404)
+
+    def tree(self, _, repo):
+        files = self.server.repositories[repo].items()
+        oid = {name: hashlib.sha1(content).hexdigest() for name, content in files}
+        self.answer([{"type": "file", "path": name, "size": len(file), "oid": oid[name]} for name, file in files])
+
+    def file(self, _, repo, name):
+        content = self.server.repositories[repo].get(name)
+        if content is None:
+            return self.send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        self.send(content, 200, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
 
 
 ROUTES = (
@@ -139,4 +174,8 @@ ROUTES = (
     ("POST", "/([^/]+/[^/]+).git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/lfs/([0-9a-f]{64})", Handler.store),
     ("POST", "/api/models/([^/]+/[^/]+)/commit/main", Handler.commit),
+    ("GET", "/api/datasets/([^/]+/[^/]+)", Handler.dataset),
+    ("GET", f"/api/datasets/([^/]+/[^/]+)/tree/{COMMIT}", Handler.tree),
+    ("HEAD", f"/datasets/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", Handler.file),
+    ("GET", f"/datasets/([^/]+/[^/]+)/resolve/{COMMIT}/(.+)", Handler.file),
 )

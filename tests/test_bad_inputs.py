@@ -87,6 +87,11 @@ dataset=folder dataset.path=HERE/pictures dataset.crop=left            | dataset
 dataset=folder dataset.path=HERE/pictures dataset.interpolation=cubist | dataset.interpolation=cubist
 dataset=folder dataset.path=HERE/pictures dataset.validation_share=2   | dataset.validation_share=2
 dataset=folder dataset.path=HERE/broken         | broken.png
+dataset=webdataset dataset.path=HERE/pictures   | holds no shard (.tar or .parquet)
+dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true needs all pictures beforehand
+dataset=stream dataset.path=HERE/pictures       | is no repository of the Hub (OWNER/NAME)
+dataset=stream dataset.path=lab/pictures        | can't be reached (HF_HUB_OFFLINE is set)
+dataset=stream dataset.path=lab/pictures dataset.keep_shards=1 | dataset.keep_shards=1 leaves no room
 dataset=folder dataset.path=HERE/uncaptioned    | caption
 """
 CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.strip().splitlines()]

@@ -27,6 +27,7 @@ def prepare(cfg):
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "wandb")
 )
+NEED_A_PATH = ("dataset=folder", "dataset=hub", "dataset=webdataset", "dataset=stream")
 
 
 def command(*arguments, **kwargs):
@@ -38,7 +39,7 @@ def command(*arguments, **kwargs):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
-    given = ["dataset.path=./pictures"] if option in ("dataset=folder", "dataset=hub") else []
+    given = ["dataset.path=./pictures"] if option in NEED_A_PATH else []
     cfg = compose(option, *given)
     check(cfg, num_processes=1)
     check_types(cfg, compose(option))

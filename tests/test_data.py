@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i.data import Examples, MicroBatches, loader
+from t2i.data import Draws, Examples, MicroBatches, loader
 from t2i.orders import Order
 from t2i.timesteps import Stratified, Uniform
 
@@ -19,13 +19,17 @@ class Encoded:
         mean = np.broadcast_to(np.array(items, dtype=np.float32)[:, None, None, None], (len(items), 4, 2, 2))
         return mean, np.zeros_like(mean)
 
+    def framing(self, items, draws=None):
+        return torch.from_numpy(np.stack([items, (draws * 1000).astype(int)], axis=1))
+
     def text(self, items, draws=None):
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 
 
 def examples(caption_dropout=0.1, noise_offset=0.0, input_perturbation=0.0, timesteps=None, seed=0):
     order, timesteps = Order(np.ones(50), seed), timesteps or Uniform()
-    return Examples(Encoded(), order, 1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
+    draws = Draws(1000, timesteps, caption_dropout, noise_offset, input_perturbation, seed)
+    return Examples(Encoded(), order, draws)
 
 
 @pytest.mark.parametrize(("micro_batch_size", "num_processes"), [(16, 1), (4, 1), (4, 2), (2, 4)])
@@ -73,6 +77,7 @@ def test_views_and_captions_are_drawn_for_each_use():
     view, caption = (batch.x0[:, 0, 0, 0] - batch.items).numpy(), batch.text["text"].numpy()
     counts, _, _ = np.histogram2d(view, caption, bins=4, range=[(0, 1), (0, 1)])
     assert np.abs(counts / 250 - 1).max() < 0.3
+    assert np.abs(batch.text["time_ids"][:, 1].numpy() / 1000 - view).max() < 1.5e-3  # of the same views
 
 
 def test_noise_offset_shifts_whole_channels():

@@ -179,3 +179,12 @@ def test_captions_that_are_cut_are_counted(split, model, tmp_path, caplog):
 )
 def test_sizes_are_readable(size, text):
     assert readable(size) == text
+
+
+def test_the_framing_is_that_of_the_view(split, model, tmp_path):
+    framed = dataclasses.replace(several_views(split), framing=lambda index, view: (9, 8, index, view, 64, 64))
+    encoded = encode(framed, model, tmp_path)
+    found = encoded.framing([3, 3, 0], np.array([0.0, 0.5, 0.9]))
+    assert found.tolist() == [[9, 8, 3, 0, 64, 64], [9, 8, 3, 1, 64, 64], [9, 8, 0, 1, 64, 64]]
+    whole = encode(split, model, tmp_path / "whole")
+    assert whole.framing([1]).tolist() == [[64, 64, 0, 0, 64, 64]]

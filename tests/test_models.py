@@ -171,3 +171,23 @@ def test_naruto_trains_from_local_copies(layout, tmp_path):
     run(cfg, settle(cfg), tmp_path / "run", [])
     assert [line["step"] for line in Run(tmp_path / "run", cfg).metrics()] == [0, 1, 2]
     assert_trained(tmp_path / "run", layout("sd15"), "sd15", "epsilon")
+
+
+def test_sdxl_is_told_of_the_crops_that_it_sees(train, layout, tmp_path, monkeypatch):
+    """In training and in validation, each picture's own."""
+    for number, shape in enumerate([(64, 128), (128, 64), (96, 96), (64, 64)] * 3):
+        Image.fromarray(np.full((*shape, 3), number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a wall")
+    told = []
+
+    def denoise(self, x, t, text):
+        told.extend(text["time_ids"].tolist())
+        return self.denoiser(x, t, text["encoder_hidden_states"], added_cond_kwargs=text).sample
+
+    monkeypatch.setattr("t2i.models.stable_diffusion_xl.StableDiffusionXL.denoise", denoise)
+    data = ["dataset=folder", f"dataset.path={tmp_path}", "dataset.resolution=64", "dataset.validation_share=0.4"]
+    settings = ["batch_size=4", "micro_batch_size=4", "steps=3", "sample_every=0", "validation.items=2", "tracker=none"]
+    cfg = compose("model=sdxl", f"model.path={layout('sdxl')}", *data, *settings, f"cache_dir={tmp_path / 'cache'}")
+    run(cfg, settle(cfg), tmp_path / "run", [])
+    wide, tall, large, plain = [64, 128, 0, 32], [128, 64, 32, 0], [96, 96, 0, 0], [64, 64, 0, 0]
+    assert {tuple(each) for each in told} == {(*each, 64, 64) for each in (wide, tall, large, plain)}

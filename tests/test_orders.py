@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2i.config import ConfigError
 from t2i.data import MicroBatches
-from t2i.orders import BucketOrder, Order, order
+from t2i.orders import BucketOrder, Order, StreamOrder, order
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
@@ -92,3 +94,68 @@ def test_pictures_of_one_size_need_no_buckets():
     assert isinstance(plain, Order)
     assert [plain[position] for position in range(27)] == [Order(np.ones(9), 3)[position] for position in range(27)]
     assert isinstance(order(np.ones(2), np.array([[16, 16], [16, 24]]), 4, seed=3), BucketOrder)
+
+
+counts = st.lists(st.integers(0, 12), min_size=1, max_size=7).filter(any)
+
+
+def streamed(counts, window, seed=0):
+    """An order over shards with so many items; and the shards that were counted, in turn."""
+    asked = []
+
+    def count(shard):
+        asked.append(shard)
+        return counts[shard]
+
+    return StreamOrder(count, len(counts), window, seed), asked
+
+
+@given(counts, st.integers(1, 4), st.integers(0, 2**31), st.integers(0, 3))
+def test_every_item_of_every_shard_is_seen_once_an_epoch(counts, window, seed, epoch):
+    endless, _ = streamed(counts, window, seed)
+    length = sum(counts)
+    seen = [endless[position] for position in range(epoch * length, (epoch + 1) * length)]
+    assert sorted(seen) == [(shard, place) for shard, count in enumerate(counts) for place in range(count)]
+
+
+@given(counts, st.integers(1, 4), st.lists(st.integers(0, 200), min_size=1, max_size=8))
+def test_the_item_of_a_stream_depends_on_seed_and_position_alone(counts, window, positions):
+    """Whichever were asked for before: a resumed run sees what the uninterrupted one would have seen."""
+    whole, _ = streamed(counts, window)
+    uninterrupted = [whole[position] for position in range(max(positions) + 1)]
+    among_others, _ = streamed(counts, window)
+    for position in positions:
+        assert streamed(counts, window)[0][position] == among_others[position] == uninterrupted[position]
+
+
+@given(counts, st.integers(1, 4), st.integers(0, 60))
+def test_no_more_than_a_window_of_shards_is_needed_at_once(counts, window, position):
+    endless, _ = streamed(counts, window)
+    epoch, number, _ = endless.locate(position)
+    needed = endless.from_here(position, window)
+    assert endless[position][0] in needed
+    assert set(endless.items(epoch, number)[:, 0].tolist()) <= set(needed)
+    assert len(endless.from_here(position, 100)) == len(counts)
+
+
+def test_shards_are_counted_when_the_order_reaches_them():
+    endless, asked = streamed([5, 5, 5, 5, 5, 5], window=2)
+    endless[9]
+    assert set(asked) == set(endless.shards(0)[:2])
+    endless[10]
+    assert set(asked) == set(endless.shards(0)[:4])
+
+
+def test_shards_and_items_are_shuffled_differently_in_each_epoch_and_by_each_seed():
+    seen = [
+        tuple(streamed([9, 9, 9, 9], 2, seed)[0][36 * epoch + i] for i in range(36))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len(set(seen)) == 4
+    assert all(len({shard for shard, _ in order[:12]}) == 2 for order in seen)
+
+
+def test_shards_without_a_single_item_are_no_data_set():
+    with pytest.raises(ConfigError, match="no shard holds a picture"):
+        streamed([0, 0], 1)[0][0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from t2i.pictures import BadPicture, Facts, Preparation, examine, read, upright
 
@@ -191,3 +191,86 @@ def test_a_picture_goes_to_the_bucket_of_its_shape():
     assert cut.size(Facts("", 300, 3000, ""))[0] < 448
     for width, height in cut.sizes():
         assert cut.size(Facts("", 3 * width, 3 * height, "")) == (width, height)
+
+
+# Columns of the matrices from linear red, green and blue to XYZ under D50: Adobe RGB (1998) and sRGB.
+ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+GAMMA = 2 + 51 / 256  # of Adobe RGB
+
+
+def profile(matrix, gamma):
+    """An ICC profile of three primaries and a gamma (ICC.1:2001-04, sections 6.1 and 6.5)."""
+
+    def xyz(values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    text = b"text\0\0\0\0none\0\0\0\0"
+    tags = {b"cprt": text, b"wtpt": xyz((0.9642, 1, 0.8249))}
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"a\0" + bytes(78)
+    tags |= {name: xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix.T, strict=True)}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, data, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", start + len(data), len(content))
+        data += content
+    rest = struct.pack(">I", len(tags)) + table + data
+    header = struct.pack(">I", 128 + len(rest)) + b"none\2\x10\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += struct.pack(">iii", 63190, 65536, 54061)  # D50
+    return header + bytes(128 - len(header)) + rest
+
+
+def png(pixels, icc_profile):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", icc_profile=icc_profile)
+    return file.getvalue()
+
+
+def test_colours_are_those_that_the_profile_means():
+    """Against the formulas: from Adobe RGB over XYZ to sRGB, for colours that sRGB has."""
+    pixels = np.random.default_rng(0).integers(80, 180, (16, 16, 3), dtype=np.uint8)
+    linear = (pixels / 255) ** GAMMA @ ADOBE.T @ np.linalg.inv(SRGB).T
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(0) ** (1 / 2.4) - 0.055)
+    expected = 255 * encoded
+    inside = ((linear > 0.001) & (linear < 0.999)).all(-1)
+    found = np.asarray(read(png(pixels, profile(ADOBE, GAMMA)))).astype(float)
+    assert inside.mean() > 0.5
+    assert np.abs(found - expected)[inside].max() < 2
+    assert np.abs(found - pixels)[inside].max() > 10  # what ignoring the profile would be wrong by
+
+
+@pytest.mark.parametrize("what", ["srgb", "damaged", "of another colour space", "none"])
+def test_other_profiles_leave_the_colours(what):
+    profiles = {"srgb": "sRGB", "of another colour space": "LAB"}
+    content = {"damaged": b"no profile", "none": None}.get(what)
+    if what in profiles:
+        content = ImageCms.ImageCmsProfile(ImageCms.createProfile(profiles[what])).tobytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(read(png(pixels, content))), pixels)
+
+
+@given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
+def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
+    """In the picture, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
+    width, height = (long, 16) if wide else (16, long)
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
+    content = png(values, None)
+    facts, draws = examine(content), np.array(draws)
+    *size, top, left, high, across = cut.drawn_framing(facts, draws)
+    assert (size, high, across) == ([height, width], 16, 16)
+    seen = values[:, ::-1] if flip and draws[2] < 0.5 else values
+    windows = [
+        seen[top + down : top + down + 16, left + right : left + right + 16]
+        for down in (-1, 0, 1) for right in (-1, 0, 1)
+        if top + down >= 0 and left + right >= 0
+    ]  # fmt: skip
+    assert any(np.array_equal(cut.drawn(content, facts, draws), window) for window in windows)
+
+
+def test_the_framing_is_in_pixels_of_the_scaled_picture():
+    facts = Facts("0" * 64, width=1000, height=500, problem="")
+    square = preparation(resolution=100)
+    assert square.framing(facts, 0) == (500, 1000, 0, 50, 100, 100)
+    assert preparation(resolution=100, flip=True).framing(facts, 1) == (500, 1000, 0, 50, 100, 100)

@@ -21,11 +21,7 @@ def run(train, tmp_path_factory):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with hub_server.running() as hub:
-        constants = {"ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-        for name, value in constants.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with hub_server.asked_instead(monkeypatch) as hub:
         yield hub
 
 
@@ -58,6 +54,19 @@ def test_a_refused_push_costs_the_run_nothing(train, hub, tmp_path, caplog):
     assert "pushed" not in run.info
     assert f"to push later: python -m t2i.push {run.folder} --repo mine" in caplog.text
     assert_secret(hub, run.folder, caplog.text)
+
+
+def test_a_finished_run_pushes_what_it_has_not_pushed(train, hub, tmp_path):
+    """The same command again does what is missing, once."""
+    folder, push = tmp_path / "run", ("hub.push=true", "hub.repo=mine")
+    train(folder, *SHORT)
+    assert not hub.repositories
+    run = train(folder, *SHORT, *push)
+    (name,) = hub.repositories
+    assert run.info["pushed"] == f"{hub.address}/{name}"
+    hub.repositories.clear()
+    train(folder, *SHORT, *push)
+    assert not hub.repositories
 
 
 def test_the_owner_of_the_token_is_the_owner_of_a_bare_name(run, hub):

@@ -3,7 +3,7 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from t2i.runs import Run, RunExists
+from t2i.runs import Run, RunExists, changes
 
 
 def config(**changes):
@@ -84,3 +84,10 @@ def test_run_json_says_what_ran(tmp_path):
     assert info["state"] == "running"
     assert info["packages"]["torch"]
     assert len(info["config_hash"]) == 32
+
+
+def test_what_changes_no_result_is_no_change():
+    """Whole groups, and single settings of a group."""
+    before = {"seed": 0, "tracker.mode": "auto", "dataset.keep_shards": 4, "dataset.path": "a", "runs": 1}
+    now = {"seed": 0, "tracker.mode": "off", "dataset.keep_shards": 9, "dataset.path": "b", "runs": 2}
+    assert list(changes(before, now)) == ["dataset.path", "runs"]

@@ -90,6 +90,22 @@ def test_gradient_checkpointing_changes_rounding_only(train, reference, tmp_path
 
 
 @pytest.mark.slow
+def test_compiling_changes_rounding_only(train, tmp_path):
+    """The training step; to compile what samples and validates too would take minutes."""
+    short = ("steps=3", "validate_every=0", "sample_every=0", "gradient_checkpointing=true")
+    runs = [train(tmp_path / value, f"compile={value}", *short) for value in ("true", "false")]
+    found, expected = (metrics(run) for run in runs)
+    assert [line["step"] for line in found] == [1, 2, 3]
+    for compiled, plain in zip(found, expected, strict=True):
+        assert compiled["train/loss"] == pytest.approx(plain["train/loss"], rel=1e-4)
+
+
+def test_channels_last_changes_rounding_only(train, reference, tmp_path):
+    turned = train(tmp_path / "run", "channels_last=true")
+    assert metrics(turned)[-1] == pytest.approx(metrics(reference)[-1], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["loss=mse", "scheduler=v_prediction", "precision=bf16", "ema=none"])
 def test_ten_steps_teach_something(train, tmp_path, override):
     """The error on held-out pictures falls."""
