@@ -29,13 +29,13 @@ def start(mixed_precision: str) -> Accelerator:
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
     accelerator = Accelerator(mixed_precision=mixed_precision)
-    if accelerator.distributed_type == DistributedType.FSDP:
-        if accelerator.state.fsdp_plugin.fsdp_version != 2:
-            raise ConfigError(
-                "FSDP 1 is not supported; use accelerate launch --use_fsdp --fsdp_version 2 (fsdp_version: 2 in "
-                "accelerate's file), or --multi_gpu"
-            )
-    elif _asked("FSDP"):
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if sharded and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ConfigError(
+            "FSDP 1 is not supported; use accelerate launch --use_fsdp --fsdp_version 2 (fsdp_version: 2 in "
+            "accelerate's file), or --multi_gpu"
+        )
+    if _asked("FSDP") and not sharded:
         log.warning("FSDP shards over several GPUs only: here each process holds the whole network")
     return accelerator
 

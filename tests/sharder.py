@@ -4,7 +4,7 @@ Accelerate itself would refuse the CPU, although PyTorch shards there as well: i
 an accelerate file would set is in the variables FSDP_*, as `accelerate launch` sets them.
 """
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from t2i import processes, train
@@ -12,7 +12,7 @@ from t2i import processes, train
 
 def forced(**settings) -> Accelerator:
     accelerator = Accelerator(**settings)
-    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     return accelerator
 
