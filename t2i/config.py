@@ -45,6 +45,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(f"stop_at={cfg.stop_at} must be at least 1, or null to go to the end")
     if cfg.max_hours is not None and not (isinstance(cfg.max_hours, (int, float)) and cfg.max_hours > 0):
         raise ConfigError(f"max_hours={cfg.max_hours} must be above 0, or null for no limit")
+    if cfg.checkpoint_levels is not None and not (isinstance(cfg.checkpoint_levels, int) and cfg.checkpoint_levels > 0):
+        raise ConfigError(f"checkpoint_levels={cfg.checkpoint_levels} must be at least 1, or null for all")
     if cfg.threads is not None and not (isinstance(cfg.threads, int) and cfg.threads > 0):
         raise ConfigError(f"threads={cfg.threads} must be at least 1, or null for all cores")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):

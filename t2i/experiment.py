@@ -25,7 +25,7 @@ from t2i.encoding import encode
 from t2i.journal import journal
 from t2i.losses import Weighting
 from t2i.plan import Plan
-from t2i.precision import MIXED_PRECISION, set_attention
+from t2i.precision import MIXED_PRECISION, recompute, set_attention
 from t2i.publishing import Publisher
 from t2i.runs import Run
 from t2i.sampling import sample
@@ -161,7 +161,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     model = build(cfg, "model")
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
-        model.denoiser.enable_gradient_checkpointing()
+        recompute(model.denoiser, cfg.checkpoint_levels)
     if cfg.channels_last:
         model.denoiser.to(memory_format=torch.channels_last)
     if cfg.compile:

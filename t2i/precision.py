@@ -108,3 +108,20 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
         denoiser.enable_xformers_memory_efficient_attention()
     else:
         denoiser.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+
+
+def recompute(denoiser: nn.Module, levels: int | None) -> None:
+    """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv 1604.06174).
+
+    levels: of a UNet, counted from the outermost, whose pictures are largest; the blocks further in keep theirs. With
+    a batch of one they are gone by the time that most gradients are there, so that the peak is no higher. None: all.
+    """
+    denoiser.enable_gradient_checkpointing()
+    if levels is None:
+        return
+    depth = len(denoiser.down_blocks)
+    inner = [*denoiser.down_blocks[levels:], denoiser.mid_block, *denoiser.up_blocks[: max(0, depth - levels)]]
+    for block in inner:
+        for module in block.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False

@@ -23,7 +23,9 @@ FREE_KEYS = (
     "allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards",
 )  # fmt: skip
 # Nor does this, and it decides whether the memory suffices.
-ROOM_KEYS = ("micro_batch_size", "gradient_checkpointing", "attention", "compile", "channels_last")
+ROOM_KEYS = (
+    "micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last",
+)  # fmt: skip
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 

@@ -34,6 +34,33 @@ def test_attention(monkeypatch, attention, dtype, on_gpu, chosen):
     assert precision.resolve_attention(attention, dtype) == chosen
 
 
+@pytest.mark.parametrize(
+    ("levels", "down", "mid", "up"),
+    [
+        (None, [True, True, True], True, [True, True, True]),
+        (1, [True, False, False], False, [False, False, True]),
+        (2, [True, True, False], False, [False, True, True]),
+        (3, [True, True, True], False, [True, True, True]),
+        (9, [True, True, True], False, [True, True, True]),
+    ],
+)
+def test_the_outer_levels_are_recomputed(levels, down, mid, up):
+    blocks = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 2}
+    down_types, up_types = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+    unet = diffusers.UNet2DConditionModel(
+        **blocks, cross_attention_dim=8, down_block_types=down_types, up_block_types=up_types
+    )
+    precision.recompute(unet, levels)
+
+    def all_or_none(block):
+        (value,) = {part.gradient_checkpointing for part in block.modules() if hasattr(part, "gradient_checkpointing")}
+        return value
+
+    assert [all_or_none(block) for block in unet.down_blocks] == down
+    assert [all_or_none(block) for block in unet.up_blocks] == up
+    assert all_or_none(unet.mid_block) == mid
+
+
 def test_missing_xformers_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: None)
