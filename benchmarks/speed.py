@@ -58,7 +58,7 @@ class Set:
 
 
 PLAIN = "loss=mse ema=none caption_dropout=0 log_every=1"  # what the reference does
-LORA = "adapter=lora adapter.rank=16"
+LORA = "adapter=lora adapter.rank=16 checkpoint_levels=3"
 ALL_ON = "loss=minsnr ema=standard caption_dropout=0.1 log_every=1"
 SETS = {
     "tiny": Set(
