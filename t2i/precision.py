@@ -113,8 +113,8 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
 def recompute(denoiser: nn.Module, levels: int | None) -> None:
     """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv 1604.06174).
 
-    levels: of a UNet, counted from the outermost, whose pictures are largest; the blocks further in keep theirs. With
-    a batch of one they are gone by the time that most gradients are there, so that the peak is no higher. None: all.
+    levels: of a UNet, counted from the outermost, whose pictures are largest; the blocks further in keep theirs, which
+    are small, and gone by the time that most gradients are there. None: all are recomputed.
     """
     denoiser.enable_gradient_checkpointing()
     if levels is None:

@@ -376,3 +376,19 @@ def test_a_format_trains(write, train_on, tmp_path):
     assert info["state"] == "finished"
     assert info["pictures"]["train"] + info["pictures"]["validation"] == 24
     assert info["skipped"] == [{"item": "broken.png", "reason": "has no caption in a metadata file"}]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resolution": 24}, {"crop": "random"}, {"crop": "random", "crop_variants": 3}, {"interpolation": "bilinear"},
+        {"flip": True}, {"buckets": True}, {"picture": "changed"},
+    ],
+)  # fmt: skip
+def test_what_changes_a_pixel_changes_what_the_cache_is_known_by(folder, changes):
+    before = load(folder).train.fingerprint
+    assert load(folder).train.fingerprint == before
+    if changes.pop("picture", None):
+        for file in (folder / "train").glob("*.png"):
+            Image.open(file).point(lambda value: value ^ 1).save(file)
+    assert load(folder, **changes).train.fingerprint != before

@@ -1,5 +1,11 @@
 """The command line that fills the cache."""
 
+import shutil
+import signal
+import subprocess
+import sys
+
+import datasets
 import pytest
 
 from t2i.encode import main
@@ -39,3 +45,48 @@ def test_captions_of_trained_text_encoders_are_kept_as_tokens(small, train, tmp_
 def test_a_mistake_is_one_line(small, tmp_path):
     with pytest.raises(SystemExit, match=r"t2i.encode: model.path=./nowhere holds no pipeline"):
         fill(small, tmp_path, "model.path=./nowhere")
+
+
+def written(tmp_path):
+    return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.arrow")}
+
+
+def test_settings_of_training_find_the_same_encodings_and_deleting_them_costs_time_only(train, tmp_path):
+    cache = tmp_path / "cache"
+    first = train(tmp_path / "first", f"cache_dir={cache}")
+    before = written(cache)
+    train(tmp_path / "other", f"cache_dir={cache}", "loss=mse", "optimizer.lr=1e-5", "seed=3", "batch_size=4",
+          "micro_batch_size=2", "steps=1")  # fmt: skip
+    assert written(cache) == before
+    shutil.rmtree(cache)
+    again = train(tmp_path / "again", f"cache_dir={cache}")
+    assert written(cache).keys() == before.keys()
+    assert again.metrics()[-1]["val/loss"] == first.metrics()[-1]["val/loss"]
+
+
+KILLED = """
+import os, signal, sys
+from t2i import encode
+from t2i.models.stable_diffusion import StableDiffusion
+
+whole, calls = StableDiffusion.encode, []
+def killed(self, pixels):
+    calls.append(len(pixels))
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, pixels)
+StableDiffusion.encode = killed
+encode.main(sys.argv[1:])
+"""
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_whole(small, tmp_path, capsys):
+    settings = [*small, f"cache_dir={tmp_path / 'cache'}"]
+    assert subprocess.run([sys.executable, "-c", KILLED, *settings]).returncode == -signal.SIGKILL
+    assert not files(tmp_path / "cache")
+    main(settings)
+    main([*small, f"cache_dir={tmp_path / 'clean'}"])
+    built, clean = (sorted((tmp_path / name).rglob("*.arrow")) for name in ("cache", "clean"))
+    assert [file.name for file in built] == [file.name for file in clean]
+    for ours, theirs in zip(built, clean, strict=True):
+        assert datasets.Dataset.from_file(str(ours))[:] == datasets.Dataset.from_file(str(theirs))[:]
