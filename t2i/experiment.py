@@ -122,16 +122,16 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
     except KeyboardInterrupt:
         run.end("interrupted")
         raise
-    except torch.OutOfMemoryError as error:
-        run.end("failed", error=f"out of memory: {error}")
+    except BaseException as error:
+        exhausted = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # GPU, CPU
+        with suppress(OSError):  # a full disk
+            run.end("failed", error=f"{'out of memory' if exhausted else type(error).__name__}: {error}")
+        if not exhausted:
+            raise
         raise ConfigError(
             f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller micro_batch_size (the result is the "
-            "same), gradient_checkpointing=true, precision=bf16"
+            "same), gradient_checkpointing=true, precision=bf16, or bf16_sr for a new run"
         ) from error
-    except BaseException as error:
-        with suppress(OSError):  # a full disk
-            run.end("failed", error=f"{type(error).__name__}: {error}")
-        raise
 
 
 def _agreed(stop: Stop, accelerator: Accelerator) -> bool:

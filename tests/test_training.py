@@ -209,8 +209,11 @@ def test_every_part_that_has_a_state_resumes(train, tmp_path, option):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_out_of_memory_names_what_helps(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_out_of_memory_names_what_helps(train, tmp_path, monkeypatch, device):
     def exhaust(*_):
+        if device == "cpu":
+            torch.empty(2**60, dtype=torch.uint8)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr("t2i.models.stable_diffusion.StableDiffusion.denoise", exhaust)
