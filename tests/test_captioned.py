@@ -382,7 +382,7 @@ def test_a_format_trains(write, train_on, tmp_path):
     "changes",
     [
         {"resolution": 24}, {"crop": "random"}, {"crop": "random", "crop_variants": 3}, {"interpolation": "bilinear"},
-        {"flip": True}, {"buckets": True}, {"picture": "changed"},
+        {"flip": True}, {"buckets": True, "bucket_step": 4}, {"picture": "changed"},
     ],
 )  # fmt: skip
 def test_what_changes_a_pixel_changes_what_the_cache_is_known_by(folder, changes):
