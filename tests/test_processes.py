@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import free_port
 from safetensors.torch import load_file
 
 ACCELERATE = Path(sys.executable).parent / "accelerate"
@@ -25,7 +26,8 @@ def launch(small, folder):
         if processes > 1:
             program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), "-m", "t2i.train"]
         settings = ["micro_batch_size=4", *small, "threads=1", *arguments]
-        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517"} | (environment or {})
+        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
+        variables |= environment or {}
         return subprocess.run(
             [*program, *settings], cwd=folder, env=os.environ | variables, capture_output=True, text=True
         )

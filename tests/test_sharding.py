@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from conftest import free_port
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
@@ -37,8 +38,9 @@ def launch(small, folder):
         program = [sys.executable, "-m", "t2i.train"]
         if processes > 1:
             program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), SHARDER]
-        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29519", "FSDP_VERSION": "2"}
-        variables |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true", **environment}  # as `accelerate launch --use_fsdp` does
+        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
+        # As `accelerate launch --use_fsdp` does.
+        variables |= {"FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", **environment}
         variables["PYTHONPATH"] = os.pathsep.join([str(SHARDER.parent.parent), os.environ.get("PYTHONPATH", "")])
         settings = ["micro_batch_size=4", *small, "threads=1", *arguments]
         done = subprocess.run(

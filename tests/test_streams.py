@@ -14,7 +14,7 @@ import numpy as np
 import packing
 import pytest
 import torch
-from conftest import compose
+from conftest import compose, free_port
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -381,7 +381,7 @@ def test_two_processes_train_as_one_does(small_pipeline, folder, tmp_path):
     """Each reads its part of a step; together they look at each shard once."""
     settings = ["experiment=smoke", f"model.path={small_pipeline}", "dataset=webdataset", "model=tiny", "threads=1"]
     settings += [f"dataset.path={folder}", "dataset.resolution=64", "sample_every=0", "micro_batch_size=4"]
-    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29519"}
+    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
     launcher = [Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes", "2"]
     for name, program in (("one", [sys.executable]), ("two", launcher)):
         command = [
