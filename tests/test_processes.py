@@ -25,7 +25,8 @@ def launch(small, folder):
         program = [sys.executable, "-m", "t2i.train"]
         if processes > 1:
             program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), "-m", "t2i.train"]
-        settings = ["micro_batch_size=4", *small, "threads=1", *arguments]
+        size = [] if any("micro_batch_size" in argument for argument in arguments) else ["micro_batch_size=4"]
+        settings = [*arguments, *small, "threads=1", *size]
         variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
         variables |= environment or {}
         return subprocess.run(
