@@ -36,6 +36,13 @@ def launch(small, folder):
     return launch
 
 
+@pytest.fixture(scope="module")
+def one(launch, folder):
+    """The folder of a run in one process, which takes each batch whole."""
+    assert launch(1, "run=one", "micro_batch_size=8").returncode == 0
+    return folder / "multirun" / "one"
+
+
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -45,22 +52,21 @@ def weights(run):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(launch, folder):
-    assert launch(1, "run=one", "micro_batch_size=8").returncode == 0
+def test_two_processes_train_as_one_does(launch, folder, one):
     both = launch(2, "run=two", "stop_at=5")
     assert both.returncode == 0, both.stderr
     assert json.loads((folder / "multirun/two/run.json").read_text())["state"] == "paused"
     both = launch(2, "run=two")
     assert both.returncode == 0, both.stderr
-    one, two = (metrics(folder / "multirun" / name) for name in ("one", "two"))
-    assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(11))  # written once
-    for alone, shared in zip(one, two, strict=True):
+    single, two = metrics(one), metrics(folder / "multirun" / "two")
+    assert [line["step"] for line in two] == [line["step"] for line in single] == list(range(11))  # written once
+    for alone, shared in zip(single, two, strict=True):
         for key in ("train/loss", "train/loss_unweighted", "train/grad_norm", "train/lr", "val/loss", "val/ema/loss"):
             assert (key in shared) == (key in alone)
             if key in alone:
                 assert shared[key] == pytest.approx(alone[key], rel=1e-4), (key, alone["step"])
-    assert two[-1]["val/loss"] == pytest.approx(one[-1]["val/loss"], rel=1e-5)
-    assert one[0]["val/loss"] == two[0]["val/loss"]  # the same weights still: the same bits
+    assert two[-1]["val/loss"] == pytest.approx(single[-1]["val/loss"], rel=1e-5)
+    assert single[0]["val/loss"] == two[0]["val/loss"]  # the same weights still: the same bits
     alone, shared = (weights(folder / "multirun" / name) for name in ("one", "two"))
     assert all(torch.allclose(alone[key], shared[key], atol=1e-5) for key in alone)
     assert json.loads((folder / "multirun/two/run.json").read_text())["num_processes"] == 2
@@ -68,13 +74,13 @@ def test_two_processes_train_as_one_does(launch, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_continues_the_run(launch, folder, first, then):
+def test_another_number_of_processes_continues_the_run(launch, folder, one, first, then):
     """With less memory for each, too."""
     name = f"{first}-{then}"
     assert launch(first, f"run={name}", "stop_at=5").returncode == 0
     rest = launch(then, f"run={name}", "micro_batch_size=2", "gradient_checkpointing=true")
     assert rest.returncode == 0, rest.stderr
-    whole, found = (metrics(folder / "multirun" / each) for each in ("one", name))
+    whole, found = metrics(one), metrics(folder / "multirun" / name)
     assert [line["step"] for line in found] == list(range(11))
     assert found[-1]["val/loss"] == pytest.approx(whole[-1]["val/loss"], rel=1e-5)
     assert json.loads((folder / "multirun" / name / "run.json").read_text())["num_processes"] == then

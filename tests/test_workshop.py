@@ -116,7 +116,7 @@ def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
     other = command(*settings, "sweep=two", "batch_size=4", "micro_batch_size=4")
     output = other.communicate()[0]
     assert other.returncode == 2
-    assert "batch_size: 8 → 4, micro_batch_size: 8 → 4); use another sweep=NAME" in output
+    assert "(batch_size: 8 → 4); use another sweep=NAME" in output
 
 
 @pytest.mark.slow
