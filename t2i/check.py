@@ -4,7 +4,6 @@ Each job (with -m: each job of the sweep) goes through its whole life with two s
 interrupted, resume, export, load what was exported, sample. Then its time, memory and disk for all steps are estimated.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -65,23 +64,17 @@ def _bytes(folder: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m t2i.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="for example loss=minsnr optimizer.lr=1e-4")
-    parser.add_argument("-m", "--multirun", action="store_true", help="lists of values (a,b) are the jobs of a sweep")
-    options = parser.parse_intermixed_args(arguments)
     from hydra.errors import HydraException
     from rich.console import Console
     from rich.table import Table
 
-    from t2i.overrides import compose, expand
+    from t2i.overrides import asked, compose
     from t2i.train import CONF
 
     table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
     for column in table.columns[2:]:
         column.justify = "right"
-    for job in expand(options.overrides) if options.multirun else [[(None, text) for text in options.overrides]]:
+    for job in asked("t2i.check", __doc__, "loss=minsnr optimizer.lr=1e-4", arguments):
         texts = [text for _, text in job]
         name = " ".join(text for override, text in job if override and override.is_sweep_override()) or "run"
         try:

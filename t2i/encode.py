@@ -4,7 +4,6 @@ With -m, for each data set and model among the jobs of the sweep. Runs that find
 nor text encoder to train; where the encoding is the slow part, this can be done on a machine of its own.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -12,18 +11,12 @@ from t2i.config import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m t2i.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="for example dataset=naruto model=sd15")
-    parser.add_argument("-m", "--multirun", action="store_true", help="lists of values (a,b) are the jobs of a sweep")
-    options = parser.parse_intermixed_args(arguments)
     from hydra.errors import HydraException
 
-    from t2i.overrides import compose, expand
+    from t2i.overrides import asked, compose
 
-    jobs = expand(options.overrides) if options.multirun else [[(None, text) for text in options.overrides]]
     try:
+        jobs = asked("t2i.encode", __doc__, "dataset=naruto model=sd15", arguments)
         configs = [compose([text for _, text in job]) for job in jobs]
         different = {repr([cfg[group] for group in ("dataset", "model", "adapter")]): cfg for cfg in configs}
         for cfg in different.values():
