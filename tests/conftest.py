@@ -64,6 +64,7 @@ def small(small_pipeline, tmp_path_factory) -> list[str]:
     others = set(compose().dataset.groups) - {"food", "hearts"}
     return [
         "experiment=smoke",
+        "precision=fp32",  # the same on every machine
         f"model.path={small_pipeline}",
         f"cache_dir={tmp_path_factory.mktemp('cache')}",
         "dataset.groups.food=1",

@@ -16,6 +16,7 @@ from conftest import compose
 from diffusers import AutoencoderKL, DDPMScheduler
 from transformers import CLIPTextModel
 
+from t2i import processes
 from t2i.experiment import run
 from t2i.models.stable_diffusion import load
 from t2i.plan import settle
@@ -67,10 +68,9 @@ def test_gradients_of_the_reference_are_those_of_t2i(small_pipeline, loss, predi
 
 def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, pictures):
     import reference
-    from accelerate import Accelerator
 
     settings = reference.Settings(str(small_pipeline), pictures / "train", 64, 2, 1e-4, "no", False)
-    model, accelerator = load(small_pipeline), Accelerator()
+    model, accelerator = load(small_pipeline), processes.start("no")
     pixels, tokens = reference.Pictures(settings, model.tokenizers["tokenizer"])[0]
     caption = (pictures / "train" / "000.txt").read_text()
     vae = reference.frozen(AutoencoderKL, settings, accelerator, "vae")
