@@ -1,6 +1,6 @@
 """What of a model is trained: the whole denoiser, or low-rank adapters beside its frozen weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class NoAdapter:
 
     needs_pretrained = text_encoder = False
 
-    def attach(self, model: Any) -> Any:
+    def attach(self, model: Any, autocast: Callable[[Callable], Callable] | None = None) -> Any:
         return model
 
     def export(
@@ -72,14 +72,20 @@ class LoRA:
         self.target_modules, self.text_modules = list(target_modules), list(text_modules)
         self.text_encoder = text_encoder
 
-    def attach(self, model: Any) -> Any:
-        """Freeze the model and put adapters, drawn from torch's seed, into it; returns the model to train."""
+    def attach(self, model: Any, autocast: Callable[[Callable], Callable] | None = None) -> Any:
+        """Freeze the model and put adapters, drawn from torch's seed, into it; returns the model to train.
+
+        autocast: see `processes.autocast`; None: products are in the type of the weights.
+        """
         self._add(model.denoiser, "target_modules", self.target_modules)
         if not self.text_encoder:
             return model
         for encoder in model.text_encoders.values():
             self._add(encoder, "text_modules", self.text_modules)
         _freeze_unused(model)
+        if autocast:  # of the whole accelerate takes care; a pipeline calls its networks one by one
+            for network in (model.denoiser, *model.text_encoders.values()):
+                network.forward = autocast(network.forward)
         return TextTrained(model)
 
     def _add(self, module: nn.Module, key: str, names: list[str]) -> None:

@@ -166,7 +166,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         model.denoiser.to(memory_format=torch.channels_last)
     if cfg.compile:
         model.denoiser.compile()
-    model = plan.adapter.attach(model)
+    model = plan.adapter.attach(model, processes.autocast(accelerator))
     model.parts.to(accelerator.device)
     draws = Draws(
         num_timesteps=len(plan.diffusion),

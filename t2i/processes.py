@@ -2,13 +2,13 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import AutocastKwargs, DistributedType, convert_outputs_to_fp32
 
 from t2i.checkpoints import Stateful
 from t2i.config import ConfigError
@@ -28,7 +28,9 @@ def start(mixed_precision: str) -> Accelerator:
     # the first empty: it expects that every network is sharded, and theirs are not.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     AcceleratorState._reset_state()  # an earlier job of the same process may have had another precision
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    # Each weight is used once in a forward pass; copies that autocast kept to its end would only take room.
+    uncached = AutocastKwargs(cache_enabled=False)
+    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[uncached])
     sharded = accelerator.distributed_type == DistributedType.FSDP
     if sharded and accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ConfigError(
@@ -42,6 +44,11 @@ def start(mixed_precision: str) -> Accelerator:
 
 def _asked(engine: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def autocast(accelerator: Accelerator) -> Callable[[Callable], Callable]:
+    """What turns a network's forward method into one that multiplies as the accelerator says, and returns float32."""
+    return lambda forward: convert_outputs_to_fp32(accelerator.autocast()(forward))
 
 
 def shares(work: Sequence[Any], accelerator: Accelerator) -> list[Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from t2i.checkpoints import Stateful
 from t2i.config import ConfigError
 from t2i.precision import Precision
+from t2i.processes import autocast
 from t2i.trained import Trained
 
 # Their state is as large as the weights, or one number; each number of it depends on one weight.
@@ -66,8 +66,7 @@ class Sharded:
         hollow = _hollow(model.denoiser)
         self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
         if self.accelerator.native_amp:
-            forward = self.accelerator.autocast()(model.denoiser.forward)
-            model.denoiser.forward = convert_outputs_to_fp32(forward)
+            model.denoiser.forward = autocast(self.accelerator)(model.denoiser.forward)
         model.denoiser, optimizer = self.accelerator.prepare(model.denoiser, optimizer)
         return Shards(model, hollow, self.accelerator.is_main_process), optimizer
 

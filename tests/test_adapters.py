@@ -203,3 +203,11 @@ def test_a_checkpoint_of_other_weights_is_refused(layout):
     lora, whole = Trained(adapter.attach(load(str(layout("sd15")))).denoiser), load(str(layout("sd15"))).denoiser
     with pytest.raises(ConfigError, match="the checkpoint has other weights than are trained, such as "):
         lora.load_state_dict(whole.state_dict())
+
+
+def test_trained_text_encoders_draw_and_learn_in_bfloat16(train, layout, tmp_path):
+    """A pipeline calls encoder and denoiser one by one, whose matrices are in bfloat16 and whose vectors are not."""
+    adapted = ("adapter=lora", "adapter.text_encoder=true", "precision=bf16", "optimizer.lr=0.05")
+    run = train(tmp_path, "model=sd15", f"model.path={layout('sd15')}", *adapted, "steps=1", "validate_every=1")
+    assert [line["step"] for line in run.metrics() if "val/loss" in line] == [0, 1]
+    assert len(list((tmp_path / "samples").glob("step-*.png"))) == 2
