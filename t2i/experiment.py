@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
 
-from t2i import checkpoints, processes, sharding, validation
+from t2i import checkpoints, memory, processes, sharding, validation
 from t2i.captioned import Captioned
 from t2i.checkpoints import Stateful
 from t2i.components import build
@@ -179,6 +179,8 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
     model.parts.release()
+    if accelerator.device.type == "cpu":
+        memory.keep_freed()
     battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
     model.denoiser.to(accelerator.device).train()

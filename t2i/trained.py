@@ -26,7 +26,10 @@ class Trained:
         self.parameters = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
         self.weights: dict[str, Tensor] = dict(self.parameters)
         for name, parameter in network.named_parameters():
-            if parameter.ndim < 2 or (parameter.requires_grad and precision.weights == "fp32"):
+            if parameter.ndim < 2:  # else it would keep the file that all were read from in memory
+                parameter.data = parameter.data.clone()
+                continue
+            if parameter.requires_grad and precision.weights == "fp32":
                 continue
             if parameter.requires_grad and precision.weights == "master":
                 self.weights[name] = parameter.detach().clone().requires_grad_()
