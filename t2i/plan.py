@@ -24,7 +24,7 @@ from t2i.tracking import Tracker
 @dataclass(frozen=True)
 class Plan:
     precision: Precision
-    attention: str  # sdpa, math or xformers
+    attention: str  # sdpa, math, by_size or xformers
     loss: Weighting
     timesteps: Distribution
     ema: EMA | NoEMA

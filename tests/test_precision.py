@@ -23,7 +23,7 @@ def test_slow_bf16_is_allowed_with_a_warning(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("attention", "dtype", "on_gpu", "chosen"),
     [
-        ("auto", "bf16", False, "math"),
+        ("auto", "bf16", False, "by_size"),
         ("auto", "fp32", False, "sdpa"),
         ("auto", "bf16", True, "sdpa"),
         ("math", "fp32", True, "math"),
@@ -76,6 +76,22 @@ def test_both_implementations_of_attention_agree(small_pipeline):
         precision.set_attention(unet, attention, "fp32")
         outputs.append(unet(*inputs).sample)
     assert torch.allclose(*outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("few", "same"), [(2 * 2 * 64 * 64, "math"), (2 * 2 * 64 * 64 - 1, "sdpa")])
+def test_by_size_multiplies_where_the_scores_are_few_and_fuses_where_they_are_many(
+    small_pipeline, monkeypatch, few, same
+):
+    """Of 2 pictures, 2 heads and 8 × 8 latents, which attend to themselves; 24 tokens are few in both cases."""
+    monkeypatch.setattr(precision, "FEW_SCORES", few)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    hidden = torch.randn(2, 64, attention.query_dim)
+    outputs = []
+    for how in ("by_size", same):
+        precision.set_attention(unet, how, "fp32")
+        outputs.append(attention(hidden))
+    assert torch.equal(*outputs)
 
 
 def test_plain_products_of_scores_that_overflow_are_refused(layout):
