@@ -66,8 +66,12 @@ class StochasticAdamW(torch.optim.Optimizer):
             square = v.float().mul_(beta2).addcmul_(g, g, value=1 - beta2)
             new = w.float().mul_(1 - lr * group["weight_decay"])
             new.addcdiv_(mean, square.sqrt().div_(unbiased).add_(group["eps"]), value=-rate)
+            if weight.dtype == torch.bfloat16:  # a weight and its moments take three neighbours of the same noise
+                noise = random_halves(len(g) + 2, random)
+                for shift, value in enumerate((mean, square, new)):
+                    round_stochastically(value, noise[shift:][: len(g)])
             for place, value in ((m, mean), (v, square), (w, new)):
-                place.copy_(round_stochastically(value, random) if place.dtype == torch.bfloat16 else value)
+                place.copy_(value)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -75,12 +79,17 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def round_stochastically(x: Tensor, random: torch.Generator) -> Tensor:
+def random_halves(count: int, random: torch.Generator) -> Tensor:
+    """Numbers of 16 random bits, in int32."""
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=random.device)
+    drawn.random_(-(2**63), None, generator=random)
+    return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_(0xFFFF)
+
+
+def round_stochastically(x: Tensor, noise: Tensor) -> Tensor:
     """x, float32 and flat, in place, as numbers that bfloat16 holds: its neighbours, so that the mean is x.
 
-    bfloat16 is the upper half of float32: a random number is added to the lower half, which is then cut off.
+    bfloat16 is the upper half of float32: noise, of random_halves, is added to the lower half, which is then cut off.
     """
-    noise = torch.empty(-(-len(x) // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None, generator=random)
-    low = noise.view(torch.int16)[: len(x)].to(torch.int32).bitwise_and_(0xFFFF)
-    x.view(torch.int32).add_(low).bitwise_and_(-(2**16))
+    x.view(torch.int32).add_(noise).bitwise_and_(-(2**16))
     return x
