@@ -40,14 +40,13 @@ class Meter:
         snr_bin = (self.num_timesteps - 1 - t) * NUM_SNR_BINS // self.num_timesteps
         self.bins.index_add_(1, snr_bin[finite], rows[:, finite])
 
-    def step(self, step: int, grad_norm: Tensor) -> bool:
+    def step(self, step: int, grad_norm: float) -> bool:
         """Count one optimizer step; `grad_norm` is that before clipping. Returns whether it is finite.
 
         Raises FloatingPointError when `max_bad_steps` in a row were not.
         """
-        norm = float(grad_norm)
-        finite = math.isfinite(norm)
-        counted = [norm, norm > self.max_grad_norm, 1, 0] if finite else [0, 0, 0, 1]
+        finite = math.isfinite(grad_norm)
+        counted = [grad_norm, grad_norm > self.max_grad_norm, 1, 0] if finite else [0, 0, 0, 1]
         self.sums += torch.tensor(counted, dtype=torch.float64)
         now = time.perf_counter()
         self.seconds, self.timed_steps, self.clock = self.seconds + now - self.clock, self.timed_steps + 1, now

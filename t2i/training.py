@@ -1,12 +1,14 @@
 """The training loop: encode, add noise, predict, weigh, step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from t2i import checkpoints
 from t2i.checkpoints import Stateful
@@ -108,7 +110,7 @@ def train(
                 # Processes average their gradients; this makes the average that of the whole batch.
                 accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
             meter.examples(losses, squared_error(prediction.detach(), noised), noised.t, batch.items)
-        finite = meter.step(step, accelerator.clip_grad_norm_(weights, max_grad_norm))
+        finite = meter.step(step, clip_grad_norm(accelerator, weights, max_grad_norm))
         if finite or accelerator.scaler is not None:  # which skips the step itself, and scales less
             optimizer.step()
         optimizer.zero_grad()
@@ -135,3 +137,16 @@ def train(
             break
         meter.pause()
     return done
+
+
+def clip_grad_norm(accelerator: Accelerator, weights: Sequence[Tensor], max_norm: float) -> float:
+    """The norm of all gradients, which are shortened to `max_norm` where it is larger.
+
+    As torch.nn.utils.clip_grad_norm_ does, which multiplies shorter ones, too, by 1.
+    """
+    accelerator.unscale_gradients()
+    total = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    norm = float(total)
+    if not norm <= max_norm:  # or not finite
+        clip_grads_with_norm_(weights, max_norm, total)
+    return norm

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
+from t2i.processes import start
+from t2i.training import clip_grad_norm
 
 TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
@@ -29,6 +31,21 @@ def assert_same(first, second):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert metrics(first) == metrics(second)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0, float("nan")])
+@pytest.mark.parametrize("max_norm", [1.0, float("inf")])
+def test_gradients_are_clipped_as_pytorch_clips_them(scale, max_norm):
+    """Bit for bit, and a weight without a gradient has none."""
+    shapes = [(3, 4), (5,), (2, 2, 3)]
+    theirs, ours = ([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    for weight in (theirs[0], ours[0], theirs[2], ours[2]):
+        weight.grad = scale * torch.linspace(-1, 1, weight.numel()).view_as(weight) / 4
+    norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    torch.testing.assert_close(clip_grad_norm(start("no"), ours, max_norm), norm.item(), rtol=0, atol=0, equal_nan=True)
+    assert ours[1].grad is None
+    for place in (0, 2):
+        torch.testing.assert_close(ours[place].grad, theirs[place].grad, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.fixture(scope="module")
