@@ -2,7 +2,7 @@ import diffusers
 import pytest
 import torch
 
-from t2i import precision
+from t2i import precision, processes
 from t2i.config import ConfigError
 
 
@@ -11,6 +11,12 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(monkeypatch, in_hardware, chos
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(precision, "_cpu_multiplies_bf16", lambda: in_hardware)
     assert precision.resolve_precision("auto", "auto").dtype == chosen
+
+
+def test_autocast_keeps_no_copies_of_the_weights():
+    with processes.start("bf16").autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_cache_enabled()
 
 
 def test_slow_bf16_is_allowed_with_a_warning(monkeypatch, caplog):

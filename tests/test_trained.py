@@ -1,9 +1,13 @@
 """The weights as the optimizer updates them, and as the network multiplies them."""
 
 import copy
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from t2i import precision
@@ -54,6 +58,17 @@ def test_the_network_multiplies_the_rounded_copies():
         assert parameter.dtype == (torch.bfloat16 if parameter.ndim > 1 else torch.float32)
         assert torch.equal(parameter, trained.weights[name].to(parameter.dtype))
         assert parameter.ndim < 2 or parameter.grad is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the mappings of this process from /proc")
+@pytest.mark.parametrize("how", [MASTER, Precision("bf16", "stochastic")])
+def test_nothing_keeps_the_file_of_the_weights_in_memory(how, small_pipeline, tmp_path):
+    """What is read from safetensors are views of one mapping of the file; one that is left keeps all of it."""
+    shutil.copytree(small_pipeline / "unet", tmp_path / "unet")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    Trained(unet, how)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("how", [MASTER, CAST, Precision("bf16", "stochastic"), precision.FP32])
