@@ -58,6 +58,7 @@ class Set:
 
 
 PLAIN = "loss=mse ema=none caption_dropout=0 log_every=1"  # what the reference does
+SCRIPT = "attention=sdpa checkpoint_levels=null"  # how the reference computes
 LORA = "adapter=lora adapter.rank=16 checkpoint_levels=3"
 ALL_ON = "loss=minsnr ema=standard caption_dropout=0.1 log_every=1"
 SETS = {
@@ -65,7 +66,8 @@ SETS = {
         overrides="model=tiny batch_size=16 micro_batch_size=16 optimizer.lr=1e-4",
         arms={
             "reference": Arm("reference", PLAIN),
-            "t2i": Arm("t2i", PLAIN, ("reference",)),
+            "reference-fp32": Arm("reference", f"{PLAIN} precision=fp32"),  # as the script comes
+            "t2i": Arm("t2i", PLAIN, ("reference", "reference-fp32")),
             "t2i-all-on": Arm("t2i", ALL_ON, ("bare",)),
             "bare": Arm("bare", PLAIN),
         },
@@ -83,12 +85,10 @@ SETS = {
             "reference-bf16": Arm("reference", f"{PLAIN} precision=bf16"),
             "bare-fp32": Arm("bare", f"{PLAIN} precision=fp32"),
             "bare-bf16": Arm("bare", f"{PLAIN} precision=bf16"),
-            "t2i-fp32": Arm("t2i", f"{PLAIN} precision=fp32", ("reference-fp32",)),
-            "t2i-bf16": Arm(
-                "t2i", f"{PLAIN} precision=bf16 precision.weights=fp32 attention=sdpa", ("reference-bf16",)
-            ),
+            "t2i-fp32": Arm("t2i", f"{PLAIN} precision=fp32 {SCRIPT}", ("reference-fp32",)),
+            "t2i-bf16": Arm("t2i", f"{PLAIN} precision=bf16 precision.weights=fp32 {SCRIPT}", ("reference-bf16",)),
             "t2i-best": Arm("t2i", f"{PLAIN} precision=bf16 precision.weights=master", ("reference-bf16",)),
-            "t2i-bf16_sr": Arm("t2i", f"{PLAIN} precision=bf16_sr", ("reference-bf16",)),
+            "t2i-bf16_sr": Arm("t2i", f"{PLAIN} precision=bf16_sr {SCRIPT}", ("reference-bf16",)),
             "t2i-lora-fp32": Arm("t2i", f"{PLAIN} precision=fp32 {LORA}", ("reference-fp32",)),
             "t2i-lora-bf16": Arm("t2i", f"{PLAIN} precision=bf16 {LORA}", ("reference-bf16",)),
             "t2i-all-on-fp32": Arm("t2i", f"{ALL_ON} precision=fp32", ("bare-fp32",)),

@@ -159,7 +159,7 @@ def test_speed_measures_every_arm(tmp_path):
     assert done.returncode == 0, done.stderr
     (report,) = json.loads(out.read_text())
     arms = {arm["name"]: arm for arm in report["arms"]}
-    assert set(arms) == {"reference", "t2i", "t2i-all-on", "bare"}
+    assert set(arms) == {"reference", "reference-fp32", "t2i", "t2i-all-on", "bare"}
     for name, arm in arms.items():
         assert name in done.stdout
         assert not arm["problem"]
