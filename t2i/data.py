@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.draws import generator
+from t2i.draws import generators
 from t2i.encoding import Encoded
 from t2i.orders import BucketOrder, Order
 from t2i.timesteps import Distribution
@@ -53,7 +53,7 @@ class Draws:
 
     def draw(self, positions: list[int], stream: str, kind: str = "random", **size) -> np.ndarray:
         """One draw for each position, [B, ...]; kind is a method of numpy's generator."""
-        return np.stack([getattr(generator(self.seed, stream, p), kind)(**size) for p in positions])
+        return np.stack([getattr(random, kind)(**size) for random in generators(self.seed, stream, positions)])
 
     def dropped(self, positions: list[int]) -> np.ndarray:
         """Whose captions are dropped, [B]."""

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i.draws import STREAMS, generator, step_seed
+from t2i.draws import STREAMS, generator, generators, step_seed
 
 addresses = st.integers(0, 2**63)
 
@@ -14,6 +14,17 @@ def test_a_draw_depends_on_its_address_only(seed, stream, first, second):
     assert np.array_equal(generator(seed, stream, first).random(4), expected)
     if first != second:
         assert not np.array_equal(generator(seed, stream, second).random(4), expected)
+
+
+@given(st.integers(0, 2**63), st.sampled_from(sorted(STREAMS)), st.lists(addresses, max_size=8))
+def test_a_generator_that_moves_draws_what_one_at_the_address_does(seed, stream, addresses):
+    """Also after draws that leave half a number over."""
+
+    def draws(random: np.random.Generator) -> list:
+        return [random.standard_normal(3, dtype=np.float32).tolist(), random.random(), random.integers(10)]
+
+    moving = [draws(random) for random in generators(seed, stream, addresses)]
+    assert moving == [draws(generator(seed, stream, address)) for address in addresses]
 
 
 def test_streams_and_seeds_are_independent():
