@@ -1,9 +1,9 @@
 """One arm of a comparison, in a process of its own: `python benchmarks/arms.py KIND OVERRIDE...` (see speed.py).
 
-KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward and optimizer step of
-the denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and ends). The
-overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers, the steps
-to warm up with and those to time; each is answered on stdout by a line of JSON.
+KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward, clipping and
+optimizer step of the denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and
+ends). The overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers,
+the steps to warm up with and those to time; each is answered on stdout by a line of JSON.
 """
 
 import json
@@ -135,16 +135,19 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
 
 def bare(cfg: DictConfig, turns: Turns) -> None:
     """What no loop can do without."""
+    from t2i.training import clip_grad_norm
+
     with tempfile.TemporaryDirectory() as folder:
         parts, facts, _ = assembled(cfg, folder)
     accelerator, optimizer, denoiser = parts.accelerator, parts.optimizer, parts.model.denoiser
     batch = parts.examples.__getitems__(list(range(cfg.batch_size))).to(accelerator.device)
-    text = batch.text["encoder_hidden_states"]
+    text, weights = batch.text["encoder_hidden_states"], list(parts.trained.weights.values())
     del parts  # with the frozen networks
     turns.begin(precision=facts["precision"], attention=facts["attention"])
     while True:
         prediction = denoiser(batch.x0, batch.t, text).sample
         accelerator.backward(torch.nn.functional.mse_loss(prediction.float(), batch.noise))
+        clip_grad_norm(accelerator, weights, cfg.max_grad_norm or float("inf"))
         optimizer.step()
         optimizer.zero_grad()
         turns.step_done()

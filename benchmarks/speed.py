@@ -11,8 +11,8 @@ fit into 24 GB, so each is started anew in each round. A turn is some steps that
 ratio is of two turns of the same round. What is to be encoded is encoded by processes before, which do not count.
 
 Arms (their settings are below): `reference` is reference.py; `t2i` is the real loop with the settings of the reference,
-its encodings cached; `bare` is forward, backward and AdamW alone, and `t2i-all-on` the loop that is to cost no more.
-The pictures have the size that is trained with, so that the reference need not shrink them: it has it easy.
+its encodings cached; `bare` is forward, backward, clipping and AdamW alone, and `t2i-all-on` the loop that is to cost
+no more. The pictures have the size that is trained with, so that the reference need not shrink them: it has it easy.
 """
 
 import argparse
