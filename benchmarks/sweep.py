@@ -1,7 +1,7 @@
 """What a sweep costs beside training: `python benchmarks/sweep.py`, on a machine that does nothing else.
 
 Jobs of no steps, in a sweep of one and of five: the difference is what a job costs. A sweep with nothing left to do
-shows how long the sweep itself takes to compose and start. The seconds that loading the model takes are measured apart.
+shows how long the sweep itself takes to compose and start.
 """
 
 import statistics
@@ -12,12 +12,6 @@ import time
 
 REPEATS = 3
 SETTINGS = ["experiment=smoke", "steps=0", "validate_every=0", "sample_every=0", "threads=1", "tracker=wandb"]
-LOADING = """
-import time, t2i.experiment
-from t2i.models.stable_diffusion import load
-load("tiny")  # what is imported with it
-start = time.perf_counter(); load("tiny"); print(time.perf_counter() - start)
-"""
 
 
 def sweep(folder: str, seeds: str) -> float:
@@ -34,8 +28,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as five:
             figures["a job of no steps"].append((sweep(five, "0,1,2,3,4") - sweep(one, "range(0,1)")) / 4)
             figures["the sweep itself, nothing left to do"].append(sweep(five, "0,1,2,3,4"))
-    load = [float(subprocess.check_output([sys.executable, "-c", LOADING])) for _ in range(REPEATS)]
-    figures["of a job: loading the model"] = load
     for name, seconds in figures.items():
         print(f"{name:40} {statistics.median(seconds):5.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
 
