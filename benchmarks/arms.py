@@ -147,7 +147,8 @@ def bare(cfg: DictConfig, turns: Turns) -> None:
     while True:
         prediction = denoiser(batch.x0, batch.t, text).sample
         accelerator.backward(torch.nn.functional.mse_loss(prediction.float(), batch.noise))
-        clip_grad_norm(accelerator, weights, cfg.max_grad_norm or float("inf"))
+        if cfg.max_grad_norm:
+            clip_grad_norm(accelerator, weights, cfg.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         turns.step_done()
