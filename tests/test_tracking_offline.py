@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i.tracking import Wandb
-from t2i.tracking.offline import BLOCK, FILE_HEADER, extent, records, repair, step_of
+from t2i.tracking.offline import BLOCK, FILE_HEADER, extent, mark_uploaded, records, repair, step_of
 
 STEPS = range(0, 60, 3)
 
@@ -100,3 +100,16 @@ def test_a_file_without_a_row_is_removed(file, data, tmp_path):
         (tmp_path / f"{part}-{run_id}" / file.name).write_bytes(content)
     assert repair(tmp_path, run_id, last_step=-1) == max(STEPS)  # what was written online is uploaded
     assert os.listdir(tmp_path) == [f"run-3-{run_id}"]
+
+
+def test_a_run_that_went_on_within_the_second_is_found_whole(file, data, tmp_path):
+    """W&B then puts a number behind the name of the second folder."""
+    run_id = file.stem.removeprefix("run-")
+    both = [tmp_path / f"offline-run-1-{run_id}{number}" / file.name for number in ("", "-1")]
+    for each in both:
+        each.parent.mkdir()
+        each.write_bytes(data)
+    assert repair(tmp_path, run_id, last_step=30) == 30
+    assert [rows(each.read_bytes())[-1] for each in both] == [30, 30]
+    mark_uploaded(tmp_path, run_id)
+    assert all(each.with_suffix(".wandb.synced").exists() for each in both)

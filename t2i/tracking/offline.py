@@ -24,8 +24,8 @@ def repair(folder: Path, run_id: str, last_step: int) -> int:
     removed: `wandb sync` stops at a file that a crash left empty, and passes over the run's later ones.
     """
     last = -1
-    for file in sorted(folder.glob(f"*run-*-{run_id}/run-{run_id}.wandb")):
-        uploaded = _mark(file).exists() or not file.parent.name.startswith("offline-")
+    for file in _files(folder, run_id):
+        uploaded = _mark(file).exists() or not _offline(file)
         end, step = extent(file.read_bytes(), float("inf") if uploaded else last_step)
         if not uploaded and step < 0:
             shutil.rmtree(file.parent)
@@ -37,7 +37,7 @@ def repair(folder: Path, run_id: str, last_step: int) -> int:
 
 def mark_uploaded(folder: Path, run_id: str) -> None:
     """Make `wandb sync` pass over the run's offline files, as it does with those that it has uploaded."""
-    for file in folder.glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"):
+    for file in filter(_offline, _files(folder, run_id)):
         _mark(file).touch()
 
 
@@ -86,6 +86,15 @@ def records(data: bytes) -> Iterator[tuple[int, Any]]:
 def step_of(row: Any) -> int:
     """The step of a row, a `history` record."""
     return next(int(item.value_json) for item in row.item if item.key == "_step" or list(item.nested_key) == ["_step"])
+
+
+def _files(folder: Path, run_id: str) -> list[Path]:
+    """The run's, in the order of time. Their folders' names end in its id, or in a number: the second of one second."""
+    return sorted(folder.glob(f"*run-*/run-{run_id}.wandb"))
+
+
+def _offline(file: Path) -> bool:
+    return file.parent.name.startswith("offline-")
 
 
 def _mark(file: Path) -> Path:
