@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import torch
 from omegaconf import DictConfig
 
-from t2i.overrides import compose
+from t2i.config.compose import compose
 
 FOREVER = 10**6  # steps; the other end of the pipe decides
 
@@ -100,7 +100,7 @@ def machine() -> dict[str, Any]:
 
 def assembled(cfg: DictConfig, folder: str):
     """The parts of the loop as a run in `folder` would have them, what it says of them, and its plan."""
-    from t2i.config import check
+    from t2i.config.checks import check
     from t2i.experiment import assemble
     from t2i.plan import settle
 
@@ -119,9 +119,9 @@ def encode(cfg: DictConfig, turns: Turns) -> None:
 
 def t2i(cfg: DictConfig, turns: Turns) -> None:
     """The real loop, its run folder and its journal."""
-    from t2i.journal import journal
-    from t2i.runs import Run
-    from t2i.training import Observers, train
+    from t2i.runs.folder import Run
+    from t2i.training.loop import Observers, train
+    from t2i.training.recorder import journal
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), cfg)
@@ -135,7 +135,7 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
 
 def bare(cfg: DictConfig, turns: Turns) -> None:
     """What no loop can do without."""
-    from t2i.training import clip_grad_norm
+    from t2i.training.loop import clip_grad_norm
 
     with tempfile.TemporaryDirectory() as folder:
         parts, facts, _ = assembled(cfg, folder)
@@ -158,8 +158,8 @@ def reference(cfg: DictConfig, turns: Turns) -> None:
     """The loop of reference.py with the same settings, as far as it has them."""
     import reference as loop
 
-    from t2i.models import locate
-    from t2i.precision import MIXED_PRECISION, resolve_precision
+    from t2i.models.loading import locate
+    from t2i.optim.precision import MIXED_PRECISION, resolve_precision
 
     precision = resolve_precision(**cfg.precision).dtype
     settings = loop.Settings(

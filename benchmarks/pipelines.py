@@ -27,7 +27,7 @@ def sd15(folder: Path) -> Path:
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from t2i.models import BUNDLED
+    from t2i.models.loading import BUNDLED
 
     torch.manual_seed(0)
     # The real vocabulary is not at hand; 77 tokens of another one take as long.
@@ -65,7 +65,7 @@ def sd15(folder: Path) -> Path:
 
 def pictures(folder: Path, resolution: int, number: int) -> Path:
     """Emoji of `resolution` pixels, each with a caption: `number` in train/, and some in validation/."""
-    from t2i.openmoji import catalogue, draw
+    from t2i.data.openmoji import catalogue, draw
 
     chosen = [emoji for emoji in catalogue() if emoji.group == "food"][: number + HELD_OUT]
     for place, emoji in enumerate(chosen):

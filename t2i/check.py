@@ -12,7 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from t2i.config import ConfigError, check, check_types
+from t2i.config import ConfigError
+from t2i.config.checks import check, check_types
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ def live(cfg: DictConfig, folder: Path) -> Estimate:
     """Go through the life of a run in `folder`; what can't work raises what the run would have raised."""
     from t2i.experiment import run
     from t2i.plan import check_the_rest, settle
-    from t2i.publishing import Publisher
-    from t2i.runs import Run
-    from t2i.sampling import load_pipeline, sample
+    from t2i.publishing.push import Publisher
+    from t2i.runs.folder import Run
+    from t2i.sampling.images import sample
+    from t2i.sampling.pipelines import load_pipeline
 
     check(cfg, num_processes=1)
     settle(cfg)
@@ -68,8 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from t2i.overrides import asked, compose
-    from t2i.train import CONF
+    from t2i.config.compose import CONF, asked, compose
 
     table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
     for column in table.columns[2:]:

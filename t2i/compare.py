@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from t2i.config import ConfigError
 
 if TYPE_CHECKING:
-    from t2i.comparison import Comparison
-    from t2i.metrics import Metric
-    from t2i.tables import Cell
+    from t2i.comparison.tables import Cell
+    from t2i.comparison.verdicts import Comparison
+    from t2i.evaluation.metrics import Metric
 
 STYLES = {
     "better": "bright_blue",
@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
-        from t2i.metrics import Metric
-        from t2i.pooling import compare
-        from t2i.results import read_results
+        from t2i.comparison.grouping import compare
+        from t2i.comparison.results import read_results
+        from t2i.evaluation.metrics import Metric
 
         metric = Metric.named(options.metric)
         by = options.by.split(",") if options.by else None
@@ -65,7 +65,7 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
     """The tables and what they mean, in the terminal."""
     from rich.console import Console
 
-    from t2i.tables import bin_names, difference_rows, run_rows, setting_rows
+    from t2i.comparison.tables import bin_names, difference_rows, run_rows, setting_rows
 
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
@@ -138,8 +138,8 @@ def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
     """The page, the figures and the numbers, in `folder`."""
     from rich.progress import track
 
-    from t2i.page import write_page
-    from t2i.tables import write_results
+    from t2i.comparison.html_report import write_page
+    from t2i.comparison.tables import write_results
 
     write_results(comparison, folder)
     write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True))

@@ -13,7 +13,7 @@ from t2i.config import ConfigError
 def main(arguments: list[str] | None = None) -> None:
     from hydra.errors import HydraException
 
-    from t2i.overrides import asked, compose
+    from t2i.config.compose import asked, compose
 
     try:
         jobs = asked("t2i.encode", __doc__, "dataset=naruto model=sd15", arguments)
@@ -29,8 +29,8 @@ def fill(cfg) -> None:
     """Encode the data set of a configuration, and say what is in the cache."""
     import torch
 
-    from t2i.components import build, check_signature
-    from t2i.encoding import encode, readable
+    from t2i.config.instantiate import build, check_signature
+    from t2i.data.latent_cache import encode, readable
 
     for group in ("dataset", "model", "adapter"):
         check_signature(cfg, group)

@@ -33,10 +33,11 @@ def main(arguments: list[str] | None = None) -> None:
     from rich.table import Table
 
     from t2i.config import ConfigError
-    from t2i.evaluation import Judge, nearest_is_own
-    from t2i.grids import grid
-    from t2i.openmoji import catalogue, draw
-    from t2i.sampling import load_pipeline, sample
+    from t2i.data.openmoji import catalogue, draw
+    from t2i.image_grid import grid
+    from t2i.sampling.images import sample
+    from t2i.sampling.pipelines import load_pipeline
+    from t2i.tiny.judge import Judge, nearest_is_own
 
     groups = None if options.groups == "all" else options.groups.split(",")
     items = [item for item in catalogue() if item.split == options.split and (not groups or item.group in groups)]

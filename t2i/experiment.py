@@ -13,26 +13,31 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
 
-from t2i import checkpoints, memory, processes, sharding, validation
-from t2i.captioned import Captioned
-from t2i.checkpoints import Stateful
-from t2i.components import build
 from t2i.config import ConfigError
-from t2i.data import Draws, Readable
-from t2i.diffusion import Diffusion
-from t2i.ema import EMA, NoEMA
-from t2i.encoding import encode
-from t2i.journal import journal
-from t2i.losses import Weighting
+from t2i.config.instantiate import build
+from t2i.data.batches import Draws
+from t2i.data.latent_cache import encode
+from t2i.data.loader import Readable
+from t2i.data.splits import Captioned
+from t2i.diffusion.losses import Weighting
+from t2i.diffusion.process import Diffusion
+from t2i.distributed import fsdp, processes
+from t2i.evaluation.battery import Battery, battery, evaluate, evaluating
+from t2i.models.attention import recompute, set_attention
+from t2i.optim.ema import EMA, NoEMA
+from t2i.optim.precision import MIXED_PRECISION
+from t2i.optim.trained_weights import Trained
 from t2i.plan import Plan
-from t2i.precision import MIXED_PRECISION, recompute, set_attention
-from t2i.publishing import Publisher
-from t2i.runs import Run
-from t2i.sampling import sample
-from t2i.stopping import Interrupted, Stop
+from t2i.publishing.push import Publisher
+from t2i.runs import checkpoints
+from t2i.runs.checkpoints import Stateful
+from t2i.runs.folder import Run
+from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
-from t2i.trained import Trained
-from t2i.training import Observers, Schedule, train
+from t2i.training import memory
+from t2i.training.loop import Observers, Schedule, train
+from t2i.training.recorder import journal
+from t2i.training.signals import Interrupted, Stop
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +87,7 @@ def run(
 
 def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> float:
     try:
-        parts, battery, facts = assemble(cfg, plan, run.folder)
+        parts, fixed, facts = assemble(cfg, plan, run.folder)
         run.refuse_changes(facts)
         run.update(**facts)
         accelerator = parts.accelerator
@@ -93,13 +98,13 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
         with journal(run, tracker, cfg.sweep, overrides, cfg.steps, last_step) as records:
 
             def validate(step: int) -> dict[str, float]:
-                metrics, errors = validation.evaluate(battery, parts.model, parts.diffusion, parts.ema, accelerator)
-                records.errors(step, battery, errors)
+                metrics, errors = evaluate(fixed, parts.model, parts.diffusion, parts.ema, accelerator)
+                records.errors(step, fixed, errors)
                 return metrics
 
             def draw(step: int) -> None:
                 mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
-                with parts.ema.applied(), validation.evaluating(parts.model.denoiser):
+                with parts.ema.applied(), evaluating(parts.model.denoiser):
                     pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
                 pictures = dict(gather_object(list(zip(mine, pictures, strict=True))))
                 if is_main:
@@ -142,15 +147,15 @@ def _agreed(stop: Stop, accelerator: Accelerator) -> bool:
     return asked
 
 
-def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validation.Battery, dict[str, Any]]:
+def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, Battery, dict[str, Any]]:
     """Load the data set and the model, encode, and put together what the loop needs; also what run.json says of it."""
     accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
     layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {"adapter.text_encoder": plan.adapter.text_encoder}
         switches |= {name: cfg[name] for name in ("compile", "channels_last")}
-        sharding.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
-        layout = sharding.Sharded(accelerator)
+        fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
+        layout = fsdp.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):
         raise ConfigError(f"the processes work in different folders, this one in {folder}; give them run=NAME")
     if cfg.threads:
@@ -181,7 +186,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
     model.parts.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()
-    battery = validation.battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
+    fixed = battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
     model.denoiser.to(accelerator.device).train()
     trained = Trained(model.denoiser, plan.precision)
@@ -207,10 +212,10 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         "skipped": list(data.skipped),
         "data_fingerprint": examples.fingerprint,
         "battery": {
-            "hash": battery.hash,
-            "items": len(battery.x0),
-            "timesteps": battery.t.tolist(),
-            "snr": plan.diffusion.snr[battery.t].tolist(),
+            "hash": fixed.hash,
+            "items": len(fixed.x0),
+            "timesteps": fixed.t.tolist(),
+            "snr": plan.diffusion.snr[fixed.t].tolist(),
         },
         "weighting": weighting_table(plan),
     }
@@ -218,7 +223,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, validati
         schedule, model, trained, plan.diffusion, plan.loss, prepared, lr_scheduler, plan.ema, examples, accelerator,
         state,
     )  # fmt: skip
-    return parts, battery, facts
+    return parts, fixed, facts
 
 
 def weighting_table(plan: Plan) -> dict[str, float]:

@@ -7,17 +7,20 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from t2i.adapters import LoRA, NoAdapter
-from t2i.components import build, check_signature, check_targets, rehearse
 from t2i.config import ConfigError
-from t2i.diffusion import Diffusion
-from t2i.ema import EMA, NoEMA
-from t2i.losses import Weighting
-from t2i.precision import Precision, resolve_attention, resolve_precision
-from t2i.timesteps import Distribution
+from t2i.config.instantiate import build, check_signature, check_targets
+from t2i.diffusion.losses import Weighting
+from t2i.diffusion.process import Diffusion
+from t2i.diffusion.timesteps import Distribution
+from t2i.models.attention import resolve_attention
+from t2i.models.lora import LoRA, NoAdapter
+from t2i.optim.ema import EMA, NoEMA
+from t2i.optim.precision import Precision, resolve_precision
+from t2i.optim.trained_weights import Trained
 from t2i.tracking import Tracker
 
 
@@ -67,3 +70,16 @@ def check_the_rest(cfg: DictConfig) -> None:
             "use optimizer=adamw_sr, or precision=bf16"
         )
     rehearse(cfg)
+
+
+def rehearse(cfg: DictConfig) -> None:
+    """Build optimizer, learning-rate schedule and average for one dummy weight: what they refuse, they refuse now."""
+    try:
+        trained = Trained(torch.nn.Linear(1, 1, bias=False))
+        optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
+        build(cfg, "lr_scheduler")(optimizer)
+        build(cfg, "ema").track(trained, optimizer)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"optimizer and lr_scheduler can't be built: {error}") from error

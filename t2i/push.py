@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     from t2i.config import ConfigError
-    from t2i.publishing import PAUSES, PushFailed, push
+    from t2i.publishing.push import PAUSES, PushFailed, push
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

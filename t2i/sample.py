@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.images < 1 or options.steps < 1:
         parser().error("--images and --steps must be at least 1")
-    from t2i.grids import grid
-    from t2i.sampling import load_pipeline, sample
+    from t2i.image_grid import grid
+    from t2i.sampling.images import sample
+    from t2i.sampling.pipelines import load_pipeline
 
     try:
         pipeline = load_pipeline(options.source, options.weights)

@@ -13,12 +13,12 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from t2i.config import ConfigError, check, check_types
-from t2i.runs import flat
-from t2i.sweeps import job_folder
+from t2i.config import ConfigError
+from t2i.config.checks import check, check_types
+from t2i.config.compose import CONF
+from t2i.config.keys import flat
+from t2i.sweeps.manifest import job_folder
 
-HERE = Path(__file__).resolve().parent
-CONF = next(path for path in (HERE / "conf", HERE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
 OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
 OmegaConf.register_new_resolver("stamp", lambda: stamp(), replace=True, use_cache=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

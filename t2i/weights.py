@@ -14,9 +14,10 @@ import numpy as np
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from t2i.config import ConfigError, check_types
-from t2i.metrics import snr_bins
-from t2i.overrides import compose, expand
+from t2i.config import ConfigError
+from t2i.config.checks import check_types
+from t2i.config.compose import compose, expand
+from t2i.evaluation.metrics import snr_bins
 
 
 @dataclass(frozen=True)

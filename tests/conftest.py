@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,32 +9,17 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
 
 import diffusers
-import hydra
-import layouts
 import pytest
 import torch
-from omegaconf import DictConfig
+from helpers import layouts
+from helpers.runs import compose
 
 from t2i.experiment import run
-from t2i.models import BUNDLED
+from t2i.models.loading import BUNDLED
 from t2i.plan import settle
-from t2i.runs import Run
-from t2i.train import CONF
+from t2i.runs.folder import Run
 
 torch.set_num_threads(1)
-
-
-def compose(*overrides: str) -> DictConfig:
-    """The configuration that `python -m t2i.train OVERRIDES` sees."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
-
-
-def free_port() -> str:
-    """For processes that look for each other: tests that run side by side must not meet."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

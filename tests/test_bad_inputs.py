@@ -1,14 +1,15 @@
 """Bad settings, each with the words that answer it: the setting, and what to do; before anything heavy is loaded."""
 
 import pytest
-from conftest import compose
+from helpers.runs import compose
 from hydra.errors import HydraException
 from PIL import Image
 
-from t2i.components import build
-from t2i.config import ConfigError, check, check_types
+from t2i.config import ConfigError
+from t2i.config.checks import check, check_types
+from t2i.config.compose import CONF
+from t2i.config.instantiate import build
 from t2i.plan import check_the_rest, settle
-from t2i.train import CONF
 
 TABLE = """
 steps=-1                                        | steps=-1 must be at least 0
@@ -47,7 +48,7 @@ loss.snr_gamma=high                             | loss.snr_gamma=high must be a 
 loss.normalize=5                                | loss.normalize=5 must be true or false
 loss=p2 loss.k=-1                               | loss.k=-1 must be positive; the paper uses 1
 loss=edm loss.sigma_data=0                      | loss.sigma_data=0 must be positive
-loss._target_=t2i.losses.Missing                | loss._target_=t2i.losses.Missing can't be imported
+loss._target_=t2i.diffusion.losses.Missing                | loss._target_=t2i.diffusion.losses.Missing can't be imported
 loss._target_=os.system                         | loss._target_=os.system calls code outside of t2i
 +loss.gama=5                                    | MinSNR takes no such setting
 error=huber error.c=0                           | error.c=0 must be positive

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import compose
 from diffusers import AutoencoderKL, DDPMScheduler
+from helpers.runs import compose
 from transformers import CLIPTextModel
 
-from t2i import processes
+from t2i.distributed import processes
 from t2i.experiment import run
 from t2i.models.stable_diffusion import load
 from t2i.plan import settle
-from t2i.runs import Run
+from t2i.runs.folder import Run
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 LOSSES = {"mse": (), "minsnr": ("loss.snr_gamma=5",)}

@@ -27,7 +27,7 @@ def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_pa
 
 def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
     """An export that fails would otherwise cost a whole run."""
-    from t2i.adapters import NoAdapter
+    from t2i.models.lora import NoAdapter
 
     def fail(*_):
         raise OSError("the pipeline can't be saved")
@@ -40,7 +40,7 @@ def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
 
 def test_nothing_is_published(small, capsys, monkeypatch):
     """What a run would ask of the Hub is asked; two steps of training are not pushed."""
-    from t2i import publishing
+    from t2i.publishing import push as publishing
 
     asked, pushed = [], []
     monkeypatch.setattr(publishing, "check_rights", asked.append)

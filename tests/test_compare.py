@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from synthetic import TIMESTEPS, write_run
+from helpers.synthetic import TIMESTEPS, write_run
 
 from t2i import compare
 from t2i.compare import main

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from t2i.models import BUNDLED
-from t2i.sampling import load_pipeline, sample
+from t2i.models.loading import BUNDLED
+from t2i.sampling.images import sample
+from t2i.sampling.pipelines import load_pipeline
 
 EARLIER = Path(__file__).parent / "fixtures" / "run_of_832b2fd"
 EXPECTED = json.loads((EARLIER / "expected.json").read_text())

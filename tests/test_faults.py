@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import compose
+from helpers.runs import compose
 
-from t2i import checkpoints
 from t2i.experiment import run
 from t2i.plan import settle
+from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about
-    ("t2i.training", "squared_error", 40),
-    ("t2i.validation", "summary", 8),
-    ("t2i.checkpoints", "_write", 40),
-    ("t2i.checkpoints", "_sync", 60),
-    ("t2i.runs", "atomic_write", 10),
-    ("t2i.checkpoints", "_bytes", 100),
+    ("t2i.training.loop", "squared_error", 40),
+    ("t2i.evaluation.battery", "summary", 8),
+    ("t2i.runs.checkpoints", "_write", 40),
+    ("t2i.runs.checkpoints", "_sync", 60),
+    ("t2i.runs.folder", "atomic_write", 10),
+    ("t2i.runs.checkpoints", "_bytes", 100),
 ]
 SETTINGS = ["steps=40", "save_every=3", "validate_every=10", "validation.items=2", "sample_every=0", "log_every=2"]
 SETTINGS += ["batch_size=4", "micro_batch_size=2"]
@@ -48,7 +48,7 @@ def train(folder, overrides, module, function, call, signum):
 def finish(folder, overrides, moments, spoil=lambda folder: None) -> int:
     """Start the run until it finishes; returns how often it was killed."""
     context = multiprocessing.get_context("fork")
-    for killed, moment in enumerate([*moments, ("t2i.runs", "flat", 10**9, signal.SIGKILL)]):
+    for killed, moment in enumerate([*moments, ("t2i.runs.folder", "flat", 10**9, signal.SIGKILL)]):
         process = context.Process(target=train, args=(folder, overrides, *moment))
         process.start()
         process.join()
@@ -114,6 +114,6 @@ def test_damaged_checkpoints_are_passed_over_and_the_bits_are_the_same(overrides
             changed = {"truncated": content[: len(content) // 2], "flipped": content[:-1] + bytes([content[-1] ^ 1])}
             file.unlink() if how == "missing" else file.write_bytes(changed[how])
 
-    moments = [("t2i.training", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
+    moments = [("t2i.training.loop", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
     assert finish(tmp_path / "run", overrides, moments, spoil) == 3
     assert same(left_by(tmp_path / "run"), undisturbed)

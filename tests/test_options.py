@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from t2i.train import CONF
+from t2i.config.compose import CONF
 
 OPTIONS = [
     f"{group}={file.stem}"

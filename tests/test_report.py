@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from t2i.config.keys import flat
 from t2i.report import main
-from t2i.runs import flat
 
 pytestmark = [
     pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="needs the package wandb-workspaces"),

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from t2i.config.compose import CONF
 from t2i.tracking.offline import records, step_of
-from t2i.train import CONF
 
 pytestmark = pytest.mark.slow
 
@@ -84,5 +84,5 @@ def test_a_multirun_over_snr_gamma(command, tmp_path):
 def test_the_folder_with_the_configuration_is_found_from_anywhere(tmp_path):
     code = "import t2i.train; t2i.train.main()"
     run = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
-    assert "_target_: t2i.losses.MinSNR" in run.stdout
+    assert "_target_: t2i.diffusion.losses.MinSNR" in run.stdout
     assert CONF.is_dir()

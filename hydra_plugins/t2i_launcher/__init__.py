@@ -1,4 +1,4 @@
-"""Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.workshop`."""
+"""Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.sweeps.launcher`."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,10 +42,11 @@ class ProcessLauncher(Launcher):
         self.config, self.compose = config, compose
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from t2i.workshop import Workshop
+        from t2i.sweeps.launcher import Workshop
+        from t2i.train import main
 
         if self.workshop is None:  # a sweeper that learns from the results calls again
-            self.workshop = Workshop(Path(self.config.hydra.sweep.dir), **self.options)
+            self.workshop = Workshop(Path(self.config.hydra.sweep.dir), main, **self.options)
         return self.workshop.run([self.compose(tuple(overrides)) for overrides in job_overrides])
 
 

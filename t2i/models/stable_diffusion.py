@@ -13,13 +13,13 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from t2i.models import frozen
+from t2i.models import pipeline_parts
 
 
 class StableDiffusion:
     """The seam between the loop and the family. Pixels are [B, 3, H, W] in [-1, 1]; latents [B, C, H/f, W/f]."""
 
-    def __init__(self, parts: frozen.Parts):
+    def __init__(self, parts: pipeline_parts.Parts):
         self.parts = parts
 
     @cached_property
@@ -47,7 +47,7 @@ class StableDiffusion:
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
-        return frozen.encode(self.parts["vae"], pixels)
+        return pipeline_parts.encode(self.parts["vae"], pixels)
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ class StableDiffusion:
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """{"input_ids": [B, L]}"""
-        return {"input_ids": frozen.tokenize(self.parts["tokenizer"], captions)}
+        return {"input_ids": pipeline_parts.tokenize(self.parts["tokenizer"], captions)}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embeds tokens; differentiable."""
@@ -69,7 +69,7 @@ class StableDiffusion:
         return self.denoiser(x, t, text["encoder_hidden_states"]).sample
 
     def decode(self, latents: Tensor) -> Tensor:
-        return frozen.decode(self.parts["vae"], latents)
+        return pipeline_parts.decode(self.parts["vae"], latents)
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
         """A stock pipeline around the present weights."""
@@ -98,6 +98,6 @@ PARTS = {
 def load(
     path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusion:
-    """For the parameters see `frozen.Parts` and `frozen.open_pipeline`."""
-    parts, _ = frozen.open_pipeline(path, StableDiffusionPipeline, PARTS, pretrained, revision, variant)
+    """For the parameters see `pipeline_parts.Parts` and `pipeline_parts.open_pipeline`."""
+    parts, _ = pipeline_parts.open_pipeline(path, StableDiffusionPipeline, PARTS, pretrained, revision, variant)
     return StableDiffusion(parts)

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionXLPipeline, 
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from t2i.models import frozen
+from t2i.models import pipeline_parts
 
 
 class StableDiffusionXL:
@@ -21,7 +21,7 @@ class StableDiffusionXL:
     The autoencoder stays in float32: its activations overflow in half precision.
     """
 
-    def __init__(self, parts: frozen.Parts, zeros_for_empty: bool):
+    def __init__(self, parts: pipeline_parts.Parts, zeros_for_empty: bool):
         """zeros_for_empty: the empty caption is embedded as zeros, as the pipeline does where it guides."""
         self.parts, self.zeros_for_empty = parts, zeros_for_empty
 
@@ -55,7 +55,7 @@ class StableDiffusionXL:
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
-        return frozen.encode(self.parts["vae"], pixels)
+        return pipeline_parts.encode(self.parts["vae"], pixels)
 
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -68,8 +68,8 @@ class StableDiffusionXL:
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """{"input_ids": [B, L], "input_ids_2": [B, L]}"""
         return {
-            "input_ids": frozen.tokenize(self.parts["tokenizer"], captions),
-            "input_ids_2": frozen.tokenize(self.parts["tokenizer_2"], captions),
+            "input_ids": pipeline_parts.tokenize(self.parts["tokenizer"], captions),
+            "input_ids_2": pipeline_parts.tokenize(self.parts["tokenizer_2"], captions),
         }
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ class StableDiffusionXL:
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
         pooled = outputs[1].text_embeds.float()
         if self.zeros_for_empty:
-            empty = frozen.tokenize(self.parts["tokenizer"], [""]).to(hidden.device)
+            empty = pipeline_parts.tokenize(self.parts["tokenizer"], [""]).to(hidden.device)
             given = (tokens["input_ids"].to(hidden.device) != empty).any(1)
             hidden, pooled = hidden * given[:, None, None], pooled * given[:, None]
         return {"encoder_hidden_states": hidden, "text_embeds": pooled}
@@ -102,7 +102,7 @@ class StableDiffusionXL:
         return torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return frozen.decode(self.parts["vae"], latents)
+        return pipeline_parts.decode(self.parts["vae"], latents)
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionXLPipeline:
         """A stock pipeline around the present weights."""
@@ -132,6 +132,6 @@ PARTS = {
 def load(
     path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusionXL:
-    """For the parameters see `frozen.Parts` and `frozen.open_pipeline`."""
-    parts, config = frozen.open_pipeline(path, StableDiffusionXLPipeline, PARTS, pretrained, revision, variant)
+    """For the parameters see `pipeline_parts.Parts` and `pipeline_parts.open_pipeline`."""
+    parts, config = pipeline_parts.open_pipeline(path, StableDiffusionXLPipeline, PARTS, pretrained, revision, variant)
     return StableDiffusionXL(parts, config.get("force_zeros_for_empty_prompt", True))

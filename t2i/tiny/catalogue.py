@@ -1,4 +1,4 @@
-"""Write openmoji.csv, the catalogue of `t2i.openmoji`: `python -m t2i.tiny.catalogue` (needs the package `emoji`)."""
+"""Write openmoji.csv, the emoji list of `t2i.data.openmoji`: `python -m t2i.tiny.catalogue` (needs package `emoji`)."""
 
 import csv
 import dataclasses
@@ -7,7 +7,7 @@ import hashlib
 from emoji import EMOJI_DATA, STATUS
 from PIL import Image
 
-from t2i.openmoji import CATALOGUE, FRAME, Emoji, _font, draw
+from t2i.data.openmoji import CATALOGUE, FRAME, Emoji, _font, draw
 
 HELD_OUT = 0.06
 SALT = "openmoji"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from t2i.openmoji import Emoji, catalogue
+from t2i.data.openmoji import Emoji, catalogue
 from t2i.tiny.vae import RESOLUTION, load_pictures
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2i.openmoji import catalogue, draw
+from t2i.data.openmoji import catalogue, draw
 
 OUTPUT = Path(__file__).parent / "pipeline" / "vae"
 RESOLUTION = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from t2i.config import check_installed
-from t2i.runs import flat
+from t2i.config.keys import flat
 
 log = logging.getLogger(__name__)
 

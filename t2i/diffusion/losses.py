@@ -1,0 +1,148 @@
+"""Losses: an error, times a weighting written once as w(SNR), the weight of the squared x0 error.
+
+    loss = w(SNR) · x0_scale · error(prediction, target)        error: ‖prediction − target‖², or a robust shape of it
+
+`x0_scale` turns the squared error of whatever is predicted (epsilon, v, x0) into that of x0, so the same w trains the
+same thing with every prediction type. A new loss is one class here, one file in conf/loss/, and one truth in
+tests/test_losses.py.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i.config import ConfigError, check_positive
+from t2i.diffusion.process import Diffusion, Noised
+from t2i.diffusion.residuals import Squared
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Weighting:
+    """A weighting of the squared x0 error by the signal-to-noise ratio.
+
+    `normalize` divides by the mean weight of the prediction's error under the timestep distribution in use, so that
+    changing the weighting does not also change the learning rate.
+    """
+
+    normalize: bool
+    error: Squared
+    mean: float = field(default=1.0, init=False, repr=False)  # what `normalize` divides by, from `prepare`
+
+    def weight(self, snr: Tensor) -> Tensor:
+        """w(SNR), same shape as `snr`."""
+        raise NotImplementedError
+
+    def scale(self, snr: Tensor, x0_scale: Tensor) -> Tensor:
+        """Weight of the error of the prediction itself."""
+        return self.weight(snr) * x0_scale / self.mean
+
+    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Weighted loss of each example, [B]."""
+        return self.scale(noised.snr, noised.x0_scale) * self.error(prediction, noised)
+
+    def prepare(self, diffusion: Diffusion, probabilities: np.ndarray) -> None:
+        """Settle what depends on the process and on the probability of each timestep, [T]; refuse what is undefined."""
+        self.error.prepare(diffusion)
+        self.mean = 1.0
+        name, snr = type(self).__name__, diffusion.snr
+        scale = self.scale(snr.float(), diffusion.x0_scale.float()).double()  # in float32, as in training
+        if (undefined := ~scale.isfinite()).any():
+            raise ConfigError(
+                f"loss: {name} has no finite weight at timestep {_span(undefined)} of this noise schedule, where the "
+                f"signal-to-noise ratio is {snr[undefined].min():.3g}; loss=mse has, and so has loss=minsnr with "
+                "scheduler.prediction_type=v_prediction"
+            )
+        if (zero := scale == 0).any():
+            log.warning(
+                "loss: the weight of %s is exactly zero at %d of %d timesteps (%s), where nothing is learned; "
+                "loss=mse and loss=truncated_snr weigh them all", name, zero.sum(), len(scale), _span(zero),
+            )  # fmt: skip
+        mean = float((torch.as_tensor(probabilities) * scale).sum())
+        if self.normalize and mean == 0:
+            raise ConfigError(
+                f"loss.normalize=true divides by the mean weight, but {name} is zero at every timestep that is drawn; "
+                "choose another loss=... or timesteps=..."
+            )
+        if self.normalize:
+            self.mean = mean
+
+
+class MSE(Weighting):
+    """The plain error of whatever is predicted: w = 1 / x0_scale (Ho et al. 2020, equation 14)."""
+
+    def scale(self, snr: Tensor, x0_scale: Tensor) -> Tensor:
+        return torch.ones_like(x0_scale)
+
+
+@dataclass(kw_only=True)
+class MinSNR(Weighting):
+    """Min-SNR-gamma: w = min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
+
+    snr_gamma: float
+
+    def __post_init__(self):
+        check_positive("loss.snr_gamma", self.snr_gamma, "the paper uses 5 (for no weighting: loss=mse)")
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return snr.clamp(max=self.snr_gamma)
+
+
+class SoftMinSNR(MinSNR):
+    """Min-SNR without the corner: w = 1 / (1/SNR + 1/gamma) (Crowson et al. 2024, arXiv 2401.11605)."""
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return 1 / (1 / snr + 1 / self.snr_gamma)
+
+
+class TruncatedSNR(Weighting):
+    """w = max(SNR, 1), the larger of the x0 and the epsilon error (Salimans & Ho 2022, arXiv 2202.00512, section 4)."""
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return snr.clamp(min=1)
+
+
+class Debiased(Weighting):
+    """w = √SNR, which is 1/√SNR on the epsilon error (Yu et al. 2023, arXiv 2310.08442)."""
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return snr.sqrt()
+
+
+@dataclass(kw_only=True)
+class P2(Weighting):
+    """w = SNR / (k + SNR)^p, which is 1 / (k + SNR)^p on the epsilon error (Choi et al. 2022, arXiv 2204.00227)."""
+
+    k: float
+    p: float
+
+    def __post_init__(self):
+        check_positive("loss.k", self.k, "the paper uses 1")
+        if not self.p >= 0:
+            raise ConfigError(f"loss.p={self.p} must be at least 0; the paper uses 0.5 and 1 (0 is the epsilon error)")
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return snr / (self.k + snr) ** self.p
+
+
+@dataclass(kw_only=True)
+class EDM(Weighting):
+    """w = SNR + 1 / sigma_data² (Karras et al. 2022, arXiv 2206.00364, table 1, in its noise level 1/√SNR)."""
+
+    sigma_data: float
+
+    def __post_init__(self):
+        check_positive("loss.sigma_data", self.sigma_data, "the standard deviation of the latents is about 1")
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return snr + self.sigma_data**-2
+
+
+def _span(mask: Tensor) -> str:
+    """The first and the last true place of a mask."""
+    first, last = mask.nonzero().flatten()[[0, -1]].tolist()
+    return str(first) if first == last else f"{first}–{last}"

@@ -1,0 +1,80 @@
+"""The shape of the error of an example: squared, or one that forgives outliers."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from t2i.config import ConfigError, check_positive
+from t2i.diffusion.process import Diffusion, Noised
+
+
+def residual(prediction: Tensor, noised: Noised) -> Tensor:
+    """What is wrong in a prediction, [B, C·H·W], in the precision of the latents rather than of autocast."""
+    return (prediction.to(noised.target.dtype) - noised.target).flatten(1)
+
+
+def squared_error(prediction: Tensor, noised: Noised) -> Tensor:
+    """Mean squared error of each example in the space that is predicted, [B]."""
+    return residual(prediction, noised).square().mean(1)
+
+
+class Squared:
+    """r², averaged over the residuals r of an example."""
+
+    def prepare(self, diffusion: Diffusion) -> None:
+        """Settle what depends on the process."""
+
+    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Error of each example, [B]."""
+        return squared_error(prediction, noised)
+
+
+# c at each timestep, [T], as in kohya-ss/sd-scripts (get_huber_threshold_if_needed, huber_scale=1).
+THRESHOLDS = {
+    "constant": lambda c, diffusion: torch.full_like(diffusion.snr, c),
+    # c^(t/T): from 1 at the clean end to c at the noisy end
+    "exponential": lambda c, diffusion: c ** (torch.arange(len(diffusion)).double() / len(diffusion)),
+    # c + (1 − c) / (1 + 1/√SNR)²: the same ends, following the noise instead of the timestep's number
+    "snr": lambda c, diffusion: c + (1 - c) / (1 + diffusion.snr.rsqrt()).square(),
+}
+
+
+@dataclass(kw_only=True)
+class Huber(Squared):
+    """Pseudo-Huber: 2c (√(r² + c²) − c), which is r² for |r| ≪ c and 2c|r| for |r| ≫ c (Charbonnier et al. 1997).
+
+    As `loss_type=huber` of kohya-ss/sd-scripts, with c from a schedule over the timesteps.
+    """
+
+    c: float
+    schedule: str
+    thresholds: Tensor | None = field(default=None, init=False, repr=False)  # [T], from `prepare`
+
+    def __post_init__(self):
+        check_positive("error.c", self.c, "sd-scripts uses 0.1 (for the squared error: error=squared)")
+        if self.schedule not in THRESHOLDS:
+            raise ConfigError(f"error.schedule={self.schedule} is not known; choose from {', '.join(THRESHOLDS)}")
+
+    def prepare(self, diffusion: Diffusion) -> None:
+        self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion).float()
+
+    def threshold(self, noised: Noised) -> Tensor:
+        """c of each example, [B]."""
+        assert self.thresholds is not None, "prepare() first"
+        return self.thresholds.to(noised.t.device)[noised.t]
+
+    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
+        r = residual(prediction, noised)
+        root = (1 + (r / self.threshold(noised)[:, None]).square()).sqrt()
+        return (2 * r.square() / (1 + root)).mean(1)  # the formula, without a difference of nearly equal numbers
+
+
+class SmoothL1(Huber):
+    """2 (√(r² + c²) − c): Huber / c, which is r²/c for |r| ≪ c and 2|r| for |r| ≫ c, whatever c.
+
+    As `loss_type=smooth_l1` of kohya-ss/sd-scripts. With a schedule, 1/c also weighs the timesteps.
+    """
+
+    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
+        return super().__call__(prediction, noised) / self.threshold(noised)

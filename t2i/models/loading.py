@@ -1,0 +1,51 @@
+"""Model families, one file each, behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from t2i.config import ConfigError
+from t2i.hub import check_reachable
+
+BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
+
+
+def locate(path: str | Path) -> str:
+    """The folder of a bundled pipeline, a local folder in the Diffusers layout, or a Hub id, as Diffusers takes it.
+
+    A path that looks local (it begins with `.`, `/` or `~`, or exists) must hold a pipeline: Diffusers would otherwise
+    ask the Hub for it and say that no such repository exists.
+    """
+    if str(path) in BUNDLED:
+        return str(BUNDLED[str(path)])
+    folder = Path(path).expanduser()
+    looks_local = str(path).startswith((".", "/", "~")) or folder.is_dir()
+    if looks_local and not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"model.path={path} holds no pipeline (no model_index.json); give a folder that save_pretrained wrote"
+        )
+    return str(folder) if looks_local else str(path)
+
+
+@contextmanager
+def loading(path: str | Path) -> Iterator[None]:
+    """Say which setting it was, and the remedy, when a pipeline can't be read or the Hub can't be reached."""
+    check_reachable("model.path", locate(path), "model")
+    try:
+        with warnings.catch_warnings():  # of an argument that Diffusers passes on
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
+            yield
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or such a repository of the Hub"
+        raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
+
+
+def hide_loading_bars() -> None:
+    """Loading takes a second; bars of every library for it would bury what the user should see."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,30 @@
+"""The battery's errors, as the run folder keeps them: one Parquet file for each validation."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write_errors(file: Path, timesteps: np.ndarray, errors: dict[str, np.ndarray]) -> None:
+    """One row per image and timestep: the epsilon error with raw (eps) and averaged weights (ema_eps).
+
+    timesteps: [K]. errors: by prefix of the metrics ("", "ema/"), each [N, K].
+    """
+    num_items = len(next(iter(errors.values())))
+    columns = {"item": np.repeat(np.arange(num_items), len(timesteps)), "timestep": np.tile(timesteps, num_items)}
+    columns |= {f"{prefix.replace('/', '_')}eps": values.ravel() for prefix, values in errors.items()}
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), file)
+
+
+def read_errors(file: Path) -> dict[str, np.ndarray]:
+    """What `write_errors` wrote, by the same prefixes, each [N, K] in float64.
+
+    Raises pyarrow.ArrowInvalid or OSError if the file can't be read.
+    """
+    table = pq.read_table(file)
+    num_timesteps = len(table["timestep"].unique())
+    columns = {name.removesuffix("eps").replace("_", "/"): name for name in table.column_names if name.endswith("eps")}
+    return {prefix: table[name].to_numpy().reshape(-1, num_timesteps) for prefix, name in columns.items()}

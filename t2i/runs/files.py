@@ -1,0 +1,44 @@
+"""The files of a run folder: replaced in one step, locked by the process that works there, numbered by step."""
+
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader, or a crash, sees the old or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def lock(folder: Path) -> FileLock:
+    """The lock of the process that works in `folder`; acquiring it raises filelock.Timeout if there is one."""
+    return FileLock(folder / LOCK, timeout=0)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in `folder`. Only looks: where there is no lock, none is made."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with lock(folder):
+            return False
+    except Timeout:
+        return True
+
+
+def numbered(folder: Path, suffix: str) -> dict[int, Path]:
+    """step -> the file step-NNNNNN.suffix in `folder`, by step."""
+    files = {file.stem.removeprefix("step-"): file for file in folder.glob(f"step-*.{suffix}")}
+    return {int(step): files[step] for step in sorted(files, key=int)}
+
+
+def numbered_file(folder: Path, step: int, suffix: str) -> Path:
+    return folder / f"step-{step:06d}.{suffix}"

@@ -1,0 +1,198 @@
+"""The run folder: what a run leaves behind, and how the same command finds it again."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from t2i.config import ConfigError
+from t2i.config.keys import belongs, flat
+from t2i.runs import config_file
+from t2i.runs.config_file import read_config, write_config
+from t2i.runs.files import atomic_write, lock
+
+# Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
+FREE_KEYS = (
+    "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
+    "allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards",
+)  # fmt: skip
+# Nor does this, and it decides whether the memory suffices.
+ROOM_KEYS = (
+    "micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last",
+)  # fmt: skip
+PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
+
+
+class RunExists(ConfigError):
+    """The folder belongs to a run of another configuration."""
+
+
+class Run:
+    """One run folder. Only the main process writes; the others read the same files."""
+
+    def __init__(self, folder: Path, config: DictConfig, writes: bool = True):
+        self.folder, self.writes = folder, writes
+        self.config = OmegaConf.to_container(config, resolve=True)
+        self.info: dict[str, Any] = {}
+        if (folder / "run.json").is_file():
+            self.info = json.loads((folder / "run.json").read_text())
+            if self.has_results and (folder / config_file.NAME).is_file():
+                self._refuse_another_configuration()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether there is anything that another configuration could spoil."""
+        return (self.folder / "metrics.jsonl").is_file() or self.checkpoints.is_dir()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within, no other process can work in this folder."""
+        if not self.writes:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock(self.folder):
+                yield
+        except Timeout as error:
+            raise RunExists(
+                f"{self.folder} is in use by another process; wait for it, or use another run=NAME"
+            ) from error
+
+    def refuse_changes(self, facts: dict[str, Any]) -> None:
+        """Refuse to go on with other data, another battery or precision than the run began with."""
+        for key in ("data_fingerprint", "battery", "precision"):
+            if self.has_results and self.info.get(key, facts[key]) != facts[key]:
+                before, now = self.info[key], facts[key]
+                raise RunExists(f"{self.folder} began with another {key} ({before} → {now}); use another run=NAME")
+
+    def _refuse_another_configuration(self) -> None:
+        before, now = flat(read_config(self.folder)), flat(self.config)
+        if differ := changes(before, now):
+            raise RunExists(
+                f"{self.folder} holds a run with another configuration ({', '.join(differ.values())}); "
+                f"use another {'sweep' if self.config.get('sweep') else 'run'}=NAME"
+            )
+
+    @property
+    def finished(self) -> bool:
+        return self.info.get("state") == "finished"
+
+    @property
+    def result(self) -> float:
+        """The final val/loss of a finished run; not a number if validation was switched off."""
+        return self.info["final"].get("val/loss", float("nan"))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _config_hash(self) -> str:
+        free = (*FREE_KEYS, *ROOM_KEYS)
+        counts = {key: value for key, value in flat(self.config).items() if not belongs(key, free)}
+        return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def begin(self, **fields: Any) -> None:
+        """Say in the folder what this run is. A continued run keeps what it was."""
+        for outdated in ("error", "ended", "stopped"):
+            self.info.pop(outdated, None)
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_config(self.folder, self.config)
+        self.update(
+            state="running",
+            config_hash=self._config_hash(),
+            code_revision=_revision(),
+            packages={name: metadata.version(name) for name in PACKAGES},
+            python=platform.python_version(),
+            started=self.info.get("started") or _now(),
+            **fields,
+        )
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of run.json, atomically."""
+        self.info |= fields
+        if self.writes:
+            atomic_write(self.folder / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
+
+    def end(self, state: str, **fields: Any) -> None:
+        """state: finished, failed or interrupted."""
+        self.update(state=state, ended=_now(), **fields)
+
+    @staticmethod
+    def mark(folder: Path, **fields: Any) -> None:
+        """Set fields of a folder's run.json from outside: what its own process could not say, or does not know."""
+        file = folder / "run.json"
+        info = json.loads(file.read_text()) if file.is_file() else {}
+        atomic_write(file, json.dumps(info | fields | {"ended": _now()}, indent=2, ensure_ascii=False) + "\n")
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        if self.writes:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: it is about to be computed again."""
+        file = self.folder / "metrics.jsonl"
+        if self.writes and file.is_file():
+            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            atomic_write(file, "".join(f"{line}\n" for line in lines))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def validated(self) -> dict[int, float]:
+        """step -> val/loss, where it was measured."""
+        return {int(line["step"]): line["val/loss"] for line in self.metrics() if "val/loss" in line}
+
+    def latest(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return {key: value for line in self.metrics() for key, value in line.items()}
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):  # a line torn by a crash
+        return float("inf")
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """The keys in which two flat configurations differ, as far as it matters to what is computed -> the change."""
+    return {
+        key: f"{key}: {before.get(key)} → {now.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *ROOM_KEYS))
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _revision() -> str | None:
+    """The commit of the checkout this code runs from, with + when files differ from it; None outside a checkout."""
+    checkout = Path(__file__).resolve().parent.parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
+            return None  # installed inside somebody else's repository
+        return git("describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

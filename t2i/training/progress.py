@@ -1,0 +1,61 @@
+"""The progress of a run: a bar in the terminal. Without a terminal the log has lines instead."""
+
+import logging
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+SHOWN = (
+    ("train/loss", "loss", ".4f"),
+    ("val/loss", "val/loss", ".5f"),
+    ("val/ema/loss", "ema", ".5f"),
+    ("train/lr", "lr", ".1e"),
+    ("speed/images_per_second", "images/s", ".1f"),
+)
+
+
+class Bar:
+    """`total` steps; `advance` shows where they are."""
+
+    def __init__(self, total: int, shown: bool):
+        self.total, self.shown = total, shown
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        console = Console()
+        self.live = console.is_terminal
+        self.progress = Progress(*columns, console=console, disable=not (shown and self.live))
+        self.task = self.progress.add_task("training", total=total, metrics="")
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        _log_to_stdout()  # which rich has replaced, to keep lines of the log above the bar
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+        _log_to_stdout()
+
+    def advance(self, step: int, metrics: dict[str, float]) -> None:
+        """Show `step` and what was measured there; without a terminal in the log, where validation always goes."""
+        shown = [f"{name} {metrics[key]:{form}}" for key, name, form in SHOWN if key in metrics]
+        self.progress.update(self.task, completed=step)
+        if "train/loss" in metrics:
+            self.progress.update(self.task, metrics=" · ".join(shown))
+        if self.shown and (not self.live or "val/loss" in metrics):
+            log.info("step %d/%d · %s", step, self.total, " · ".join(shown))
+
+
+def _log_to_stdout() -> None:
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler and handler.stream is not sys.stderr:
+            handler.setStream(sys.stdout)

@@ -1,0 +1,127 @@
+"""What a run writes down while it trains: the run folder first, then the tracker and the terminal."""
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2i.evaluation.battery import Battery
+from t2i.image_grid import grid
+from t2i.runs.errors_file import write_errors
+from t2i.runs.files import numbered, numbered_file
+from t2i.runs.folder import Run
+from t2i.tracking import Tracker
+from t2i.tracking.guarded import Guarded
+from t2i.training.progress import Bar
+
+log = logging.getLogger(__name__)
+LONGEST_TAG = 64  # characters that W&B takes
+
+
+class Journal:
+    """Records of one run."""
+
+    def __init__(self, run: Run, tracker: Guarded, bar: Bar):
+        self.run, self.tracker, self.bar = run, tracker, bar
+        self.hours_before, self.began = 0.0, time.monotonic()
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, one row of the tracker."""
+        hours = self.hours_before + (time.monotonic() - self.began) / 3600
+        metrics = metrics | {"memory/peak_gb": peak_memory_gb(), "speed/hours": hours}
+        self.run.log(step, metrics)
+        self.tracker.log(step, metrics)
+        self.bar.advance(step, metrics)
+
+    def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray]) -> None:
+        """The battery's errors, picture by picture."""
+        if self.run.writes:
+            write_errors(numbered_file(self.run.folder / "validation", step, "parquet"), battery.t, errors)
+
+    def pictures(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
+        """The samples of a step: a strip without labels, and samples/progress.png with a row for each step so far."""
+        folder = self.run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        width, height = images[0].size
+        strip = Image.new("RGB", (width * len(images), height))
+        for place, image in enumerate(images):
+            strip.paste(image, (place * width, 0))
+        strip.save(numbered_file(folder, step, "png"))
+        strips = self._strips()
+        rows = [_cut(file, len(prompts)) for file in strips.values()]
+        grid(rows, prompts, [f"step {number}" for number in strips]).save(folder / "progress.png")
+        self.tracker.images(step, "samples", images, prompts)
+
+    def catch_up(self, last_step: int) -> None:
+        """Tell the tracker what it lacks of the steps up to `last_step`; drop what the run folder has of later ones.
+
+        A tracker writes behind, so a crash takes more from it than from the run folder; and one that the run did not
+        begin with lacks everything.
+        """
+        self.run.rewind(last_step)
+        self.hours_before = self.run.latest().get("speed/hours", 0.0)
+        lines = {int(line.pop("step")): line for line in self.run.metrics()}
+        strips, prompts = self._strips(), self.run.config["samples"]["prompts"]
+        for step in sorted(lines | strips):
+            if step > last_step:
+                strips[step].unlink()
+                continue
+            if step in strips and self.tracker.wants(step):
+                self.tracker.images(step, "samples", _cut(strips[step], len(prompts)), prompts)
+            if step in lines:
+                self.tracker.log(step, lines[step])
+
+    def _strips(self) -> dict[int, Path]:
+        """The file with the samples of each step."""
+        return numbered(self.run.folder / "samples", "png")
+
+
+def _cut(strip: Path, count: int) -> list[Image.Image]:
+    image = Image.open(strip)
+    width = image.width // count
+    return [image.crop((x, 0, x + width, image.height)) for x in range(0, image.width, width)]
+
+
+@contextmanager
+def journal(
+    run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int, last_step: int
+) -> Iterator[Journal]:
+    """The journal of `run`, with the tracker and the progress bar switched on until the run ends.
+
+    last_step: after which the run goes on; -1 for one that starts anew.
+    """
+    name = run.folder.name if sweep else "-".join(run.folder.parts[-2:])
+    tags = [
+        override
+        for override in overrides
+        if len(override) <= LONGEST_TAG and override.partition("=")[0] not in ("run", "sweep")
+    ]
+    guarded = Guarded(tracker)
+    tracker_id = guarded.start(run.folder, name, sweep, tags, run.config, run.info.get("tracker_id"), last_step)
+    if tracker_id:
+        run.update(tracker_id=tracker_id)
+    succeeded = False
+    try:
+        with Bar(steps, shown=run.writes) as bar:
+            records = Journal(run, guarded, bar)
+            if run.writes:
+                records.catch_up(last_step)
+            yield records
+        succeeded = True
+    finally:
+        guarded.finish(succeeded)
+
+
+def peak_memory_gb() -> float:
+    """Peak memory so far: of the GPU where there is one, else of the process; in 10⁹ bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

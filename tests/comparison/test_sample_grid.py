@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from helpers.synthetic import PROMPTS, write_run
+from PIL import Image
+
+from t2i.comparison.grouping import compare
+from t2i.comparison.results import read_results
+from t2i.comparison.sample_grid import LARGEST, gallery, row_note, sheet, strip
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    write_run(tmp_path / "a", "loss.snr_gamma=5", "seed=1")
+    write_run(tmp_path / "b", "loss.snr_gamma=1", "seed=1")
+    write_run(tmp_path / "c", "loss.snr_gamma=1", "seed=2", state="failed", validated=(0, 100), error="ValueError: no")
+    write_run(tmp_path / "d", "loss.snr_gamma=1", "seed=3", "samples.seed=7")
+    write_run(tmp_path / "e", "loss.snr_gamma=1", "seed=4", validated=())
+    return compare(read_results([tmp_path]))
+
+
+def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_settings(comparison):
+    shown = gallery(comparison)
+    assert shown.prompts == PROMPTS
+    assert [(run.name, step) for run, step, _ in shown.rows] == [("b", 200), ("a", 200), ("c", 100)]
+    assert shown.left_out == ["d drew with other settings (samples.*)", "e drew no samples"]
+    notes = [row_note(comparison, run, step) for run, step, _ in shown.rows]
+    assert notes == ["seed=1", "seed=1", "seed=2, failed at step 100"]
+
+
+def test_the_pictures_are_those_of_the_strip(comparison):
+    run, _, pictures = gallery(comparison).rows[0]
+    assert [picture.size for picture in pictures] == [(16, 16)] * 2
+    with Image.open(run.folder / "samples" / "step-000200.png") as drawn:
+        assert np.array_equal(np.asarray(strip(pictures)), np.asarray(drawn))
+
+
+def test_large_pictures_are_made_smaller(tmp_path):
+    run = write_run(tmp_path / "run")
+    Image.new("RGB", (512 * 2, 512)).save(run / "samples" / "step-000200.png")
+    ((_, _, pictures),) = gallery(compare(read_results([tmp_path]))).rows
+    assert [picture.size for picture in pictures] == [(LARGEST, LARGEST)] * 2
+
+
+def test_the_sheet_has_a_row_for_each(comparison):
+    shown = gallery(comparison)
+    assert sheet(comparison, shown).height > 3 * 96

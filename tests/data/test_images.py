@@ -1,0 +1,276 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from t2i.data.images import BadPicture, Facts, Preparation, examine, read, upright
+
+PLAIN = {"crop": "center", "crop_variants": 1, "flip": False, "interpolation": "lanczos", "buckets": False}
+
+
+def preparation(**changes):
+    return Preparation(**{"resolution": 16, "bucket_step": 16, **PLAIN, **changes})
+
+
+def saved(image, format="png", **options):
+    """The bytes of a picture file."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def corner(image):
+    """Colour of the pixel at the top left, as a list."""
+    return np.asarray(image)[0, 0].tolist()
+
+
+@pytest.fixture
+def arrow():
+    """4 × 3 pixels, no two alike."""
+    return Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3) * 7)
+
+
+TURNED_BACK = {  # orientation -> what the camera did to the picture that it shows
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED_BACK)
+def test_pictures_are_turned_as_exif_says(arrow, orientation):
+    stored = arrow.transpose(TURNED_BACK[orientation]) if orientation > 1 else arrow
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read(saved(stored, exif=exif))
+    assert found.size == (4, 3)
+    assert np.array_equal(np.asarray(found), np.asarray(arrow))
+
+
+def test_transparency_is_over_white():
+    """Alpha, gray with alpha, a palette with alpha, and a colour that stands for transparent."""
+    half_red = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
+    assert corner(read(saved(half_red))) == [255, 127, 127]
+    assert corner(read(saved(Image.new("RGBA", (2, 2), (0, 0, 0, 0))))) == [255, 255, 255]
+    assert corner(read(saved(Image.new("LA", (2, 2), (0, 0))))) == [255, 255, 255]
+    assert corner(read(saved(Image.new("LA", (2, 2), (0, 128))))) == [127, 127, 127]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 8, 7, 250, 0, 0])
+    palette.putdata([0, 1])
+    for transparency in (0, bytes([0, 255])):
+        found = read(saved(palette, transparency=transparency))
+        assert np.asarray(found).tolist() == [[[255, 255, 255], [250, 0, 0]]]
+    keyed = Image.new("RGB", (2, 1), (1, 2, 3))
+    keyed.putpixel((1, 0), (4, 5, 6))
+    assert np.asarray(read(saved(keyed, transparency=(1, 2, 3)))).tolist() == [[[255, 255, 255], [4, 5, 6]]]
+
+
+def test_a_palette_is_its_colours():
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([9, 8, 7])
+    assert corner(read(saved(palette))) == [9, 8, 7]
+
+
+def test_gray_and_black_and_white():
+    assert corner(read(saved(Image.new("L", (2, 2), 77)))) == [77, 77, 77]
+    assert corner(read(saved(Image.new("1", (2, 2), 1)))) == [255, 255, 255]
+    assert corner(read(saved(Image.new("1", (2, 2), 0)))) == [0, 0, 0]
+
+
+def test_cmyk():
+    """No ink is white, black ink black, and cyan ink takes the red away."""
+    for ink, colour in (((0, 0, 0, 0), [255, 255, 255]), ((0, 0, 0, 255), [0, 0, 0]), ((255, 0, 0, 0), [0, 255, 255])):
+        for format in ("tiff", "jpeg"):
+            found = read(saved(Image.new("CMYK", (16, 16), ink), format))
+            assert np.abs(np.array(corner(found)) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_sixteen_bits_are_scaled(format):
+    """Pillow's own conversion would make white of everything above 255."""
+    values = np.array([[0, 257, 0x8000, 0xFFFF]], dtype=np.uint16)
+    found = np.asarray(read(saved(Image.fromarray(values), format)))
+    assert found[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert found.shape == (1, 4, 3)
+    assert corner(upright(Image.new("I", (1, 1), 0x8000))) == [128, 128, 128]
+    assert corner(upright(Image.new("I;16B", (1, 1), 0x0101))) == [1, 1, 1]
+
+
+def test_numbers_without_a_known_white_are_refused():
+    for image in (Image.new("F", (1, 1)), Image.new("I", (1, 1), 70_000), Image.new("I", (1, 1), -1)):
+        with pytest.raises(BadPicture, match="nobody knows what is white"):
+            read(saved(image, "tiff"))
+
+
+def test_what_is_no_whole_picture(arrow):
+    whole = saved(Image.effect_noise((64, 64), 50), "jpeg")
+    assert examine(whole).problem == ""
+    assert "truncated" in examine(whole[: len(whole) // 2]).problem
+    assert examine(b"").problem == "is an empty file"
+    assert examine(b"<html>404</html>").problem == "is no picture that Pillow knows"
+    assert examine(saved(arrow)[:40]).problem
+
+
+def test_a_small_file_of_a_huge_picture_is_refused():
+    """Before it is unpacked: 60,000 × 60,000 pixels would take ten gigabytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    assert examine(bomb).problem.startswith("is too large")
+
+
+def test_facts_are_of_the_upright_picture(arrow):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    facts = examine(saved(arrow, exif=exif))
+    assert (facts.width, facts.height, facts.problem) == (3, 4, "")
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_a_picture_of_any_shape_is_cut_to_the_square(width, height):
+    content = saved(Image.new("RGB", (width, height), (200, 100, 50)))
+    pixels = preparation(crop="random", crop_variants=2, flip=True).pixels(content, examine(content), 3)
+    assert pixels.shape == (16, 16, 3)
+    assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= 1
+
+
+def test_the_middle_of_wide_and_of_tall_pictures():
+    """Of a picture with thirds of red, green and blue the green one is left."""
+    thirds = Image.new("RGB", (48, 16), "blue")
+    thirds.paste((255, 0, 0), (0, 0, 16, 16))
+    thirds.paste((0, 255, 0), (16, 0, 32, 16))
+    for image in (thirds, thirds.rotate(90, expand=True)):
+        content = saved(image)
+        pixels = preparation(interpolation="nearest").pixels(content, examine(content), 0)
+        assert (pixels == [0, 255, 0]).all()
+
+
+def test_views_are_windows_and_their_mirror_images():
+    ramp = Image.fromarray(np.tile(np.arange(160, dtype=np.uint8), (16, 1)))
+    content = saved(ramp)
+    cut = preparation(crop="random", crop_variants=4, flip=True, interpolation="nearest")
+    views = [cut.pixels(content, examine(content), view)[..., 0] for view in range(cut.views)]
+    assert len(views) == 8
+    starts = {int(view[0, 0]) for view in views[::2]}
+    assert len(starts) > 1
+    for plain, mirrored in zip(views[::2], views[1::2], strict=True):
+        assert np.array_equal(plain[:, ::-1], mirrored)
+        assert np.array_equal(plain[0], np.arange(plain[0, 0], plain[0, 0] + 16))
+
+
+@given(st.sampled_from([(64, 16), (256, 64), (512, 64), (1024, 64)]))
+def test_buckets_have_about_the_area(given_sizes):
+    resolution, step = given_sizes
+    sizes = preparation(resolution=resolution, bucket_step=step, buckets=True).sizes()
+    assert (resolution, resolution) in sizes
+    assert {(height, width) for width, height in sizes} == set(sizes)
+    for width, height in sizes:
+        assert width % step == height % step == 0
+        assert resolution**2 - max(width, height) * step < width * height <= resolution**2
+        assert max(width, height) <= 2 * min(width, height)
+
+
+def test_a_picture_goes_to_the_bucket_of_its_shape():
+    """And is scaled to cover it with the same factor in width and height: a circle stays one."""
+    cut = preparation(resolution=512, bucket_step=64, buckets=True)
+    assert cut.size(Facts("", 1000, 1000, "")) == (512, 512)
+    assert cut.size(Facts("", 1500, 1000, "")) == (576, 448) or cut.size(Facts("", 1500, 1000, ""))[0] == 640
+    assert cut.size(Facts("", 300, 3000, ""))[0] < 448
+    for width, height in cut.sizes():
+        assert cut.size(Facts("", 3 * width, 3 * height, "")) == (width, height)
+
+
+# Columns of the matrices from linear red, green and blue to XYZ under D50: Adobe RGB (1998) and sRGB.
+ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+GAMMA = 2 + 51 / 256  # of Adobe RGB
+
+
+def profile(matrix, gamma):
+    """An ICC profile of three primaries and a gamma (ICC.1:2001-04, sections 6.1 and 6.5)."""
+
+    def xyz(values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    text = b"text\0\0\0\0none\0\0\0\0"
+    tags = {b"cprt": text, b"wtpt": xyz((0.9642, 1, 0.8249))}
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"a\0" + bytes(78)
+    tags |= {name: xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), matrix.T, strict=True)}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, data, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", start + len(data), len(content))
+        data += content
+    rest = struct.pack(">I", len(tags)) + table + data
+    header = struct.pack(">I", 128 + len(rest)) + b"none\2\x10\0\0mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += struct.pack(">iii", 63190, 65536, 54061)  # D50
+    return header + bytes(128 - len(header)) + rest
+
+
+def png(pixels, icc_profile):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", icc_profile=icc_profile)
+    return file.getvalue()
+
+
+def test_colours_are_those_that_the_profile_means():
+    """Against the formulas: from Adobe RGB over XYZ to sRGB, for colours that sRGB has."""
+    pixels = np.random.default_rng(0).integers(80, 180, (16, 16, 3), dtype=np.uint8)
+    linear = (pixels / 255) ** GAMMA @ ADOBE.T @ np.linalg.inv(SRGB).T
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(0) ** (1 / 2.4) - 0.055)
+    expected = 255 * encoded
+    inside = ((linear > 0.001) & (linear < 0.999)).all(-1)
+    found = np.asarray(read(png(pixels, profile(ADOBE, GAMMA)))).astype(float)
+    assert inside.mean() > 0.5
+    assert np.abs(found - expected)[inside].max() < 2
+    assert np.abs(found - pixels)[inside].max() > 10  # what ignoring the profile would be wrong by
+
+
+@pytest.mark.parametrize("what", ["srgb", "damaged", "of another colour space", "none"])
+def test_other_profiles_leave_the_colours(what):
+    profiles = {"srgb": "sRGB", "of another colour space": "LAB"}
+    content = {"damaged": b"no profile", "none": None}.get(what)
+    if what in profiles:
+        content = ImageCms.ImageCmsProfile(ImageCms.createProfile(profiles[what])).tobytes()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(read(png(pixels, content))), pixels)
+
+
+@given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
+def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
+    """In the picture, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
+    width, height = (long, 16) if wide else (16, long)
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
+    content = png(values, None)
+    facts, draws = examine(content), np.array(draws)
+    *size, top, left, high, across = cut.drawn_framing(facts, draws)
+    assert (size, high, across) == ([height, width], 16, 16)
+    seen = values[:, ::-1] if flip and draws[2] < 0.5 else values
+    windows = [
+        seen[top + down : top + down + 16, left + right : left + right + 16]
+        for down in (-1, 0, 1) for right in (-1, 0, 1)
+        if top + down >= 0 and left + right >= 0
+    ]  # fmt: skip
+    assert any(np.array_equal(cut.drawn(content, facts, draws), window) for window in windows)
+
+
+def test_the_framing_is_in_pixels_of_the_scaled_picture():
+    facts = Facts("0" * 64, width=1000, height=500, problem="")
+    square = preparation(resolution=100)
+    assert square.framing(facts, 0) == (500, 1000, 0, 50, 100, 100)
+    assert preparation(resolution=100, flip=True).framing(facts, 1) == (500, 1000, 0, 50, 100, 100)

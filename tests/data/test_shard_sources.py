@@ -1,0 +1,171 @@
+"""Shards of this machine, and shards that the real client of the Hub fetches from a small stand-in for it."""
+
+import logging
+import multiprocessing
+import os
+import time
+
+import huggingface_hub
+import pytest
+from helpers import hub_server, packing
+
+from t2i.config import ConfigError
+from t2i.data.shard_sources import Files, Repository, matching
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with hub_server.asked_instead(monkeypatch) as hub:
+        hub.repositories["lab/pictures"] = {f"data/train-{i}.tar": bytes([i]) * 1000 for i in range(6)}
+        hub.repositories["lab/pictures"] |= {"README.md": b"words", "data/validation-0.tar": b"v"}
+        yield hub
+
+
+def find(folder, keep=3, pauses=()):
+    source, shards = Repository.find("lab/pictures", None, folder, keep)
+    return Repository(source.path, source.commit, source.folder, keep, pauses), matching(shards, "data/train-*")
+
+
+def here(folder):
+    return [file for file in folder.rglob("*") if file.suffix == ".tar"]
+
+
+def downloads(hub):
+    return [line.rpartition("/")[2] for line in hub.asked if line.startswith("GET /datasets/")]
+
+
+def read(source, shard, soon=()):
+    with source.open(shard, soon) as file:
+        time.sleep(0.01)  # for file systems with a coarse clock
+        return file.read()
+
+
+@pytest.mark.parametrize("name", ["folder", "folder/*.tar", "folder/**/*.tar", "fold*/train-*"])
+def test_shards_in_a_folder_or_of_a_pattern_come_by_name(name, tmp_path):
+    packing.write_shards(tmp_path / "folder", "tar", 3, 1)
+    (tmp_path / "folder" / "README.md").touch()
+    source, shards = Files.find(str(tmp_path / name))
+    assert [shard.name.rpartition("/")[2] for shard in shards] == [f"train-00{i}.tar" for i in range(3)]
+    with source.open(shards[1]) as file:
+        assert file.read() == (tmp_path / "folder" / "train-001.tar").read_bytes()
+
+
+def test_a_copied_shard_has_the_same_content_and_another_state(tmp_path):
+    file = packing.write_shards(tmp_path / "a", "tar", 1, 1) / "train-000.tar"
+    before = Files.find(str(tmp_path / "a"))[1]
+    assert Files.find(str(tmp_path / "a"))[1] == before
+    os.utime(file, ns=(0, 0))
+    (after,) = Files.find(str(tmp_path / "a"))[1]
+    assert (after.name, after.content) == (before[0].name, before[0].content)
+    assert after.state != before[0].state
+
+
+def test_no_more_shards_lie_on_the_disk_than_are_kept(hub, tmp_path):
+    source, shards = find(tmp_path)
+    assert [shard.name for shard in shards] == [f"data/train-{i}.tar" for i in range(6)]
+    for round in range(2):
+        for i, shard in enumerate(shards):
+            assert read(source, shard) == bytes([i]) * 1000
+            assert len(here(tmp_path)) == min(3, i + 1 if not round else 3)
+    assert len(downloads(hub)) == 12
+    assert not [
+        file for file in tmp_path.rglob("*") if file.is_file() and file.suffix != ".tar" and file.name != ".lock"
+    ]
+
+
+def test_what_is_needed_soon_or_was_used_last_stays(hub, tmp_path):
+    source, shards = find(tmp_path)
+    for i in (0, 1, 2, 0):
+        read(source, shards[i])
+    read(source, shards[3])  # 1 goes: it was used longest ago
+    read(source, shards[4], soon=[shards[2]])  # 2 would go, but for 0
+    before = len(downloads(hub))
+    for i in (2, 3, 4):
+        read(source, shards[i])
+    assert len(downloads(hub)) == before == 5
+
+
+def test_who_reads_in_a_shard_goes_on_when_it_is_removed(hub, tmp_path):
+    source, shards = find(tmp_path, keep=1)
+    with source.open(shards[0]) as file:
+        read(source, shards[1])
+        assert len(here(tmp_path)) == 1
+        assert file.read() == bytes(1000)
+
+
+def _read_all(folder, order):
+    source, shards = find(folder)
+    for i in order:
+        assert read(source, shards[i]) == bytes([i]) * 1000
+        assert len(here(folder)) <= 3
+
+
+def test_processes_share_what_is_here(hub, tmp_path):
+    """Two that read the same fetch each shard once; two that read in other orders are both right."""
+    context = multiprocessing.get_context("fork")
+    for orders in ([range(3)] * 2, [[5, 4, 3, 2, 1, 0], range(6)]):
+        hub.asked.clear()
+        processes = [context.Process(target=_read_all, args=(tmp_path, order)) for order in orders]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert len(orders[0]) > 3 or sorted(downloads(hub)) == [f"train-{i}.tar" for i in range(3)]
+
+
+def test_what_may_pass_is_tried_again(hub, tmp_path, monkeypatch, caplog):
+    source, shards = find(tmp_path, pauses=(0, 0))
+    original, faults = huggingface_hub.hf_hub_download, [ConnectionError("unplugged"), TimeoutError("slow")]
+
+    def unsteady(*arguments, **settings):
+        if faults:
+            raise faults.pop(0)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unsteady)
+    assert read(source, shards[2]) == bytes([2]) * 1000
+    assert "fetching data/train-2.tar failed (unplugged); once more" in caplog.text
+    faults += [ConnectionError("unplugged")] * 3
+    with pytest.raises(ConfigError, match=r"data/train-3.tar can't be fetched \(unplugged\); when it can be"):
+        source.open(shards[3])
+
+
+def test_a_shard_that_is_gone_is_named_at_once(hub, tmp_path):
+    source, shards = find(tmp_path, pauses=(60,))
+    del hub.repositories["lab/pictures"]["data/train-2.tar"]
+    with pytest.raises(ConfigError, match=r"dataset.path=lab/pictures: data/train-2.tar can't be fetched .*404"):
+        source.open(shards[2])
+
+
+@pytest.mark.parametrize(
+    ("path", "offline", "message"),
+    [
+        ("lab/pictures", True, r"dataset.path=lab/pictures is not on this machine, .* \(HF_HUB_OFFLINE is set\)"),
+        ("lab/nothing", False, r"dataset.path=lab/nothing can't be read \(.*404.*\); give the id of a data set"),
+        ("./pictures", False, r"dataset.path=./pictures is no repository of the Hub .* use dataset=webdataset"),
+    ],
+)
+def test_a_repository_that_cannot_be_had(hub, tmp_path, monkeypatch, path, offline, message):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(ConfigError, match=message) as error:
+        Repository.find(path, None, tmp_path, 3)
+    assert "\n" not in str(error.value)
+
+
+def test_offline_is_said_in_one_line_also_where_the_hub_has_left_something(hub, tmp_path, monkeypatch):
+    """As after `dataset=hub`: a folder of that repository in the Hub's own cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "datasets--lab--pictures").mkdir()
+    with pytest.raises(ConfigError, match=r"dataset.path=lab/pictures can't be read \(.*offline") as error:
+        Repository.find("lab/pictures", None, tmp_path, 3)
+    assert "\n" not in str(error.value)
+
+
+def test_fetching_says_what_it_does(hub, tmp_path, caplog):
+    source, shards = find(tmp_path)
+    with caplog.at_level(logging.INFO):
+        read(source, shards[0])
+        read(source, shards[0])
+    assert caplog.text.count("fetching data/train-0.tar") == 1

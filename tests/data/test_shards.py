@@ -1,0 +1,98 @@
+import io
+import json
+import tarfile
+
+import pytest
+from helpers import packing
+
+from t2i.data.shards import BadShard, Columns, Rows, Tar
+
+TXT, FIELD = Columns("image", "txt"), Columns("image", "text")
+
+
+def found(file, columns=TXT):
+    with file.open("rb") as opened:
+        return list((Rows if file.suffix == ".parquet" else Tar)(opened, columns))
+
+
+@pytest.mark.parametrize("form", ["txt", "json", "parquet"])
+def test_every_form_holds_the_same_pictures_and_captions(form, tmp_path):
+    numbers = range(8)
+    if form == "parquet":
+        file = packing.write_parquet(tmp_path / "a.parquet", numbers)
+    else:
+        members = {"txt": packing.as_txt, "json": packing.as_json}[form](numbers)
+        file = packing.write_tar(tmp_path / "a.tar", members)
+    items = found(file, TXT if form == "txt" else FIELD)
+    assert [(each.content, each.caption) for each in items] == [(packing.picture(i), f"picture {i}") for i in numbers]
+    assert not any(each.problem for each in items)
+    with file.open("rb") as opened:
+        reader = (Rows if form == "parquet" else Tar)(opened, FIELD)
+        assert reader.contents([items[i].where for i in (5, 0, 5)]) == [packing.picture(i) for i in (5, 0, 5)]
+
+
+def test_names_are_split_at_the_first_dot_of_the_last_part(tmp_path):
+    """As WebDataset does; the files of an item need not stand together."""
+    members = {"a.b/1.png": packing.picture(1), "a.b/1.seg.png": b"", "2.JPG": packing.picture(2)}
+    members |= {"2.txt": b"two", "a.b/1.txt": "\ufeffone ".encode()}
+    items = found(packing.write_tar(tmp_path / "a.tar", members))
+    assert [(each.name, each.caption, each.problem) for each in items] == [("a.b/1", "one", ""), ("2", "two", "")]
+
+
+def test_what_an_item_lacks_is_named(tmp_path):
+    png = packing.picture(0)
+    members = {"1.png": png, "2.txt": b"two", "3.png": png, "3.jpg": png, "3.txt": b"three", "4.png": png}
+    members |= {"4.txt": b"\xff\xfe\x00"}
+    one, two, three, four = found(packing.write_tar(tmp_path / "a.tar", members))
+    assert one.problem == "has no caption: no 1.txt beside it (see dataset.caption_column)"
+    assert two.problem == "has no picture (2.txt)"
+    assert three.problem == "has several pictures (3.png, 3.jpg, 3.txt)"
+    assert four.problem.startswith("has no caption: 4.txt can't be used")
+    members = {"1.png": png, "1.json": b"{", "2.png": png, "2.json": json.dumps({"caption": "two"}).encode()}
+    one, two = found(packing.write_tar(tmp_path / "b.tar", members), FIELD)
+    assert one.problem.startswith("has no caption: 1.json can't be used")
+    assert two.problem == "has no caption: 2.json can't be used (no 'text')"
+
+
+def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
+    file = packing.write_tar(tmp_path / "a.tar", packing.as_txt(range(4)))
+    whole, used = file.read_bytes(), len(file.read_bytes().rstrip(b"\0"))
+    used += -used % 512
+    for length in range(0, used + 1, 256):
+        file.write_bytes(whole[:length])
+        with pytest.raises(BadShard, match=r"is no whole tar file|is truncated or damaged after"):
+            found(file)
+    file.write_bytes(whole[: used + 512])
+    assert len(found(file)) == 4
+    file.write_bytes(whole[:2048] + b"x" * 512 + whole[2560:])
+    with pytest.raises(BadShard):
+        found(file)
+
+
+def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
+    """Neither of a file to write, nor of one to read; a link holds no picture."""
+    (tmp_path / "outside.png").write_bytes(packing.picture(0))
+    members = {"../outside.png": packing.picture(1), "../outside.txt": b"one", "2.txt": b"two"}
+    file = packing.write_tar(tmp_path / "shards" / "a.tar", members)
+    with tarfile.open(file, "a") as tar:
+        link = tarfile.TarInfo("2.png")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.png")
+        tar.addfile(link)
+    one, two = found(file)
+    assert (one.content, one.caption, one.problem) == (packing.picture(1), "one", "")
+    assert two.problem == "has no picture (2.txt)"
+    assert (tmp_path / "outside.png").read_bytes() == packing.picture(0)
+    assert list((tmp_path / "shards").iterdir()) == [file]
+
+
+def test_what_is_no_parquet_file_or_another_one(tmp_path):
+    file = packing.write_parquet(tmp_path / "a.parquet", range(4))
+    with pytest.raises(BadShard, match=r"no column png, as dataset.image_column says; its columns are image, text"):
+        found(file, Columns("png", "text"))
+    with pytest.raises(BadShard, match=r"no column caption, as dataset.caption_column says"):
+        found(file, Columns("image", "caption"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BadShard, match="is no whole Parquet file"):
+        found(file, FIELD)
+    with pytest.raises(BadShard):
+        Rows(io.BytesIO(b""), FIELD)

@@ -1,0 +1,21 @@
+"""Composed configurations, and what tests of several processes need."""
+
+import socket
+
+import hydra
+from omegaconf import DictConfig
+
+from t2i.config.compose import CONF
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that `python -m t2i.train OVERRIDES` sees."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def free_port() -> str:
+    """For processes that look for each other: tests that run side by side must not meet."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])

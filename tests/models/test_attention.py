@@ -1,0 +1,101 @@
+import diffusers
+import pytest
+import torch
+
+from t2i.config import ConfigError
+from t2i.models import attention as attention_module
+from t2i.models.attention import recompute, resolve_attention, set_attention
+
+
+@pytest.mark.parametrize(
+    ("attention", "dtype", "on_gpu", "chosen"),
+    [
+        ("auto", "bf16", False, "by_size"),
+        ("auto", "fp32", False, "sdpa"),
+        ("auto", "bf16", True, "sdpa"),
+        ("math", "fp32", True, "math"),
+    ],
+)
+def test_attention(monkeypatch, attention, dtype, on_gpu, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    assert resolve_attention(attention, dtype) == chosen
+
+
+@pytest.mark.parametrize(
+    ("levels", "down", "mid", "up"),
+    [
+        (None, [True, True, True], True, [True, True, True]),
+        (1, [True, False, False], False, [False, False, True]),
+        (2, [True, True, False], False, [False, True, True]),
+        (3, [True, True, True], False, [True, True, True]),
+        (9, [True, True, True], False, [True, True, True]),
+    ],
+)
+def test_the_outer_levels_are_recomputed(levels, down, mid, up):
+    blocks = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1, "attention_head_dim": 2}
+    down_types, up_types = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+    unet = diffusers.UNet2DConditionModel(
+        **blocks, cross_attention_dim=8, down_block_types=down_types, up_block_types=up_types
+    )
+    recompute(unet, levels)
+
+    def all_or_none(block):
+        (value,) = {part.gradient_checkpointing for part in block.modules() if hasattr(part, "gradient_checkpointing")}
+        return value
+
+    assert [all_or_none(block) for block in unet.down_blocks] == down
+    assert [all_or_none(block) for block in unet.up_blocks] == up
+    assert all_or_none(unet.mid_block) == mid
+
+
+def test_missing_xformers_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"attention=xformers: the package is missing; pip install 't2i\[xformers\]'"):
+        resolve_attention("xformers", "fp16")
+
+
+def test_both_implementations_of_attention_agree(small_pipeline):
+    unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
+    inputs = torch.randn(2, 4, 16, 16), torch.tensor([10, 900]), torch.randn(2, 24, 128)
+    outputs = []
+    for attention in ("math", "sdpa"):
+        set_attention(unet, attention, "fp32")
+        outputs.append(unet(*inputs).sample)
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("few", "same"), [(2 * 2 * 64 * 64, "math"), (2 * 2 * 64 * 64 - 1, "sdpa")])
+def test_by_size_multiplies_where_the_scores_are_few_and_fuses_where_they_are_many(
+    small_pipeline, monkeypatch, few, same
+):
+    """Of 2 pictures, 2 heads and 8 × 8 latents, which attend to themselves; 24 tokens are few in both cases."""
+    monkeypatch.setattr(attention_module, "FEW_SCORES", few)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    hidden = torch.randn(2, 64, attention.query_dim)
+    outputs = []
+    for how in ("by_size", same):
+        set_attention(unet, how, "fp32")
+        outputs.append(attention(hidden))
+    assert torch.equal(*outputs)
+
+
+def test_plain_products_of_scores_that_overflow_are_refused(layout):
+    """Where upcast_attention asks for float32, autocast takes it back; the fused kernel needs no cast."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(layout("sd21"), subfolder="unet")
+    with pytest.raises(ConfigError, match="attention=math overflows in fp16 with this model"):
+        set_attention(unet, "math", "fp16")
+    set_attention(unet, "math", "bf16")
+    set_attention(unet, "sdpa", "fp16")
+
+    finite = {}
+    for kind in (AttnProcessor, AttnProcessor2_0):
+        layer = Attention(query_dim=32, heads=1, dim_head=32, upcast_attention=True, processor=kind())
+        torch.nn.init.constant_(layer.to_q.weight, 20.0)
+        torch.nn.init.constant_(layer.to_k.weight, 20.0)
+        with torch.autocast("cpu", dtype=torch.float16):
+            finite[kind] = bool(layer(torch.ones(1, 4, 32)).isfinite().all())
+    assert finite == {AttnProcessor: False, AttnProcessor2_0: True}

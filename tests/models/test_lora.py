@@ -1,0 +1,213 @@
+"""Adapters train a share of the weights, leave the others as they were bit for bit, and stock Diffusers loads them."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from helpers import layouts
+from helpers.runs import compose
+from hydra.utils import instantiate
+from safetensors.torch import load_file
+
+from t2i.config import ConfigError
+from t2i.data.datasets import openmoji
+from t2i.data.latent_cache import encode
+from t2i.diffusion.process import Diffusion
+from t2i.evaluation.battery import battery
+from t2i.models.lora import AVERAGED, RAW, LoRA
+from t2i.models.stable_diffusion import load
+from t2i.optim.trained_weights import Trained
+from t2i.plan import settle
+from t2i.publishing.model_card import use_adapter
+from t2i.sampling.pipelines import load_pipeline
+
+
+def pixels(pipeline):
+    """What a stock pipeline draws, before rounding to bytes."""
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return pipeline("red apple", latents=noise, num_inference_steps=2, output_type="np").images
+
+
+def stock(layout, name, run, file=AVERAGED):
+    """The untouched base with the adapters of a run, as anybody would load them."""
+    base = layouts.STOCK[name].from_pretrained(layout(name))
+    base.scheduler = DDIMScheduler.from_pretrained(run.folder / "model" / "scheduler")
+    base.load_lora_weights(run.folder / "model", weight_name=file)
+    return base
+
+
+@pytest.fixture(scope="module")
+def trained(train, layout, tmp_path_factory):
+    """Train with an adapter, three steps; returns the run and the denoiser as it was left in memory."""
+
+    def trained(name, *overrides):
+        left = {}
+
+        def export(self, model, *rest):
+            left["pipeline"] = model.pipeline(None)
+            return export_as_is(self, model, *rest)
+
+        export_as_is = LoRA.export
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LoRA, "export", export)
+            folder = tmp_path_factory.mktemp("runs") / "run"
+            settings = ["steps=3", "save_every=3", "validate_every=0", "sample_every=0", "optimizer.lr=0.05"]
+            run = train(folder, f"model={name}", f"model.path={layout(name)}", *settings, *overrides)
+        return run, left["pipeline"]
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def lora(trained):
+    return trained("sd15", "adapter=lora", "adapter.rank=4", "adapter.alpha=8")
+
+
+def test_nothing_but_the_adapters_is_trained(lora, layout):
+    """The base is the same bits as before, in the denoiser and beside it."""
+    run, pipeline = lora
+    before = layouts.STOCK["sd15"].from_pretrained(layout("sd15"))
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(before, part).state_dict()
+        after = {name.replace(".base_layer", ""): value for name, value in getattr(pipeline, part).state_dict().items()}
+        assert {name for name in after if "lora" not in name} == expected.keys()
+        assert all(torch.equal(after[name], value) for name, value in expected.items())
+    trained = {name: value for name, value in pipeline.unet.named_parameters() if value.requires_grad}
+    assert all("lora_" in name for name in trained)
+    assert run.info["trained_parameters"] == sum(value.numel() for value in trained.values())
+    assert all(value.any() for name, value in trained.items() if "lora_B" in name)  # they began at zero
+
+
+def test_a_checkpoint_holds_the_adapters_only(lora):
+    run, pipeline = lora
+    checkpoint = run.folder / "checkpoints" / "step-000003"
+    weights, average = (load_file(checkpoint / f"{name}.safetensors") for name in ("denoiser", "ema"))
+    adapters = {name for name in pipeline.unet.state_dict() if "lora_" in name}
+    assert weights.keys() == adapters
+    assert average.keys() == adapters | {"updates"}
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    assert len(optimizer["state"]) == len(adapters)
+
+
+def test_sampling_a_run_or_a_checkpoint_is_loading_the_adapters_into_the_base(lora, layout):
+    """The averaged ones or the raw ones, which are not the same."""
+    run, _ = lora
+    averaged, raw = (pixels(stock(layout, "sd15", run, file)) for file in (AVERAGED, RAW))
+    assert not np.allclose(averaged, raw, atol=1e-2)
+    for source in (run.folder, run.folder / "checkpoints" / "step-000003"):
+        assert np.allclose(pixels(load_pipeline(source)), averaged, atol=1e-4)
+        assert np.allclose(pixels(load_pipeline(source, "raw")), raw, atol=1e-4)
+
+
+def test_loading_without_a_file_s_name_gives_the_averaged_ones(lora, layout):
+    run, _ = lora
+    base = layouts.STOCK["sd15"].from_pretrained(layout("sd15"))
+    base.load_lora_weights(run.folder / "model")
+    average = load_file(run.folder / "model" / AVERAGED)
+    loaded = {f"unet.{name.replace('.default_0', '')}": value for name, value in base.unet.state_dict().items()}
+    assert all(torch.equal(loaded[name], value) for name, value in average.items())
+
+
+def test_gradient_checkpointing_changes_rounding_only(lora, trained):
+    """model=sd15 recomputes; without, the adapters learn the same."""
+    recomputed, _ = lora
+    kept, _ = trained("sd15", "adapter=lora", "adapter.rank=4", "adapter.alpha=8", "gradient_checkpointing=false")
+    ours, theirs = (load_file(run.folder / "model" / RAW) for run in (recomputed, kept))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+def test_the_card_s_code_loads_them(lora, layout):
+    run, _ = lora
+    model, names = run.folder / "model", {}
+    exec(use_adapter(str(layout("sd15")), str(model), "DDIMScheduler").rpartition("\n")[0], names)
+    assert np.array_equal(pixels(names["pipeline"]), pixels(stock(layout, "sd15", run)))
+
+
+ADAPTERS = {
+    "dora": ("sd15", "adapter=dora"),
+    "convolutions and text": (
+        "sdxl",
+        "adapter=lora",
+        "adapter.target_modules=[conv1,to_v]",
+        "adapter.init=gaussian",
+        "adapter.text_encoder=true",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_merged_adapters_draw_what_loaded_ones_draw(trained, layout, case):
+    """And what a checkpoint draws, where nothing was converted; without those of any one part it is another picture."""
+    name, *overrides = ADAPTERS[case]
+    run, pipeline = trained(name, *overrides, "adapter.rank=4", "adapter.alpha=2")
+    adapted = {part for part, module in pipeline.components.items() if getattr(module, "peft_config", None)}
+    assert adapted == ({"unet"} if case == "dora" else {"unet", "text_encoder", "text_encoder_2"})
+    weights = [named for part in adapted for named in pipeline.components[part].named_parameters()]
+    assert all(weight.any() for name, weight in weights if "lora_B" in name and weight.requires_grad)  # none in vain
+
+    stocked = stock(layout, name, run)
+    loaded = pixels(stocked)
+    assert np.allclose(pixels(load_pipeline(run.folder / "checkpoints" / "step-000003")), loaded, atol=1e-4)
+    for part in adapted:
+        module = getattr(stocked, part)
+        module.disable_adapters()
+        assert not np.allclose(pixels(stocked), loaded, atol=1e-2)
+        module.enable_adapters()
+    stocked.fuse_lora()
+    stocked.unload_lora_weights()
+    assert np.allclose(pixels(stocked), loaded, atol=1e-4)
+
+
+def test_captions_are_kept_as_tokens_where_text_encoders_are_trained(layout, tmp_path):
+    """Embedding them in the step gives what the cache would have held, and the battery stays the same."""
+    split = openmoji(64, {"fruit": 1.0}).validation
+    frozen = load(str(layout("sd15")))
+    adapter = instantiate(compose("adapter=lora", "adapter.text_encoder=true").adapter)
+    adapted = adapter.attach(load(str(layout("sd15"))))
+    cached, tokens = (encode(split, model, tmp_path) for model in (frozen, adapted))
+    assert tokens.text([0])["input_ids"].shape == (1, 24)
+    x, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 500])
+    predictions = [frozen.denoise(x, t, cached.text([0, None])), adapted.denoise(x, t, tokens.text([0, None]))]
+    assert torch.allclose(*predictions, atol=1e-5)
+
+    process, settings = Diffusion.from_scheduler(DDIMScheduler()), {"seed": 0, "items": 4, "timesteps": 4}
+    hashes = {battery(encoded, split.weights, process, **settings).hash for encoded in (cached, tokens)}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("adapter.rank=0", "adapter.rank=0 must be positive"),
+        ("adapter.alpha=-1", "adapter.alpha=-1 must be positive"),
+        ("adapter.dropout=1", "adapter.dropout=1 is a share of the inputs"),
+        ("adapter.init=pissa", "adapter.init=pissa is not known; choose from kaiming, gaussian"),
+        ("model.pretrained=false", "model.pretrained=false leaves nothing to adapt; use adapter=none"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(override, message):
+    with pytest.raises(ConfigError) as error:
+        settle(compose("adapter=lora", override))
+    assert message in str(error.value)
+
+
+def test_layers_that_are_not_there_are_named(layout):
+    adapter = instantiate(compose("adapter=lora", "adapter.target_modules=[to_x]").adapter)
+    with pytest.raises(ConfigError, match=r"adapter.target_modules=\['to_x'\] can't be adapted"):
+        adapter.attach(load(str(layout("sd15"))))
+
+
+def test_a_checkpoint_of_other_weights_is_refused(layout):
+    adapter = instantiate(compose("adapter=lora").adapter)
+    lora, whole = Trained(adapter.attach(load(str(layout("sd15")))).denoiser), load(str(layout("sd15"))).denoiser
+    with pytest.raises(ConfigError, match="the checkpoint has other weights than are trained, such as "):
+        lora.load_state_dict(whole.state_dict())
+
+
+def test_trained_text_encoders_draw_and_learn_in_bfloat16(train, layout, tmp_path):
+    """A pipeline calls encoder and denoiser one by one, whose matrices are in bfloat16 and whose vectors are not."""
+    adapted = ("adapter=lora", "adapter.text_encoder=true", "precision=bf16", "optimizer.lr=0.05")
+    run = train(tmp_path, "model=sd15", f"model.path={layout('sd15')}", *adapted, "steps=1", "validate_every=1")
+    assert [line["step"] for line in run.metrics() if "val/loss" in line] == [0, 1]
+    assert len(list((tmp_path / "samples").glob("step-*.png"))) == 2

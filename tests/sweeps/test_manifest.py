@@ -1,0 +1,91 @@
+import json
+
+import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+
+from t2i.config import ConfigError
+from t2i.config.compose import CONF
+from t2i.sweeps.manifest import Guard, begin, job_folder
+
+
+def sweep(folder, *overrides):
+    """The configuration that Hydra hands to the launcher for `-m OVERRIDES`; begins the sweep in `folder`."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    config = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+    begin(folder, config)
+    return config
+
+
+def test_names_can_be_typed_back(tmp_path):
+    sweep(tmp_path, "loss=mse,minsnr", "optimizer.lr=1e-4,3e-4", "steps=10", "sweep=s")
+    name = job_folder(str(tmp_path), ["loss=mse", "optimizer.lr=1e-4", "steps=10", "sweep=s"])
+    assert name == "loss-mse_optimizer.lr-0.0001"
+
+
+@pytest.mark.parametrize(("one", "other"), [("1e-4", "0.0001"), ("5", "5.0"), ("True", "True")])
+def test_a_value_written_in_another_way_is_the_same_job(tmp_path, one, other):
+    sweep(tmp_path, "loss.snr_gamma=1,5")
+    assert job_folder(str(tmp_path), [f"loss.snr_gamma={one}"]) == job_folder(
+        str(tmp_path), [f"loss.snr_gamma={other}"]
+    )
+
+
+def test_paths_and_long_values_become_short_and_distinct(tmp_path):
+    sweep(tmp_path, "model.path=/a/tiny,/b/tiny")
+    one, other = (job_folder(str(tmp_path), [f"model.path=/{letter}/tiny"]) for letter in "ab")
+    assert one.startswith("model.path-tiny-")
+    assert one != other
+    assert len(job_folder(str(tmp_path), [f"model.path={'x' * 300}"])) < 120
+
+
+def test_a_setting_that_is_varied_later_leaves_the_first_jobs_where_they_are(tmp_path):
+    sweep(tmp_path, "loss.snr_gamma=1,5")
+    sweep(tmp_path, "loss.snr_gamma=1,5,20", "seed=0,1")
+    assert job_folder(str(tmp_path), ["loss.snr_gamma=5", "seed=0"]) == "loss.snr_gamma-5"
+    assert job_folder(str(tmp_path), ["loss.snr_gamma=5", "seed=1"]) == "loss.snr_gamma-5_seed-1"
+
+
+def test_a_single_value_of_what_was_varied_finds_its_job(tmp_path):
+    sweep(tmp_path, "loss.snr_gamma=1,5", "optimizer.lr=1e-4,3e-4")
+    sweep(tmp_path, "loss.snr_gamma=5", "optimizer.lr=1e-4")
+    name = job_folder(str(tmp_path), ["loss.snr_gamma=5", "optimizer.lr=1e-4"])
+    assert name == "loss.snr_gamma-5_optimizer.lr-0.0001"
+
+
+def test_what_is_not_varied_must_stay_as_it_was(tmp_path):
+    sweep(tmp_path, "loss.snr_gamma=1,5", "steps=300")
+    with pytest.raises(ConfigError, match=r"another configuration \(steps: 300 → 500\); use another sweep=NAME"):
+        sweep(tmp_path, "loss.snr_gamma=50", "steps=500")
+    sweep(tmp_path, "loss.snr_gamma=50", "steps=300", "num_workers=2")  # which computes the same
+
+
+def test_a_search_space_is_varied(tmp_path):
+    config = sweep(tmp_path / "other")
+    with open_dict(config):
+        config.hydra.sweeper.params = {"loss.snr_gamma": "1,5", "steps": "10"}
+    begin(tmp_path, config)
+    assert list(json.loads((tmp_path / "sweep.json").read_text())["varied"]) == ["loss.snr_gamma"]
+
+
+def test_a_sweep_in_every_rank_is_refused_with_the_way_to_do_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = sweep(tmp_path / "other", "loss.snr_gamma=1,5", "sweep=s")
+    with pytest.raises(SystemExit) as stopped:
+        Guard().on_multirun_start(config)
+    assert stopped.value.code == 2
+    assert "'hydra.launcher.command=\"accelerate launch --num_processes 2 -m t2i.train\"'" in capsys.readouterr().err
+
+
+def test_a_missing_plugin_is_named_with_the_command_that_brings_it(tmp_path, capsys):
+    choices = {"hydra/launcher": "ray", "hydra/sweeper": "basic"}
+    node = {"launcher": {"_target_": "hydra_plugins.hydra_ray_launcher.RayLauncher"}, "sweeper": {"_target_": "x.y"}}
+    config = OmegaConf.create({"hydra": node | {"runtime": {"choices": choices}}})
+    with pytest.raises(SystemExit):
+        Guard().on_multirun_start(config)
+    assert "hydra/launcher=ray: the plugin is missing; pip install 't2i[ray]'" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+import os
+import signal
+import time
+
+import pytest
+
+from t2i.training.signals import Interrupted, Stop
+
+
+def send(signum):
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_the_first_signal_is_noted_and_the_second_ends_the_run(signum):
+    with pytest.raises(Interrupted, match=signal.Signals(signum).name), Stop(None) as stop:  # noqa: PT012
+        stop.patient = True
+        assert not stop()
+        send(signum)
+        assert stop()
+        send(signum)
+
+
+def test_outside_of_training_the_first_ends_it():
+    with pytest.raises(Interrupted) as ended, Stop(None):
+        send(signal.SIGTERM)
+    assert ended.value.signum == signal.SIGTERM
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    with Stop(None):
+        pass
+    assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+
+
+def test_a_scheduler_that_queues_the_job_again_gets_its_turn_when_the_run_is_saved():
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: heard.append(signum))
+    try:
+        with pytest.raises(Interrupted), Stop(None) as stop:  # noqa: PT012
+            stop.patient = True
+            send(signal.SIGUSR1)
+            assert stop.signum == signal.SIGUSR1
+            assert heard == []
+            raise Interrupted(stop.signum)
+        assert heard == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_it_stops_before_a_step_that_would_end_too_late():
+    stop = Stop(max_hours=1 / 3600)
+    assert not stop()
+    time.sleep(0.4)  # the longest step so far: two more don't fit into the second
+    assert stop()
