@@ -164,7 +164,7 @@ def reference(cfg: DictConfig, turns: Turns) -> None:
     precision = resolve_precision(**cfg.precision).dtype
     settings = loop.Settings(
         pipeline=locate(cfg.model.path),
-        pictures=Path(cfg.dataset.path) / "train",
+        images=Path(cfg.dataset.path) / "train",
         resolution=cfg.dataset.resolution,
         batch_size=cfg.batch_size,
         learning_rate=cfg.optimizer.lr,

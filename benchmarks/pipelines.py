@@ -1,6 +1,6 @@
-"""What the benchmarks work on: Stable Diffusion 1.5's architecture with random weights, and captioned pictures.
+"""What the benchmarks work on: Stable Diffusion 1.5's architecture with random weights, and captioned images.
 
-    python benchmarks/pipelines.py --sd15 FOLDER --pictures FOLDER 512 16
+    python benchmarks/pipelines.py --sd15 FOLDER --images FOLDER 512 16
 
 What is there already stays. The speed of a step does not depend on what the weights are.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 SD15_GB = 4.3  # on disk, 10⁹ bytes: 860 M weights of the denoiser, 123 M of the text encoder, 84 M of the autoencoder
-HELD_OUT = 2  # pictures
+HELD_OUT = 2  # images
 
 
 def sd15(folder: Path) -> Path:
@@ -63,7 +63,7 @@ def sd15(folder: Path) -> Path:
     return folder
 
 
-def pictures(folder: Path, resolution: int, number: int) -> Path:
+def images(folder: Path, resolution: int, number: int) -> Path:
     """Emoji of `resolution` pixels, each with a caption: `number` in train/, and some in validation/."""
     from t2i.data.openmoji import catalogue, draw
 
@@ -80,12 +80,12 @@ def pictures(folder: Path, resolution: int, number: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sd15", type=Path, metavar="FOLDER", help=f"{SD15_GB} GB")
-    parser.add_argument("--pictures", nargs=3, metavar=("FOLDER", "PIXELS", "NUMBER"))
+    parser.add_argument("--images", nargs=3, metavar=("FOLDER", "PIXELS", "NUMBER"))
     options = parser.parse_args()
     if options.sd15:
         sd15(options.sd15)
-    if options.pictures:
-        pictures(Path(options.pictures[0]), *map(int, options.pictures[1:]))
+    if options.images:
+        images(Path(options.images[0]), *map(int, options.images[1:]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The loop that t2i is measured against, with the work of Diffusers' examples/text_to_image/train_text_to_image.py.
 
-Every step reads its pictures from their files, resizes, crops and mirrors them, tokenizes their captions, and encodes
+Every step reads its images from their files, resizes, crops and mirrors them, tokenizes their captions, and encodes
 both with the frozen autoencoder and text encoder, which are held in the type of mixed precision; then it adds noise,
 predicts under autocast, and steps an AdamW as PyTorch builds it, without fused kernels. Of the script's default
 settings those that change the work are kept: no worker processes, PyTorch's attention, the loss read in every step.
@@ -32,7 +32,7 @@ class Settings:
     """As the script's arguments of the same meaning."""
 
     pipeline: str  # a folder in the Diffusers layout
-    pictures: Path  # a folder of pictures, each with its caption in a .txt file of the same name
+    images: Path  # a folder of images, each with its caption in a .txt file of the same name
     resolution: int
     batch_size: int
     learning_rate: float
@@ -45,12 +45,12 @@ class Settings:
     seed: int = 0
 
 
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     """Pixels, [3, H, W] in [-1, 1], and tokens, [L], made anew at each access."""
 
     def __init__(self, settings: Settings, tokenizer: CLIPTokenizer):
         self.settings, self.tokenizer = settings, tokenizer
-        self.files = sorted(settings.pictures.glob("*.png"))
+        self.files = sorted(settings.images.glob("*.png"))
         self.captions = [file.with_suffix(".txt").read_text() for file in self.files]
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ def train(settings: Settings) -> Iterator[float]:
         unet.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate)
     batches = torch.utils.data.DataLoader(
-        Pictures(settings, tokenizer), batch_size=settings.batch_size, shuffle=True, drop_last=True
+        Images(settings, tokenizer), batch_size=settings.batch_size, shuffle=True, drop_last=True
     )
     lr_scheduler = get_scheduler("constant", optimizer)
     unet, optimizer, batches, lr_scheduler = accelerator.prepare(unet, optimizer, batches, lr_scheduler)

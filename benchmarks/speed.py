@@ -12,7 +12,7 @@ ratio is of two turns of the same round. What is to be encoded is encoded by pro
 
 Arms (their settings are below): `reference` is reference.py; `t2i` is the real loop with the settings of the reference,
 its encodings cached; `bare` is forward, backward, clipping and AdamW alone, and `t2i-all-on` the loop that is to cost
-no more. The pictures have the size that is trained with, so that the reference need not shrink them: it has it easy.
+no more. The images have the size that is trained with, so that the reference need not shrink them: it has it easy.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Set:
     arms: dict[str, Arm]
     pipeline: str | None
     resolution: int
-    pictures: int  # to train on
+    images: int  # to train on
     together: bool
     rounds: int
     steps: int
@@ -73,7 +73,7 @@ SETS = {
         },
         pipeline=None,
         resolution=64,
-        pictures=32,
+        images=32,
         together=True,
         rounds=9,
         steps=8,
@@ -96,7 +96,7 @@ SETS = {
         },
         pipeline="sd15",
         resolution=512,
-        pictures=4,
+        images=4,
         together=False,
         rounds=3,
         steps=3,
@@ -239,11 +239,11 @@ def devices(asked: str) -> list[str]:
 
 def prepare(chosen: Set, folder: Path) -> list[str]:
     """Write what the arms work on, by a process that is gone before they start; returns the overrides for it."""
-    pictures = folder / f"pictures-{chosen.resolution}-{chosen.pictures}"
-    sizes = [str(chosen.resolution), str(chosen.pictures)]
-    command = [sys.executable, str(HERE / "pipelines.py"), "--pictures", str(pictures), *sizes]
+    images = folder / f"images-{chosen.resolution}-{chosen.images}"
+    sizes = [str(chosen.resolution), str(chosen.images)]
+    command = [sys.executable, str(HERE / "pipelines.py"), "--images", str(images), *sizes]
     overrides = [*EVERY.split(), *chosen.overrides.split(), f"cache_dir={folder}/cache"]
-    overrides += [f"dataset.path={pictures}", f"dataset.resolution={chosen.resolution}"]
+    overrides += [f"dataset.path={images}", f"dataset.resolution={chosen.resolution}"]
     if chosen.pipeline:
         command += [f"--{chosen.pipeline}", str(folder / chosen.pipeline)]
         overrides += [f"model.path={folder / chosen.pipeline}"]
@@ -261,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", choices=["cpu", "cuda", "all"], default="all", help="all: the CPU, and a GPU if any"
     )
-    parser.add_argument("--folder", type=Path, help="for model, pictures and encodings, to be kept; default: temporary")
+    parser.add_argument("--folder", type=Path, help="for model, images and encodings, to be kept; default: temporary")
     parser.add_argument("--out", type=Path, help="write all figures there, as JSON")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of t2i.train, for every arm")
     return parser

@@ -94,11 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=list(speed.SETS), default="tiny")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="for model and pictures, to be kept; default: temporary")
+    parser.add_argument("--folder", type=Path, help="for model and images, to be kept; default: temporary")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of t2i.train")
     options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as temporary:
-        common = []  # the default run: its own model and its own pictures
+        common = []  # the default run: its own model and its own images
         if options.set != "tiny":
             folder = (options.folder or Path(temporary)).absolute()
             folder.mkdir(parents=True, exist_ok=True)

@@ -37,13 +37,13 @@ def fill(cfg) -> None:
     data, model, adapter = (build(cfg, group) for group in ("dataset", "model", "adapter"))
     if adapter.text_encoder:
         model = adapter.attach(model)  # captions are kept as tokens
-    model.parts.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     for name, split in (("train", data.train), ("validation", data.validation)):
         if not split.cached:
             print(f"{name}: streamed, so that nothing of it is encoded ahead")
             continue
         encoded = encode(split, model, cfg.cache_dir)
-        for what, rows in (("pictures", encoded.latents), ("captions", encoded.captions)):
+        for what, rows in (("images", encoded.latents), ("captions", encoded.captions)):
             file = Path(rows.cache_files[0]["filename"])
             print(f"{name}: {len(rows)} {what}, {readable(file.stat().st_size)} in {file}")
 

@@ -1,8 +1,8 @@
-"""Score a model's pictures of emoji against their captions: `python -m t2i.evaluate RUN [RUN ...]`.
+"""Score a model's images of emoji against their captions: `python -m t2i.evaluate RUN [RUN ...]`.
 
 The judge is the small CLIP that also conditions the model, so it is easily pleased: the same captions, shuffled, say
-what a score is worth when the caption doesn't matter, and the real pictures what is the best to hope for. The share of
-samples that are nearest to their own real picture, in pixels, does without it. Look at --grid, too.
+what a score is worth when the caption doesn't matter, and the real images what is the best to hope for. The share of
+samples that are nearest to their own real image, in pixels, does without it. Look at --grid, too.
 """
 
 import argparse
@@ -18,11 +18,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--groups", default="animals,food", help="of OpenMoji, or all (default: %(default)s)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: %(default)s")
     parser.add_argument("--captions", type=int, default=128, help="at most, spread over the groups (default: 128)")
-    parser.add_argument("--seeds", type=int, default=2, help="pictures of each caption (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="images of each caption (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance-scale", type=float, default=3.0, help="default: %(default)s")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: %(default)s")
-    parser.add_argument("--grid", type=Path, help="write the first 16 captions' pictures of every source here")
+    parser.add_argument("--grid", type=Path, help="write the first 16 captions' images of every source here")
     return parser
 
 
@@ -42,18 +42,18 @@ def main(arguments: list[str] | None = None) -> None:
     groups = None if options.groups == "all" else options.groups.split(",")
     items = [item for item in catalogue() if item.split == options.split and (not groups or item.group in groups)]
     if not items:
-        parser().error(f"--groups {options.groups}: no picture; there are {', '.join({e.group for e in catalogue()})}")
+        parser().error(f"--groups {options.groups}: no image; there are {', '.join({e.group for e in catalogue()})}")
     chosen = np.linspace(0, len(items) - 1, min(options.captions, len(items))).round().astype(int)
     items = [items[place] for place in chosen]
     captions = [item.caption for item in items]
 
     judge, real = Judge(), [draw(item.emoji, 64) for item in items]
     table = Table(
-        "pictures",
+        "images",
         "score",
         "shuffled",
         "own caption first",
-        "own picture nearest",
+        "own image nearest",
         title=f"{len(items)} captions, {options.seeds} seeds",
     )
 

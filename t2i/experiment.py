@@ -105,10 +105,10 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
             def draw(step: int) -> None:
                 mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
                 with parts.ema.applied(), evaluating(parts.model.denoiser):
-                    pictures = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
-                pictures = dict(gather_object(list(zip(mine, pictures, strict=True))))
+                    images = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
+                images = dict(gather_object(list(zip(mine, images, strict=True))))
                 if is_main:
-                    records.pictures(step, cfg.samples.prompts, [pictures[place] for place in sorted(pictures)])
+                    records.images(step, cfg.samples.prompts, [images[place] for place in sorted(images)])
 
             observers = Observers(validate, draw, records.log, partial(_agreed, stop, accelerator))
             stop.patient = True
@@ -172,7 +172,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, Battery,
     if cfg.compile:
         model.denoiser.compile()
     model = plan.adapter.attach(model, processes.autocast(accelerator))
-    model.parts.to(accelerator.device)
+    model.to(accelerator.device)
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,
@@ -183,7 +183,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, Battery,
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
-    model.parts.release()
+    model.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()
     fixed = battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
@@ -208,7 +208,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, Battery,
         "distributed": accelerator.distributed_type.value,
         "parameters": sum(weight.numel() for weight in model.denoiser.parameters()),
         "trained_parameters": sum(weight.numel() for weight in trained.weights.values()),
-        "pictures": {"train": data.train.pictures, "validation": len(data.validation)},
+        "pictures": {"train": data.train.images, "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "data_fingerprint": examples.fingerprint,
         "battery": {

@@ -1,4 +1,4 @@
-"""Labelled grids of pictures."""
+"""Labelled grids of images."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ MARGIN = 4
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
-    """Rows of pictures of one size; `labels` stand under the columns, `row_labels` before the rows."""
+    """Rows of images of one size; `labels` stand under the columns, `row_labels` before the rows."""
     width, height = rows[0][0].size
-    scale = max(1, round(96 / width))  # small pictures are shown larger, or nobody can read the labels
+    scale = max(1, round(96 / width))  # small images are shown larger, or nobody can read the labels
     width, height = width * scale, height * scale
     font = ImageFont.load_default(size=11)
     left = max((int(font.getlength(label)) for label in row_labels), default=0) + MARGIN

@@ -54,7 +54,7 @@ def build(entity: str, project: str, sweep: str, upload: bool) -> Any:
     ]
     about = (
         "The weighted training losses of different weightings can't be compared. These can: the loss before weighting, "
-        "and val/loss, which is measured on the same pictures, timesteps and noise in every run."
+        "and val/loss, which is measured on the same images, timesteps and noise in every run."
     )
     blocks = [wr.P(about), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(entity=entity, project=project, title=f"Sweep {sweep}", blocks=blocks, width="fluid")

@@ -17,11 +17,11 @@ STREAMS = {
     "timestep": 2,
     "noise": 3,
     "caption": 4,
-    "image": 5,  # which view; and where the windows of a picture lie: address: window
+    "image": 5,  # which view; and where the windows of an image lie: address: window
     "noise_offset": 6,
     "input_perturbation": 7,
     "battery": 8,  # address: (held-out item, timestep of the battery)
-    "sample": 9,  # address: (seed of the picture, prompt)
+    "sample": 9,  # address: (seed of the image, prompt)
     "step": 10,  # address: optimizer step
     "caption_choice": 11,  # among several captions, as the other training streams
     "rounding": 12,  # of an optimizer's weights, address: (optimizer step, weight)

@@ -1,4 +1,4 @@
-"""Draw pictures with a trained model: `python -m t2i.sample RUN "red apple" "grinning face"`."""
+"""Draw images with a trained model: `python -m t2i.sample RUN "red apple" "grinning face"`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
         "--guidance-scale", type=float, default=3.0, help="default: %(default)s; 1 switches guidance off"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1, help="pictures per prompt, from successive seeds (default: 1)")
+    parser.add_argument("--images", type=int, default=1, help="images per prompt, from successive seeds (default: 1)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="default: %(default)s")
     return parser

@@ -1,7 +1,7 @@
 """Compare loss weightings before training: `python -m t2i.weights loss=minsnr,debiased scheduler=v_prediction`.
 
 Takes the overrides of `t2i.train`, with lists (a,b) of what to compare, in every combination; a setting that only some
-of the listed options have (loss.snr_gamma=1,5) applies to those. Loads neither weights nor pictures.
+of the listed options have (loss.snr_gamma=1,5) applies to those. Loads neither weights nor images.
 """
 
 import argparse

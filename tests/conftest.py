@@ -44,7 +44,7 @@ def layout(tmp_path_factory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def small(small_pipeline, tmp_path_factory) -> list[str]:
-    """Overrides for a run of seconds: ten steps on 148 pictures of food and hearts."""
+    """Overrides for a run of seconds: ten steps on 148 images of food and hearts."""
     others = set(compose().dataset.groups) - {"food", "hearts"}
     return [
         "experiment=smoke",

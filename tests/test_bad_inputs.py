@@ -83,16 +83,16 @@ dataset.groups.dragons=1                        | Could not override 'dataset.gr
 +dataset.groups.dragons=1                       | no group dragons in OpenMoji
 dataset=folder dataset.path=/nowhere            | dataset.path=/nowhere
 dataset=folder dataset.path=HERE/empty          | dataset.path=
-dataset=folder dataset.path=HERE/pictures dataset.on_error=ignore      | dataset.on_error=ignore
-dataset=folder dataset.path=HERE/pictures dataset.crop=left            | dataset.crop=left
-dataset=folder dataset.path=HERE/pictures dataset.interpolation=cubist | dataset.interpolation=cubist
-dataset=folder dataset.path=HERE/pictures dataset.validation_share=2   | dataset.validation_share=2
+dataset=folder dataset.path=HERE/images dataset.on_error=ignore      | dataset.on_error=ignore
+dataset=folder dataset.path=HERE/images dataset.crop=left            | dataset.crop=left
+dataset=folder dataset.path=HERE/images dataset.interpolation=cubist | dataset.interpolation=cubist
+dataset=folder dataset.path=HERE/images dataset.validation_share=2   | dataset.validation_share=2
 dataset=folder dataset.path=HERE/broken         | broken.png
-dataset=webdataset dataset.path=HERE/pictures   | holds no shard (.tar or .parquet)
-dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true needs all pictures beforehand
-dataset=stream dataset.path=HERE/pictures       | is no repository of the Hub (OWNER/NAME)
-dataset=stream dataset.path=lab/pictures        | can't be reached (HF_HUB_OFFLINE is set)
-dataset=stream dataset.path=lab/pictures dataset.keep_shards=1 | dataset.keep_shards=1 leaves no room
+dataset=webdataset dataset.path=HERE/images   | holds no shard (.tar or .parquet)
+dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true needs all images beforehand
+dataset=stream dataset.path=HERE/images       | is no repository of the Hub (OWNER/NAME)
+dataset=stream dataset.path=lab/images        | can't be reached (HF_HUB_OFFLINE is set)
+dataset=stream dataset.path=lab/images dataset.keep_shards=1 | dataset.keep_shards=1 leaves no room
 dataset=folder dataset.path=HERE/uncaptioned    | caption
 """
 CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.strip().splitlines()]
@@ -100,17 +100,17 @@ CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.str
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """Folders of pictures, good and bad."""
+    """Folders of images, good and bad."""
     here = tmp_path_factory.mktemp("data")
-    for name in ("empty", "pictures", "broken", "uncaptioned"):
+    for name in ("empty", "images", "broken", "uncaptioned"):
         (here / name).mkdir()
-    for name in ("pictures", "broken", "uncaptioned"):
+    for name in ("images", "broken", "uncaptioned"):
         for i in range(4):
             Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(here / name / f"{i}.png")
             if name != "uncaptioned":
                 (here / name / f"{i}.txt").write_text(f"red {i}")
     (here / "broken" / "broken.png").write_bytes((here / "broken" / "0.png").read_bytes()[:60])
-    (here / "broken" / "broken.txt").write_text("half a picture")
+    (here / "broken" / "broken.txt").write_text("half an image")
     return here
 
 

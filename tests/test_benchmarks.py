@@ -35,10 +35,10 @@ def on_path() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     import pipelines
 
-    return pipelines.pictures(tmp_path_factory.mktemp("data") / "pictures", 64, number=16)
+    return pipelines.images(tmp_path_factory.mktemp("data") / "images", 64, number=16)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -66,13 +66,13 @@ def test_gradients_of_the_reference_are_those_of_t2i(small_pipeline, loss, predi
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
-def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, pictures):
+def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, images):
     import reference
 
-    settings = reference.Settings(str(small_pipeline), pictures / "train", 64, 2, 1e-4, "no", False)
+    settings = reference.Settings(str(small_pipeline), images / "train", 64, 2, 1e-4, "no", False)
     model, accelerator = load(small_pipeline), processes.start("no")
-    pixels, tokens = reference.Pictures(settings, model.tokenizers["tokenizer"])[0]
-    caption = (pictures / "train" / "000.txt").read_text()
+    pixels, tokens = reference.Images(settings, model.tokenizers["tokenizer"])[0]
+    caption = (images / "train" / "000.txt").read_text()
     vae = reference.frozen(AutoencoderKL, settings, accelerator, "vae")
     text_encoder = reference.frozen(CLIPTextModel, settings, accelerator, "text_encoder")
     mean, _ = model.encode(pixels[None])
@@ -82,7 +82,7 @@ def test_frozen_parts_of_the_reference_are_those_of_t2i(small_pipeline, pictures
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 64), (50, 80), (33, 200)])
-def test_pictures_of_the_reference_are_squares_of_the_resolution(small_pipeline, tmp_path, size):
+def test_images_of_the_reference_are_squares_of_the_resolution(small_pipeline, tmp_path, size):
     import reference
     from PIL import Image
 
@@ -91,18 +91,18 @@ def test_pictures_of_the_reference_are_squares_of_the_resolution(small_pipeline,
     tokenizer = load(small_pipeline).tokenizers["tokenizer"]
     for random in (False, True):
         settings = reference.Settings(str(small_pipeline), tmp_path, 64, 1, 1e-4, "no", False, random, flip=random)
-        pixels, _ = reference.Pictures(settings, tokenizer)[0]
+        pixels, _ = reference.Images(settings, tokenizer)[0]
         assert torch.equal(pixels, torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 64, 64))
 
 
 @pytest.mark.slow
-def test_both_learn_with_the_same_settings(small_pipeline, pictures, tmp_path):
+def test_both_learn_with_the_same_settings(small_pipeline, images, tmp_path):
     import reference
 
-    settings = reference.Settings(str(small_pipeline), pictures / "train", 64, 8, 2e-3, "no", True)
+    settings = reference.Settings(str(small_pipeline), images / "train", 64, 8, 2e-3, "no", True)
     theirs = list(islice(reference.train(settings), 24))
     cfg = compose(
-        "experiment=smoke", f"model.path={small_pipeline}", "dataset=folder", f"dataset.path={pictures}",
+        "experiment=smoke", f"model.path={small_pipeline}", "dataset=folder", f"dataset.path={images}",
         "dataset.resolution=64", f"cache_dir={tmp_path}/cache", "gradient_checkpointing=true", "loss=mse",
         "ema=none", "caption_dropout=0", "lr_scheduler=constant", "optimizer.lr=2e-3", "precision=fp32", "steps=24",
         "validate_every=0", "sample_every=0", "save_every=0", "validation.items=2",

@@ -56,7 +56,7 @@ def test_metric_keys_and_baseline_can_be_chosen(sweep, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "train/loss"], "t2i: --metric train/loss can't be compared picture by picture; choose val/loss"),
+        (["--metric", "train/loss"], "t2i: --metric train/loss can't be compared image by image; choose val/loss"),
         (
             ["--baseline", "snr_gamma=7"],
             "t2i: --baseline snr_gamma=7 fits no setting; there are\n  snr_gamma=1 lr=3e-4",

@@ -20,9 +20,9 @@ def test_what_is_on_this_machine_is_not_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models--somebody--something").mkdir()
-    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    (tmp_path / "images" / "train").mkdir(parents=True)
     check_reachable("model.path", "somebody/something", "model")
-    check_reachable("dataset.path", "pictures/train", "dataset")
+    check_reachable("dataset.path", "images/train", "dataset")
     check_reachable("dataset.path", "./nowhere", "dataset")
     with pytest.raises(ConfigError):
         check_reachable("dataset.path", "somebody/something", "dataset")

@@ -4,7 +4,7 @@ from PIL import Image
 from t2i.image_grid import grid
 
 
-def test_grid_places_pictures_and_labels():
+def test_grid_places_images_and_labels():
     rows = [[Image.new("RGB", (64, 64), color) for color in row] for row in (("red", "lime"), ("blue", "black"))]
     sheet = np.asarray(grid(rows, ["a", "a caption that needs several lines"], ["step 0", "step 10"]))
     areas = [(sheet == color).all(-1) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]

@@ -69,7 +69,7 @@ def test_what_is_plotted_is_what_a_run_logs(train, tmp_path):
     assert {"loss.snr_gamma", "optimizer.lr"} <= flat(run.config).keys()
 
 
-def test_pictures_and_differences_are_there(grid):
+def test_images_and_differences_are_there(grid):
     assert panels(grid, "Media Browser")[0]["mediaKeys"] == ["samples"]
     assert panels(grid, "Run Comparer") == [{"diffOnly": "split"}]
 

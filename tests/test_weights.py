@@ -26,7 +26,7 @@ def test_normalized_weights_have_a_mean_of_one():
         assert sum(each.shares().values()) == pytest.approx(1)
 
 
-def test_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
+def test_a_table_and_a_image(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     arguments = ["loss=minsnr,debiased", "scheduler=v_prediction", "--out", str(tmp_path / "a" / "weights.png")]
     main([*arguments, "loss.snr_gamma=5,7"])

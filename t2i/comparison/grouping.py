@@ -92,7 +92,7 @@ def _refuse_other_batteries(results: Sequence[Result]) -> None:
     if len(groups) > 1:
         names = "".join(f"\n  battery {str(key)[:8]}: {', '.join(names)}" for key, names in groups.items())
         raise ConfigError(
-            "the runs were measured on different held-out pictures, timesteps, noise or noise schedules, so their "
+            "the runs were measured on different held-out images, timesteps, noise or noise schedules, so their "
             "errors can't be compared; give the folders of one battery only, or train again with the same dataset, "
             f"model.path, scheduler and validation{names}"
         )

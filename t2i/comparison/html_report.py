@@ -53,7 +53,7 @@ def write_page(
         run_rows=run_rows,
         gallery=shown,
         row_note=row_note,
-        strip_source=lambda pictures: _source("webp", strip(pictures).save, format="webp", quality=90),
+        strip_source=lambda images: _source("webp", strip(images).save, format="webp", quality=90),
     )
     (folder / "comparison.html").write_text(text, encoding="utf-8")
 

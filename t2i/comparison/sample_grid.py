@@ -10,15 +10,15 @@ from t2i.comparison.results import Result, printable
 from t2i.comparison.verdicts import Comparison
 from t2i.image_grid import grid
 
-LARGEST = 128  # pixels; larger pictures are scaled down, or a page of thirty runs would be too heavy
+LARGEST = 128  # pixels; larger images are scaled down, or a page of thirty runs would be too heavy
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of pictures, one for each run, and the prompts of the columns."""
+    """Rows of images, one for each run, and the prompts of the columns."""
 
     prompts: list[str]
-    rows: list[tuple[Result, int, list[Image.Image]]]  # run, step, pictures
+    rows: list[tuple[Result, int, list[Image.Image]]]  # run, step, images
     left_out: list[str]  # why runs have no row
 
 
@@ -39,9 +39,9 @@ def gallery(comparison: Comparison) -> Gallery:
 
 
 def sheet(comparison: Comparison, shown: Gallery) -> Image.Image:
-    """One picture of it all."""
+    """One image of it all."""
     labels = [", ".join([comparison.keys.label(run), row_note(comparison, run, step)]) for run, step, _ in shown.rows]
-    return grid([pictures for _, _, pictures in shown.rows], shown.prompts, labels)
+    return grid([images for _, _, images in shown.rows], shown.prompts, labels)
 
 
 def row_note(comparison: Comparison, run: Result, step: int) -> str:
@@ -52,12 +52,12 @@ def row_note(comparison: Comparison, run: Result, step: int) -> str:
     return f"{note}, {run.state} at step {step}" if run in comparison.left_out else note
 
 
-def strip(pictures: list[Image.Image]) -> Image.Image:
-    """A row of pictures of one size."""
-    width, height = pictures[0].size
-    joined = Image.new("RGB", (width * len(pictures), height))
-    for place, picture in enumerate(pictures):
-        joined.paste(picture, (place * width, 0))
+def strip(images: list[Image.Image]) -> Image.Image:
+    """A row of images of one size."""
+    width, height = images[0].size
+    joined = Image.new("RGB", (width * len(images), height))
+    for place, image in enumerate(images):
+        joined.paste(image, (place * width, 0))
     return joined
 
 
@@ -70,7 +70,7 @@ def _cut(file: Path, columns: int) -> list[Image.Image]:
     with Image.open(file) as opened:
         strip = opened.convert("RGB")
     width = strip.width // columns
-    pictures = [strip.crop((place * width, 0, (place + 1) * width, strip.height)) for place in range(columns)]
-    for picture in pictures:
-        picture.thumbnail((LARGEST, LARGEST))
-    return pictures
+    images = [strip.crop((place * width, 0, (place + 1) * width, strip.height)) for place in range(columns)]
+    for image in images:
+        image.thumbnail((LARGEST, LARGEST))
+    return images

@@ -1,17 +1,17 @@
 """Is one run better than another by more than chance: the ratio of their errors, its interval and its p-value.
 
-The headline of a run is exp(mean_k log(mean_i e[i, k])), over pictures i and timesteps k. Two runs A and B are compared
+The headline of a run is exp(mean_k log(mean_i e[i, k])), over images i and timesteps k. Two runs A and B are compared
 by the log ratio of their headlines, D = mean_k log(mean_i eA[i, k] / mean_i eB[i, k]), averaged over the seeds s.
 
-Pictures. The pseudo-values of the jackknife, d[s, i] = N·D − (N − 1)·D without picture i, act as N measurements of D
-(Tukey 1958; Miller 1974, "The jackknife: a review"). A few pictures with large errors can make up most of the mean, so
-they count as (Σw)² / Σw² pictures, w their shares of it (Kish 1965). One seed is judged by this alone: Student's t.
+Images. The pseudo-values of the jackknife, d[s, i] = N·D − (N − 1)·D without image i, act as N measurements of D
+(Tukey 1958; Miller 1974, "The jackknife: a review"). A few images with large errors can make up most of the mean, so
+they count as (Σw)² / Σw² images, w their shares of it (Kish 1965). One seed is judged by this alone: Student's t.
 
-Seeds. Every seed sees the same pictures, so both are crossed random effects on d[s, i], and neither may be left out
+Seeds. Every seed sees the same images, so both are crossed random effects on d[s, i], and neither may be left out
 (Clark 1973, "The language-as-fixed-effect fallacy"; readers and cases in Dorfman, Berbaum & Metz 1992). With mean
-squares MS of the two-way table, and a negative picture² taken as 0 (Hillis 2007):
+squares MS of the two-way table, and a negative image² taken as 0 (Hillis 2007):
 
-    Var(D) = (seed²/S + rest²/(S·N)) + picture²/N = MS_seed/(S·N) + (MS_picture − MS_rest)/(S·N)
+    Var(D) = (seed²/S + rest²/(S·N)) + image²/N = MS_seed/(S·N) + (MS_image − MS_rest)/(S·N)
 
 The first term has only S − 1 degrees of freedom. One Student variable with Satterthwaite's degrees of freedom trusts it
 too much where it came out small by chance: its interval holds the truth in as little as 92 % of the cases with 3 seeds.
@@ -20,8 +20,8 @@ as Cochran & Cox (1950, "Experimental designs") weigh critical values. Two seeds
 then stands in for it. Of normally distributed tables, whatever the variances, the interval holds the truth in 95 to
 97 % of the cases with 3 to 10 seeds, and in 95 to 98.6 % with 2: too wide rather than too narrow.
 
-The pictures must be like those that are meant: where a run gains on a few with large errors alone (d has a skewness of
-2.5), 64 of them may lack such pictures, and the interval of one seed holds the truth in 93 % of the cases.
+The images must be like those that are meant: where a run gains on a few with large errors alone (d has a skewness of
+2.5), 64 of them may lack such images, and the interval of one seed holds the truth in 93 % of the cases.
 """
 
 from collections.abc import Sequence
@@ -47,24 +47,24 @@ class Difference:
 
 
 def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric") -> Difference:
-    """errors, baseline: [S, N, K], squared errors of S runs (the same seeds) on N pictures at K timesteps.
+    """errors, baseline: [S, N, K], squared errors of S runs (the same seeds) on N images at K timesteps.
 
-    mean: over the timesteps, after the mean over the pictures; "geometric" is val/loss, "arithmetic" val/eps_mse.
+    mean: over the timesteps, after the mean over the images; "geometric" is val/loss, "arithmetic" val/eps_mse.
     """
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
     whole, pseudo = _jackknife(errors, baseline)
     d, num_seeds = whole.mean(), len(whole)
-    seed_variance, picture_variance = _variances(pseudo)
-    standard_error = np.sqrt(seed_variance + picture_variance)
-    if standard_error == 0:  # all seeds and pictures agree
+    seed_variance, image_variance = _variances(pseudo)
+    standard_error = np.sqrt(seed_variance + image_variance)
+    if standard_error == 0:  # all seeds and images agree
         return Difference(*[float(np.expm1(d))] * 3, p=float(d == 0), seeds=num_seeds)
-    seed_dof, picture_dof = max(num_seeds - 1, 1), max(_effective_pictures(errors, baseline) - 1, 1)
+    seed_dof, image_dof = max(num_seeds - 1, 1), max(_effective_images(errors, baseline) - 1, 1)
     share = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
-        return 2 * (share * stdtr(seed_dof, -t) + (1 - share) * stdtr(picture_dof, -t))
+        return 2 * (share * stdtr(seed_dof, -t) + (1 - share) * stdtr(image_dof, -t))
 
     half = standard_error * brentq(lambda t: two_sided(t) - 0.05, 0, 13)  # 12.7 at one degree of freedom
     estimate, low, high = np.expm1([d, d - half, d + half]).tolist()
@@ -86,7 +86,7 @@ def _check(errors: np.ndarray, baseline: np.ndarray, mean: str) -> None:
     if errors.ndim != 3 or errors.shape != baseline.shape:
         raise ValueError(
             f"errors of shape {errors.shape} and {baseline.shape} can't be paired; "
-            "both sides need the same seeds, pictures and timesteps: [S, N, K]"
+            "both sides need the same seeds, images and timesteps: [S, N, K]"
         )
     if errors.shape[1] < 2:
         raise ConfigError("validation.items=1 can't tell a difference from chance; compare runs with at least 2")
@@ -96,26 +96,26 @@ def _check(errors: np.ndarray, baseline: np.ndarray, mean: str) -> None:
 
 def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log ratio of each seed, [S], and its pseudo-values, [S, N]."""
-    num_pictures = errors.shape[1]
+    num_images = errors.shape[1]
     total, total_baseline = errors.sum(1, keepdims=True), baseline.sum(1, keepdims=True)
     whole = np.log(total / total_baseline).mean(-1)
     without = np.log((total - errors) / (total_baseline - baseline)).mean(-1)
-    return whole[:, 0], num_pictures * whole - (num_pictures - 1) * without
+    return whole[:, 0], num_images * whole - (num_images - 1) * without
 
 
 def _variances(pseudo: np.ndarray) -> tuple[float, float]:
     """The two terms of Var(D), of a table [S, N]."""
-    num_seeds, num_pictures = pseudo.shape
-    by_seed, by_picture = pseudo.mean(1), pseudo.mean(0)
-    picture = by_picture.var(ddof=1) / num_pictures
+    num_seeds, num_images = pseudo.shape
+    by_seed, by_image = pseudo.mean(1), pseudo.mean(0)
+    image = by_image.var(ddof=1) / num_images
     if num_seeds == 1:
-        return 0.0, picture
-    rest = pseudo - by_seed[:, None] - by_picture + pseudo.mean()
-    rest_mean_square = np.square(rest).sum() / ((num_seeds - 1) * (num_pictures - 1))
-    return by_seed.var(ddof=1) / num_seeds, max(picture - rest_mean_square / pseudo.size, 0.0)
+        return 0.0, image
+    rest = pseudo - by_seed[:, None] - by_image + pseudo.mean()
+    rest_mean_square = np.square(rest).sum() / ((num_seeds - 1) * (num_images - 1))
+    return by_seed.var(ddof=1) / num_seeds, max(image - rest_mean_square / pseudo.size, 0.0)
 
 
-def _effective_pictures(errors: np.ndarray, baseline: np.ndarray) -> float:
-    """Kish's (Σw)² / Σw², w the share of a picture in the mean errors."""
+def _effective_images(errors: np.ndarray, baseline: np.ndarray) -> float:
+    """Kish's (Σw)² / Σw², w the share of an image in the mean errors."""
     weights = sum((e / e.mean(1, keepdims=True)).mean((0, 2)) for e in (errors, baseline))
     return weights.sum() ** 2 / np.square(weights).sum()

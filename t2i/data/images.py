@@ -1,4 +1,4 @@
-"""From the bytes of a picture file, whoever made it, to upright RGB pixels of the size that is trained."""
+"""From the bytes of an image file, whoever made it, to upright RGB pixels of the size that is trained."""
 
 import hashlib
 import io
@@ -19,22 +19,22 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 CROPS = ("center", "random")
-VERSION = "2"  # of what this file makes of a picture; part of the fingerprints
+VERSION = "2"  # of what this file makes of an image; part of the fingerprints
 SRGB = ImageCms.createProfile("sRGB")
 MAX_ASPECT = 2  # of a bucket; what is longer is cropped
 
 
-class BadPicture(ValueError):
-    """What is wrong with a picture, in words that follow its name."""
+class BadImage(ValueError):
+    """What is wrong with an image, in words that follow its name."""
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it, in sRGB: turned as its EXIF says, over white where it is transparent."""
+    """The image as a viewer shows it, in sRGB: turned as its EXIF says, over white where it is transparent."""
     image = _in_srgb(ImageOps.exif_transpose(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
-        raise BadPicture("holds floating-point numbers, of which nobody knows what is white; save it in 8 bits")
+        raise BadImage("holds floating-point numbers, of which nobody knows what is white; save it in 8 bits")
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
@@ -49,7 +49,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, own, SRGB, outputMode=mode)
-    except (ImageCms.PyCMSError, OSError):  # of another colour space than the picture, or damaged: viewers ignore it
+    except (ImageCms.PyCMSError, OSError):  # of another colour space than the image, or damaged: viewers ignore it
         return image
 
 
@@ -57,29 +57,29 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     """Scaled to 8 bits, where Pillow's own conversion would clip."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise BadPicture("holds numbers of 32 bits, of which nobody knows what is white; save it in 8 or 16 bits")
+        raise BadImage("holds numbers of 32 bits, of which nobody knows what is white; save it in 8 or 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def read(content: bytes) -> Image.Image:
-    """The upright picture in a file's bytes; BadPicture if there is none, or one larger than Pillow thinks safe."""
+    """The upright image in a file's bytes; BadImage if there is none, or one larger than Pillow thinks safe."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return upright(Image.open(io.BytesIO(content)))
-    except BadPicture:
+    except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BadPicture(f"is too large ({str(error).rstrip('.')}); make it smaller") from error
+        raise BadImage(f"is too large ({str(error).rstrip('.')}); make it smaller") from error
     except UnidentifiedImageError as error:
-        raise BadPicture("is no picture that Pillow knows" if content else "is an empty file") from error
+        raise BadImage("is no image that Pillow knows" if content else "is an empty file") from error
     except Exception as error:  # the decoders of sixty formats raise what they like
-        raise BadPicture(f"can't be read as a picture ({error or type(error).__name__})") from error
+        raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is to be known of a picture before it is used; found once for each file."""
+    """What is to be known of an image before it is used; found once for each file."""
 
     sha256: str  # of the file's bytes
     width: int  # upright
@@ -88,17 +88,17 @@ class Facts:
 
 
 def examine(content: bytes) -> Facts:
-    """Decode a picture to see what it is, and whether it is whole."""
+    """Decode an image to see what it is, and whether it is whole."""
     digest = hashlib.sha256(content).hexdigest()
     try:
         return Facts(digest, *read(content).size, problem="")
-    except BadPicture as problem:
+    except BadImage as problem:
         return Facts(digest, 0, 0, str(problem))
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures are cut to size, and in how many views each of them is kept: windows × mirrored or not."""
+    """How images are cut to size, and in how many views each of them is kept: windows × mirrored or not."""
 
     resolution: int
     crop: str
@@ -147,7 +147,7 @@ class Preparation:
         return sorted({*wide, *(size[::-1] for size in wide)})
 
     def size(self, facts: Facts) -> tuple[int, int]:
-        """Of the bucket whose shape is nearest to the picture's."""
+        """Of the bucket whose shape is nearest to the image's."""
 
         def difference(size: tuple[int, int]) -> float:
             return abs(np.log(size[0] * facts.height / (size[1] * facts.width)))
@@ -155,9 +155,9 @@ class Preparation:
         return min(self.sizes(), key=difference)
 
     def pixels(self, content: bytes, facts: Facts, view: int) -> np.ndarray:
-        """A view of a picture, scaled to cover its size and cut there, [H, W, 3] uint8.
+        """A view of an image, scaled to cover its size and cut there, [H, W, 3] uint8.
 
-        Where the windows lie is settled by the picture: the views are cached, and a run draws among them.
+        Where the windows lie is settled by the image: the views are cached, and a run draws among them.
         """
         return self.drawn(content, facts, self._settled(facts, view))
 
@@ -180,7 +180,7 @@ class Preparation:
     def drawn_framing(self, facts: Facts, draws: np.ndarray) -> tuple[int, ...]:
         """What Stable Diffusion XL is told of such a view (Podell et al. 2023, arXiv 2307.01952, 2.2), in pixels.
 
-        Height and width of the picture as it was; top and left of the cut in the scaled picture, mirrored if it is;
+        Height and width of the image as it was; top and left of the cut in the scaled image, mirrored if it is;
         height and width of the cut.
         """
         (across, down), mirrored = self._window(draws)

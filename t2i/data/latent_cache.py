@@ -1,4 +1,4 @@
-"""The encoding cache: pictures and captions pass the frozen encoders once, for all runs.
+"""The encoding cache: images and captions pass the frozen encoders once, for all runs.
 
 Content-addressed: the key is a hash of the encoders' weights and of the data, never of learning rate, loss or output
 folder, so the runs of a sweep share it and a changed VAE can't be mistaken for the old one. Latents are kept as mean
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from t2i.data.splits import Split
 
 log = logging.getLogger(__name__)
-FORMAT = "4"  # of what is stored, and of how pictures are prepared; part of the key
+FORMAT = "4"  # of what is stored, and of how images are prepared; part of the key
 BATCH, BATCH_PIXELS = 64, 2**20  # encoded at once, at most
 
 
 class Encoded:
     """A split behind the encoders, memory-mapped.
 
-    latents: a row per view of a picture: `moments` (mean, then standard deviation, flat), their `shape`, and `framing`,
+    latents: a row per view of an image: `moments` (mean, then standard deviation, flat), their `shape`, and `framing`,
     the six numbers that Stable Diffusion XL is told of it.
     captions: a row per distinct caption, the empty one last; a column per output of the model's `embed`, and its shape.
-    caption_rows: the rows of each picture's captions, one or more.
+    caption_rows: the rows of each image's captions, one or more.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Encoded:
         captions: datasets.Dataset,
         caption_rows: Sequence[Sequence[int]],
         views: int,
-        pictures_key: str,
+        images_key: str,
         captions_key: str,
     ):
         self.latents, self.frames, self.captions = latents, latents.select_columns("framing"), captions
-        self.pictures_key, self.fingerprint = pictures_key, pictures_key + captions_key
+        self.images_key, self.fingerprint = images_key, images_key + captions_key
         self.caption_rows, self.views = caption_rows, views
         self.embeddings = [name for name in captions.column_names if not name.endswith(".shape")]
 
@@ -58,7 +58,7 @@ class Encoded:
         return len(self.caption_rows)
 
     def sizes(self) -> np.ndarray:
-        """Height and width of each picture's latents, [N, 2]."""
+        """Height and width of each image's latents, [N, 2]."""
         shapes = _column(self.latents.select_columns("shape")[:], "shape").reshape(len(self), self.views, 3)
         return shapes[:, 0, 1:]
 
@@ -102,7 +102,7 @@ def _column(rows: pa.Table, name: str) -> np.ndarray:
 
 
 def at_once(shape: tuple[int, ...]) -> int:
-    """How many pictures of a shape [H, W, 3] are encoded at once."""
+    """How many images of a shape [H, W, 3] are encoded at once."""
     height, width, _ = shape
     return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
 
@@ -125,7 +125,7 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
     distinct = sorted({caption for captions in split.captions for caption in captions} - {""})
     row_of = {caption: row for row, caption in enumerate([*distinct, ""])}
 
-    def encode_pictures(views: list[int]) -> dict:
+    def encode_images(views: list[int]) -> dict:
         pixels = [split.pixels(*divmod(view, split.views)) for view in views]
         moments = [None] * len(pixels)
         for shape in {each.shape for each in pixels}:
@@ -153,16 +153,16 @@ def encode(split: "Split", model, cache_dir: str | Path) -> Encoded:
         return columns
 
     memory = folder.parent / "hashes"
-    pictures_key = hash_of(FORMAT, *model.picture_parts, split.fingerprint, memory=memory)
-    captions_key = hash_of(FORMAT, *model.text_parts, json.dumps(distinct), memory=memory)
+    images_key = hash_of(FORMAT, *model.image_content, split.fingerprint, memory=memory)
+    captions_key = hash_of(FORMAT, *model.text_content, json.dumps(distinct), memory=memory)
     views = list(range(len(split) * split.views))
     latents = _stored(
-        folder / f"pictures-{pictures_key}", views, encode_pictures, lambda: at_once(split.pixels(0).shape), "pictures"
+        folder / f"pictures-{images_key}", views, encode_images, lambda: at_once(split.pixels(0).shape), "images"
     )
     captions = _stored(folder / f"captions-{captions_key}", [*distinct, ""], embed_captions, lambda: BATCH, "captions")
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
     _warn_of_long(distinct, next(iter(model.tokenizers.values())))
-    return Encoded(latents, captions, caption_rows, split.views, pictures_key, captions_key)
+    return Encoded(latents, captions, caption_rows, split.views, images_key, captions_key)
 
 
 def _warn_of_long(captions: list[str], tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""OpenMoji: about 3,400 captioned pictures, drawn on the spot from a font (CC BY-SA 4.0, https://openmoji.org)."""
+"""OpenMoji: about 3,400 captioned images, drawn on the spot from a font (CC BY-SA 4.0, https://openmoji.org)."""
 
 import csv
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ POLICIES = ("stop", "skip")
 
 @dataclass(frozen=True)
 class Item:
-    """A picture with what was found as its caption: a text or a list of texts, if all is well."""
+    """An image with what was found as its caption: a text or a list of texts, if all is well."""
 
     name: str  # in messages: a path, or a row
     caption: Any
@@ -65,7 +65,7 @@ def report(skipped: Sequence[dict[str, str]], number: int, path: str, on_error: 
 def usable(items: Sequence[Item], path: str, on_error: str) -> tuple[list[Item], list[dict[str, str]]]:
     """The items without a problem, and the others with theirs; ConfigError instead where `on_error` is stop.
 
-    The order is that of the pictures' hashes: the same whatever format the pictures come in.
+    The order is that of the images' hashes: the same whatever format the images come in.
     """
     skipped = [{"item": item.name, "reason": item.problem} for item in items if item.problem]
     report(skipped, len(items), path, on_error, "run.json")

@@ -1,4 +1,4 @@
-"""The order in which training sees the pictures: once an epoch, and those of one size together."""
+"""The order in which training sees the images: once an epoch, and those of one size together."""
 
 import logging
 from bisect import bisect_right
@@ -40,7 +40,7 @@ class Order:
 
 
 class BucketOrder:
-    """The same for pictures of several sizes: position -> item, where the positions of an optimizer step have one size.
+    """The same for images of several sizes: position -> item, where the positions of an optimizer step have one size.
 
     Each bucket has an endless order of its own, dealt in whole batches. What is left of a bucket at the end of an epoch
     comes first in the next, so that a batch may hold the end of one round through the bucket and the beginning of the
@@ -121,7 +121,7 @@ class StreamOrder:
             return epoch, window, place - (ends[window - 1] if window else 0)
         self.epoch_length = sum(self.count(shard) for shard in range(self.num_shards))  # all have been counted by now
         if not self.epoch_length:
-            raise ConfigError("dataset.path: no shard holds a picture with a caption that can be used")
+            raise ConfigError("dataset.path: no shard holds an image with a caption that can be used")
         return self.locate(position)
 
     def from_here(self, position: int, number: int) -> list[int]:
@@ -144,7 +144,7 @@ def order(weights: np.ndarray, sizes: np.ndarray, batch_size: int, seed: int) ->
     small = np.bincount(buckets.reshape(-1)) < batch_size
     if small.any():
         log.warning(
-            "%d of %d buckets hold fewer pictures than a batch, so that one may stand in it more than once; a larger "
+            "%d of %d buckets hold fewer images than a batch, so that one may stand in it more than once; a larger "
             "dataset.bucket_step makes fewer and larger buckets", small.sum(), len(small),
         )  # fmt: skip
     return BucketOrder(weights, buckets.reshape(-1), batch_size, seed)

@@ -23,7 +23,7 @@ from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
 FORMAT = "1"  # of an index; part of its key
-CHUNK = 64  # pictures looked at together: what is in memory at once
+CHUNK = 64  # images looked at together: what is in memory at once
 TABLES = 16  # in memory
 INDEX = pa.schema(
     {
@@ -44,7 +44,7 @@ class Source(Protocol):
 class Catalogue:
     """What is in some shards of a set: of each an index, made when it is first asked for, and kept.
 
-    An item that can't be used has no place. The others have the order of their pictures' hashes, which is the same
+    An item that can't be used has no place. The others have the order of their images' hashes, which is the same
     in any format.
     """
 
@@ -76,7 +76,7 @@ class Catalogue:
             with FileLock(file.with_suffix(".lock")):  # two processes that come at once look once
                 if new := not file.is_file():
                     log.info(
-                        "looking at the pictures of %s: no index of it is in %s", self.shards[shard].name, self.folder
+                        "looking at the images of %s: no index of it is in %s", self.shards[shard].name, self.folder
                     )
                     table, skipped = self._survey(shard)
                     pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
@@ -90,7 +90,7 @@ class Catalogue:
         return self.summaries[shard]
 
     def item(self, shard: int, place: int) -> tuple[tuple[str, ...], Facts, tuple[int, int]]:
-        """Captions, facts of the picture, and where it lies in the shard."""
+        """Captions, facts of the image, and where it lies in the shard."""
         if shard not in self.tables:
             self.count(shard)
             self.tables = dict(list(self.tables.items())[1 - TABLES :])
@@ -100,7 +100,7 @@ class Catalogue:
         return tuple(row["captions"]), facts, tuple(row["where"])
 
     def contents(self, shard: int, places: Sequence[int]) -> list[bytes]:
-        """The files of some pictures of a shard."""
+        """The files of some images of a shard."""
         items = [self.item(shard, place) for place in places]
         with self._opened(shard) as reader:
             found = reader.contents([where for _, _, where in items])

@@ -30,7 +30,7 @@ class Files:
 
     @classmethod
     def find(cls, path: str) -> tuple["Files", list[Shard]]:
-        """path: a folder, read with those below it, or a pattern such as pictures/train-*.tar."""
+        """path: a folder, read with those below it, or a pattern such as images/train-*.tar."""
         place = Path(path).expanduser()
         pattern = place / "**" / "*" if place.is_dir() else place
         fixed = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)

@@ -1,4 +1,4 @@
-"""Shards, many pictures in one file: tar files as WebDataset packs them, and Parquet files as on the Hub."""
+"""Shards, many images in one file: tar files as WebDataset packs them, and Parquet files as on the Hub."""
 
 import json
 import tarfile
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2i.data.image_folder import PICTURES
+from t2i.data.image_folder import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Tar:
 
     def __iter__(self) -> Iterator[Found]:
         for key, members in self._members().items():
-            pictures = [where for suffix, where in members if f".{suffix}" in PICTURES]
+            images = [where for suffix, where in members if f".{suffix}" in IMAGE_SUFFIXES]
             caption, problem = self._caption(key, dict(members))
-            if len(pictures) != 1:
+            if len(images) != 1:
                 names = ", ".join(f"{key}.{suffix}" for suffix, _ in members)
-                problem = f"has {'several pictures' if pictures else 'no picture'} ({names})"
-            where = (0, 0) if problem else pictures[0]
+                problem = f"has {'several images' if images else 'no image'} ({names})"
+            where = (0, 0) if problem else images[0]
             yield Found(key, caption, where, b"" if problem else self.read(where), problem)
 
     def _members(self) -> dict[str, list[tuple[str, tuple[int, int]]]]:
@@ -103,7 +103,7 @@ class Tar:
 
 
 class Rows:
-    """A column of pictures, each {bytes, path} or bytes alone, and a column of captions."""
+    """A column of images, each {bytes, path} or bytes alone, and a column of captions."""
 
     def __init__(self, file: BinaryIO, columns: Columns):
         self.columns = columns
@@ -125,20 +125,20 @@ class Rows:
     def contents(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """Each row group is read once."""
         groups = {number: self.group(number, self.columns.image) for number in {group for group, _ in places}}
-        return [_picture(groups[group][self.columns.image][row].as_py()) for group, row in places]
+        return [_image(groups[group][self.columns.image][row].as_py()) for group, row in places]
 
     def __iter__(self) -> Iterator[Found]:
         number = 0
         for group in range(self.parquet.num_row_groups):
             table = self.group(group, self.columns.image, self.columns.caption)
             for row in range(len(table)):
-                content = _picture(table[self.columns.image][row].as_py())
+                content = _image(table[self.columns.image][row].as_py())
                 caption = table[self.columns.caption][row].as_py()
-                yield Found(f"row {number}", caption, (group, row), content, "" if content else "holds no picture")
+                yield Found(f"row {number}", caption, (group, row), content, "" if content else "holds no image")
                 number += 1
 
 
-def _picture(value: Any) -> bytes:
+def _image(value: Any) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
     return content if isinstance(content, bytes) else b""
 

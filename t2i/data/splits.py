@@ -9,21 +9,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """Captioned pictures. `fingerprint` changes whenever a picture or a caption may have changed."""
+    """Captioned images. `fingerprint` changes whenever an image or a caption may have changed."""
 
     cached: ClassVar[bool] = True  # encoded before training, as a whole
-    captions: Sequence[tuple[str, ...]]  # of each picture: one or more
+    captions: Sequence[tuple[str, ...]]  # of each image: one or more
     pixels: Callable[..., np.ndarray]  # index, view = 0 -> [H, W, 3] uint8
-    weights: np.ndarray  # [N]: how often each picture is drawn in an epoch, on average
+    weights: np.ndarray  # [N]: how often each image is drawn in an epoch, on average
     fingerprint: str
-    views: int = 1  # of each picture: windows, mirrored or not
-    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: whole pictures as they are
+    views: int = 1  # of each image: windows, mirrored or not
+    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: whole images as they are
 
     def __len__(self) -> int:
         return len(self.captions)
 
     @property
-    def pictures(self) -> int | None:
+    def images(self) -> int | None:
         """How many, if that is known before training."""
         return len(self)
 
@@ -34,7 +34,7 @@ class TrainingSet(Protocol):
     cached: ClassVar[bool]  # encoded before training
 
     @property
-    def pictures(self) -> int | None:
+    def images(self) -> int | None:
         """How many, if that is known before training."""
 
     def examples(self, model: Any, cache_dir: str, batch_size: int, draws: Any) -> Any:

@@ -32,7 +32,7 @@ VERSION = "1"  # of what a stream makes of shards; part of the fingerprint
 
 @dataclass(frozen=True)
 class Stream:
-    """Captioned pictures in shards, `at_hand` of which may be here at a time; for the rest see `Split`."""
+    """Captioned images in shards, `at_hand` of which may be here at a time; for the rest see `Split`."""
 
     cached: ClassVar[bool] = False
     catalogue: Catalogue
@@ -47,7 +47,7 @@ class Stream:
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
-    def pictures(self) -> int | None:
+    def images(self) -> int | None:
         """How many, if every shard has been looked at before."""
         shards, known = self.catalogue.shards, self.catalogue.known()
         return sum(map(self.catalogue.count, known)) if len(known) == len(shards) else None
@@ -58,11 +58,11 @@ class Stream:
     def examples(self, model: Any, cache_dir: str, batch_size: int, draws: Draws) -> "StreamedExamples":
         """What training sees; nothing is encoded now."""
         memory = Path(cache_dir).expanduser() / "hashes"
-        fingerprint = hash_of(VERSION, *model.picture_parts, *model.text_parts, self.fingerprint, memory=memory)
+        fingerprint = hash_of(VERSION, *model.image_content, *model.text_content, self.fingerprint, memory=memory)
         return StreamedExamples(self, self.order(draws.seed), draws, model, fingerprint)
 
     def pixels(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> np.ndarray:
-        """The pictures of some items, each cut as its draws in [0, 1) say, [B, 3] -> [B, H, W, 3] uint8."""
+        """The images of some items, each cut as its draws in [0, 1) say, [B, 3] -> [B, H, W, 3] uint8."""
         contents: dict[tuple[int, int], bytes] = {}
         for shard in dict.fromkeys(shard for shard, _ in items):  # each is opened once
             own = [item for item in dict.fromkeys(items) if item[0] == shard]
@@ -230,7 +230,7 @@ def hub(
 
 def _preparation(resolution: int, crop: str, flip: bool, interpolation: str, buckets: bool) -> Preparation:
     if buckets:
-        raise ConfigError("dataset.buckets=true needs all pictures beforehand, which a stream has not; use false")
+        raise ConfigError("dataset.buckets=true needs all images beforehand, which a stream has not; use false")
     return Preparation(resolution, crop, 1, flip, interpolation, buckets=False, bucket_step=1)
 
 
@@ -265,7 +265,7 @@ def _captioned(
 
 
 def _held_out(catalogue: Catalogue, preparation: Preparation, number: int) -> Split:
-    """At most `number` pictures of the shards, chosen by their hashes."""
+    """At most `number` images of the shards, chosen by their hashes."""
     items = []
     for shard in range(len(catalogue.shards)):
         for place in range(catalogue.count(shard)):
@@ -273,7 +273,7 @@ def _held_out(catalogue: Catalogue, preparation: Preparation, number: int) -> Sp
             content = partial(_content, catalogue, shard, place)
             items.append(Item(f"{catalogue.shards[shard].name}: {place}", captions, content, facts))
     if not items:
-        raise ConfigError(f"dataset.path={catalogue.path}: no picture that is held out can be used")
+        raise ConfigError(f"dataset.path={catalogue.path}: no image that is held out can be used")
     items = sorted(items, key=lambda item: (item.facts.sha256, item.captions))[:number]
     return prepared(items, [item.captions[:1] for item in items], preparation)
 

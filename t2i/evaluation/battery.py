@@ -1,4 +1,4 @@
-"""The validation battery: fixed held-out pictures × fixed timesteps × fixed noise, the same in every run.
+"""The validation battery: fixed held-out images × fixed timesteps × fixed noise, the same in every run.
 
 The error is unweighted, so that runs with different losses, learning rates and prediction types can be compared. The
 headline is the geometric mean over the timesteps of the mean error: going from epsilon to v or x0 multiplies each
@@ -27,7 +27,7 @@ FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no
 
 @dataclass(frozen=True)
 class Battery:
-    """N pictures and K timesteps; what is fixed is fixed by `seed` and the held-out split alone."""
+    """N images and K timesteps; what is fixed is fixed by `seed` and the held-out split alone."""
 
     x0: list[Tensor]  # N times [C, h, w]: the mean of the posterior
     text: dict[str, Tensor]  # [N, ...]
@@ -36,14 +36,14 @@ class Battery:
     hash: str
 
     def noise(self, cells: np.ndarray) -> Tensor:
-        """The noise of the cells (picture · K + timestep), of pictures of one size, [B, C, h, w]."""
+        """The noise of the cells (image · K + timestep), of images of one size, [B, C, h, w]."""
         shape, k = self.x0[cells[0] // len(self.t)].shape, len(self.t)
         draws = [generator(self.seed, "battery", cell // k, cell % k) for cell in cells]
         return torch.from_numpy(np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws]))
 
     @torch.no_grad()
     def errors(self, model, diffusion: Diffusion, accelerator: Accelerator) -> np.ndarray:
-        """Mean squared epsilon error of each picture at each timestep, [N, K] in float64.
+        """Mean squared epsilon error of each image at each timestep, [N, K] in float64.
 
         The processes share the work, each batch whole, so that their number changes no bit.
         """
@@ -63,7 +63,7 @@ class Battery:
         return errors.reshape(len(self.x0), len(self.t))
 
     def _batches(self) -> list[np.ndarray]:
-        """All cells, in batches of one size of picture each."""
+        """All cells, in batches of one size of image each."""
         batches, shapes = [], np.array([x0.shape for x0 in self.x0])
         for shape in np.unique(shapes, axis=0):
             items = np.flatnonzero((shapes == shape).all(1))
@@ -76,16 +76,16 @@ class Battery:
 def battery(
     encoded: Encoded, weights: np.ndarray, diffusion: Diffusion, seed: int, items: int, timesteps: int
 ) -> Battery:
-    """At most `items` held-out pictures and `timesteps` stratified timesteps.
+    """At most `items` held-out images and `timesteps` stratified timesteps.
 
-    The pictures are spread over the split evenly by weight, so that they are of the kinds that are trained.
+    The images are spread over the split evenly by weight, so that they are of the kinds that are trained.
     """
     places = (np.arange(items) + 0.5) / items * weights.sum()
     chosen = np.unique(np.searchsorted(np.cumsum(weights), places)).tolist()
     x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
     t = t[diffusion.snr.numpy()[t] > 0]
-    digest = hashlib.sha256(repr((encoded.pictures_key, chosen, t.tolist(), seed)).encode())
+    digest = hashlib.sha256(repr((encoded.images_key, chosen, t.tolist(), seed)).encode())
     digest.update(diffusion.snr.numpy()[t].tobytes())
     text = encoded.text(chosen) | {"time_ids": encoded.framing(chosen)}
     return Battery(x0, text, t, seed, digest.hexdigest()[:32])

@@ -31,7 +31,7 @@ class Metric:
         match = PATTERN.fullmatch(name)
         if match is None or int(match[4] or 0) >= NUM_SNR_BINS:
             raise ConfigError(
-                f"--metric {name} can't be compared picture by picture; choose val/loss, val/eps_mse, "
+                f"--metric {name} can't be compared image by image; choose val/loss, val/eps_mse, "
                 f"val/snr_bin_0/eps (the noisiest) to val/snr_bin_{NUM_SNR_BINS - 1}/eps, or one of them as val/ema/..."
             )
         averaged, headline, _, snr_bin = match.groups()

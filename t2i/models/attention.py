@@ -63,7 +63,7 @@ class BySize:
 def recompute(denoiser: nn.Module, levels: int | None) -> None:
     """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv 1604.06174).
 
-    levels: of a UNet, counted from the outermost, whose pictures are largest; the blocks further in keep theirs, which
+    levels: of a UNet, counted from the outermost, whose images are largest; the blocks further in keep theirs, which
     are small, and gone by the time that most gradients are there. None: all are recomputed.
     """
     denoiser.enable_gradient_checkpointing()

@@ -154,7 +154,7 @@ class TextTrained:
         return getattr(self.model, name)
 
     @property
-    def text_parts(self) -> list[Any]:
+    def text_content(self) -> list[Any]:
         return list(self.tokenizers.values())
 
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:

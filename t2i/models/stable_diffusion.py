@@ -36,12 +36,12 @@ class StableDiffusion:
         return {"tokenizer": self.parts["tokenizer"]}
 
     @property
-    def picture_parts(self) -> list[Any]:
+    def image_content(self) -> list[Any]:
         """All that changes what `encode` returns: files, tokenizers and texts."""
         return self.parts.files("vae")
 
     @property
-    def text_parts(self) -> list[Any]:
+    def text_content(self) -> list[Any]:
         """All that changes what `embed` returns."""
         return [*self.parts.files("text_encoder"), self.parts["tokenizer"]]
 
@@ -70,6 +70,12 @@ class StableDiffusion:
 
     def decode(self, latents: Tensor) -> Tensor:
         return pipeline_parts.decode(self.parts["vae"], latents)
+
+    def to(self, device: torch.device) -> None:
+        self.parts.to(device)
+
+    def release(self) -> None:
+        self.parts.release()
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionPipeline:
         """A stock pipeline around the present weights."""

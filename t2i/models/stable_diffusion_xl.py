@@ -1,6 +1,6 @@
 """Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952): UNet, two CLIP text encoders, KL autoencoder.
 
-Beside the caption it is told the size of the original picture, where the crop was taken, and the size of the crop.
+Beside the caption it is told the size of the original image, where the crop was taken, and the size of the crop.
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ class StableDiffusionXL:
         return {name: self.parts[name] for name in ("tokenizer", "tokenizer_2")}
 
     @property
-    def picture_parts(self) -> list[Any]:
+    def image_content(self) -> list[Any]:
         """All that changes what `encode` returns: files, tokenizers and texts."""
         return self.parts.files("vae")
 
     @property
-    def text_parts(self) -> list[Any]:
+    def text_content(self) -> list[Any]:
         """All that changes what `embed` returns."""
         files = [*self.parts.files("text_encoder"), *self.parts.files("text_encoder_2")]
         return [*files, *self.tokenizers.values(), f"zeros_for_empty={self.zeros_for_empty}"]
@@ -90,19 +90,25 @@ class StableDiffusionXL:
         """The prediction, [B, C, h, w]: the only call that is trained.
 
         text may hold "time_ids", [B, 6]: height and width of the original, top and left of the crop, height and width
-        of the crop, in pixels. Without them the picture counts as uncropped, which is what the pipeline asks for.
+        of the crop, in pixels. Without them the image counts as uncropped, which is what the pipeline asks for.
         """
         time_ids = text["time_ids"] if "time_ids" in text else self.uncropped(x)
         added = {"text_embeds": text["text_embeds"], "time_ids": time_ids}
         return self.denoiser(x, t, text["encoder_hidden_states"], added_cond_kwargs=added).sample
 
     def uncropped(self, x: Tensor) -> Tensor:
-        """The time ids of pictures whose latents are [B, C, h, w], if they were neither cropped nor resized; [B, 6]."""
+        """The time ids of images whose latents are [B, C, h, w], if they were neither cropped nor resized; [B, 6]."""
         height, width = (self.pixels_per_latent * side for side in x.shape[-2:])
         return torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
 
     def decode(self, latents: Tensor) -> Tensor:
         return pipeline_parts.decode(self.parts["vae"], latents)
+
+    def to(self, device: torch.device) -> None:
+        self.parts.to(device)
+
+    def release(self) -> None:
+        self.parts.release()
 
     def pipeline(self, scheduler: SchedulerMixin) -> StableDiffusionXLPipeline:
         """A stock pipeline around the present weights."""

@@ -16,7 +16,7 @@ from t2i.runs.folder import FREE_KEYS, Run
 
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
-    """README.md in the run's model/, and the pictures that it shows; repo: OWNER/NAME that it is made for."""
+    """README.md in the run's model/, and the images that it shows; repo: OWNER/NAME that it is made for."""
     cfg = OmegaConf.create(read_config(folder))
     run, model = Run(folder, cfg), folder / "model"
     scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
@@ -28,7 +28,7 @@ def write_card(folder: Path, repo: str, license: str | None) -> None:
         "\n".join(["| | |", "|---|---|", *rows]),
     ]
     if draw_curves(run.metrics(), model / "curves.png"):
-        parts.append("![Loss in training, and of held-out pictures](curves.png)")
+        parts.append("![Loss in training, and of held-out images](curves.png)")
     if (samples := folder / "samples" / "progress.png").is_file():
         shutil.copyfile(samples, model / "samples.png")
         parts.append("![The same prompts and seeds, as training went on](samples.png)")
@@ -60,14 +60,14 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     info = run.info
     counts, trained, parameters = info["pictures"], info["trained_parameters"] / 1e6, info["parameters"] / 1e6
     data = cfg.dataset.get("path") or cfg.dataset._target_.rpartition(".")[2]
-    trained_on = f"{counts['train'] or 'streamed'} pictures, {counts['validation']} held out"
+    trained_on = f"{counts['train'] or 'streamed'} images, {counts['validation']} held out"
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else ", with fresh weights"),
         "trained": f"{described(cfg.adapter)}, {trained:.1f} of {parameters:.1f} M weights"
         if is_adapter
         else f"all of the denoiser, {parameters:.1f} M weights",
         "data": f"{data}, {cfg.dataset.resolution} pixels: {trained_on}",
-        "steps": f"{cfg.steps} of {cfg.batch_size} pictures; {cfg.caption_dropout:.0%} of captions dropped",
+        "steps": f"{cfg.steps} of {cfg.batch_size} images; {cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
         "noise schedule": f"{scheduler['_class_name']}; predicts {scheduler.get('prediction_type', 'epsilon')}",

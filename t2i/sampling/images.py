@@ -20,9 +20,9 @@ def sample(
     guidance_scale: float,
     places: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """One picture for each prompt, or for those at some places in the list, with a stock Diffusers pipeline.
+    """One image for each prompt, or for those at some places in the list, with a stock Diffusers pipeline.
 
-    The starting noise of a picture depends on `seed` and its place in the list only, never on what else is drawn.
+    The starting noise of an image depends on `seed` and its place in the list only, never on what else is drawn.
     """
     places = range(len(prompts)) if places is None else places
     prompts = [prompts[place] for place in places]

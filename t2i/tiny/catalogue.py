@@ -61,9 +61,9 @@ def caption_of(emoji: str) -> str:
     return name
 
 
-def split_of(picture: Image.Image) -> str:
-    """By the pixels, so that no two names of one picture are divided, and nothing moves when emoji are added."""
-    share = int(hashlib.sha256(SALT.encode() + picture.tobytes()).hexdigest(), 16) / 16**64
+def split_of(image: Image.Image) -> str:
+    """By the pixels, so that no two names of one image are divided, and nothing moves when emoji are added."""
+    share = int(hashlib.sha256(SALT.encode() + image.tobytes()).hexdigest(), 16) / 16**64
     return "validation" if share < HELD_OUT else "train"
 
 
@@ -71,24 +71,24 @@ def main() -> None:
     emoji = [emoji for emoji, data in EMOJI_DATA.items() if data["status"] == STATUS["fully_qualified"]]
     with_tones = {one[0] for one in emoji if TONES & set(one)}
     font = _font(100)
-    by_picture: dict[bytes, list[Emoji]] = {}
+    by_image: dict[bytes, list[Emoji]] = {}
     for one in emoji:
         if (
             len(TONES & set(one)) > 1 or font.getlength(one) > 100 * FRAME * 1.2
         ):  # wider than a glyph: the font lacks this sequence
             continue
-        picture = draw(one, 64)
-        if picture.getextrema() == ((255, 255),) * 3:
+        image = draw(one, 64)
+        if image.getextrema() == ((255, 255),) * 3:
             continue
-        found = Emoji(one, caption_of(one), group_of(one, with_tones), split_of(picture))
-        by_picture.setdefault(picture.tobytes(), []).append(found)
-    # Of emoji with the same picture the shortest name stays: France, not Clipperton Island.
-    kept = [min(same, key=lambda one: (len(one.caption), one.caption)) for same in by_picture.values()]
+        found = Emoji(one, caption_of(one), group_of(one, with_tones), split_of(image))
+        by_image.setdefault(image.tobytes(), []).append(found)
+    # Of emoji with the same image the shortest name stays: France, not Clipperton Island.
+    kept = [min(same, key=lambda one: (len(one.caption), one.caption)) for same in by_image.values()]
     with CATALOGUE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Emoji))
         writer.writerows(dataclasses.astuple(one) for one in sorted(kept, key=lambda one: (one.group, one.emoji)))
-    print(f"{len(kept)} pictures, {sum(one.split == 'validation' for one in kept)} of them held out")
+    print(f"{len(kept)} images, {sum(one.split == 'validation' for one in kept)} of them held out")
 
 
 if __name__ == "__main__":

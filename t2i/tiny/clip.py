@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from t2i.data.openmoji import Emoji, catalogue
-from t2i.tiny.vae import RESOLUTION, load_pictures
+from t2i.tiny.vae import RESOLUTION, load_images
 
 HERE = Path(__file__).parent
 VOCABULARY, TOKENS, WIDTH = 2000, 24, 128
@@ -80,10 +80,10 @@ def vary_caption(caption: str) -> str:
     return " ".join(words)
 
 
-def vary_pictures(pictures: Tensor, may_mirror: Tensor) -> Tensor:
+def vary_images(images: Tensor, may_mirror: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] to [-1, 1]: scaled, shifted, tilted, mirrored where the caption allows, tinted, noisy."""
-    size = len(pictures)
-    ink = 1 - pictures.float() / 255  # so that what comes in at the border is white
+    size = len(images)
+    ink = 1 - images.float() / 255  # so that what comes in at the border is white
     scale, tilt = 1 + 0.12 * torch.randn(size).clamp(-2, 2), 0.08 * torch.randn(size)
     mirror = torch.where(may_mirror & (torch.rand(size) < 0.5), -1.0, 1.0)
     rows = [scale * mirror, tilt, 0.1 * torch.randn(size), -tilt * mirror, scale, 0.1 * torch.randn(size)]
@@ -101,9 +101,9 @@ def contrastive_loss(similarities: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def recall(clip: CLIPModel, tokens: Tensor, pictures: Tensor) -> list[float]:
-    """How often a picture's own caption is the first, or among the first five, of all held-out captions."""
-    similarities = clip(input_ids=tokens, pixel_values=pictures.float() / 127.5 - 1).logits_per_image
+def recall(clip: CLIPModel, tokens: Tensor, images: Tensor) -> list[float]:
+    """How often an image's own caption is the first, or among the first five, of all held-out captions."""
+    similarities = clip(input_ids=tokens, pixel_values=images.float() / 127.5 - 1).logits_per_image
     rank = (similarities > similarities.diag()[:, None]).sum(1)
     return [(rank < k).float().mean().item() for k in (1, 5)]
 
@@ -133,13 +133,13 @@ def main() -> None:
     tokenizer = train_tokenizer([entry.caption for entry in catalogue()])
     tokenizer.save_pretrained(HERE / "pipeline" / "tokenizer")
     tokenizer.backend_tokenizer.model.save(str(HERE / "pipeline" / "tokenizer"))  # as transformers 4 reads it
-    (pictures, weights), (held_out, _) = load_pictures("train"), load_pictures("validation")
+    (images, weights), (held_out, _) = load_images("train"), load_images("validation")
     captions = [entry.caption for entry in entries["train"]]
     may_mirror = torch.tensor([not DIRECTED.search(caption) for caption in captions])
     held_out_tokens = tokenize(tokenizer, [entry.caption for entry in entries["validation"]])
 
     clip = make_clip(tokenizer)
-    print(f"{sum(p.numel() for p in clip.parameters()) / 1e6:.2f} M parameters, {len(captions)} pictures", flush=True)
+    print(f"{sum(p.numel() for p in clip.parameters()) / 1e6:.2f} M parameters, {len(captions)} images", flush=True)
     ema = copy.deepcopy(clip).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(clip.parameters(), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
     step, start = 0, time.time()
@@ -149,8 +149,8 @@ def main() -> None:
         optimizer.param_groups[0]["lr"] = lr
         chosen = torch.multinomial(weights, BATCH_SIZE)
         tokens = tokenize(tokenizer, [vary_caption(captions[i]) for i in chosen])
-        images = vary_pictures(pictures[chosen], may_mirror[chosen])
-        loss = contrastive_loss(clip(input_ids=tokens, pixel_values=images).logits_per_image, tokens)
+        batch = vary_images(images[chosen], may_mirror[chosen])
+        loss = contrastive_loss(clip(input_ids=tokens, pixel_values=batch).logits_per_image, tokens)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -170,7 +170,7 @@ def main() -> None:
     toned = torch.tensor([entry.group == "people_tones" for entry in entries["validation"]])
     for name, which in (("all", toned | True), ("skin tones", toned), ("new concepts", ~toned)):
         first, five = recall(ema, held_out_tokens[which], held_out[which])
-        print(f"{name}: {int(which.sum())} held-out pictures, R@1 {first:.3f}, R@5 {five:.3f} among their captions")
+        print(f"{name}: {int(which.sum())} held-out images, R@1 {first:.3f}, R@5 {five:.3f} among their captions")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How well samples match their captions, as a small CLIP trained on the real pictures sees it."""
+"""How well samples match their captions, as a small CLIP trained on the real images sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Match:
 
 
 class Judge:
-    """Hardly notices blur: look at the pictures, too."""
+    """Hardly notices blur: look at the images, too."""
 
     def __init__(self, device: str | torch.device = "cpu"):
         hide_loading_bars()
@@ -71,9 +71,9 @@ class Judge:
 
 
 def nearest_is_own(samples: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
-    """Share of samples whose nearest real picture, by mean squared pixel distance, is the one of their own caption.
+    """Share of samples whose nearest real image, by mean squared pixel distance, is the one of their own caption.
 
-    real: N pictures; samples: those of the same captions in the same order, any number of times over. Needs no judge.
+    real: N images; samples: those of the same captions in the same order, any number of times over. Needs no judge.
     """
     flat = [
         np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).ravel() for image in part])

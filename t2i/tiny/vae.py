@@ -1,4 +1,4 @@
-"""Train the autoencoder of model=tiny on the OpenMoji pictures, 64 px to 16 x 16 x 4: `python -m t2i.tiny.vae`.
+"""Train the autoencoder of model=tiny on the OpenMoji images, 64 px to 16 x 16 x 4: `python -m t2i.tiny.vae`.
 
 First encoder and decoder together, then the decoder alone on slightly noisy latents, as a diffusion model will give it.
 """
@@ -24,16 +24,16 @@ LEARNING_RATE = {"joint": 2e-3, "decoder": 1.5e-3}
 KL_WEIGHT = 3e-4
 LATENT_NOISE = 0.03  # in units of the latents' standard deviation
 EMA_DECAY = 0.995
-TONES_WEIGHT = 0.4  # half of the pictures are skin-tone variants
+TONES_WEIGHT = 0.4  # half of the images are skin-tone variants
 SAVE_EVERY = 180  # seconds
 
 
-def load_pictures(split: str) -> tuple[Tensor, Tensor]:
-    """Pictures, uint8 [N, 3, 64, 64], and how often to draw each, [N]."""
+def load_images(split: str) -> tuple[Tensor, Tensor]:
+    """Images, uint8 [N, 3, 64, 64], and how often to draw each, [N]."""
     entries = [entry for entry in catalogue() if entry.split == split]
-    pictures = np.stack([np.asarray(draw(entry.emoji, RESOLUTION)) for entry in entries])
+    images = np.stack([np.asarray(draw(entry.emoji, RESOLUTION)) for entry in entries])
     weights = torch.tensor([TONES_WEIGHT if entry.group == "people_tones" else 1.0 for entry in entries])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), weights
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), weights
 
 
 def make_vae() -> AutoencoderKL:
@@ -49,9 +49,9 @@ def make_vae() -> AutoencoderKL:
     ).to(memory_format=torch.channels_last)
 
 
-def augment(pictures: Tensor) -> Tensor:
+def augment(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] to [-1, 1]: mirrored, shifted and with exchanged colours, so that unseen flags work too."""
-    images = pictures.float() / 127.5 - 1
+    images = images.float() / 127.5 - 1
     for i in range(len(images)):
         flips = [axis for axis in (1, 2) if torch.rand(()) < 0.5]
         shift = torch.randint(-4, 5, (2,)).tolist()
@@ -61,7 +61,7 @@ def augment(pictures: Tensor) -> Tensor:
 
 
 def reconstruction_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
-    """L1 + MSE, the picture counting six times as much as the white around it, + L1 of the gradients."""
+    """L1 + MSE, the image counting six times as much as the white around it, + L1 of the gradients."""
     drawn = F.max_pool2d((images.amin(1, keepdim=True) < 0.95).float(), 3, stride=1, padding=1)
     error = reconstructed - images
     weighted = (0.3 + 1.5 * drawn) * (error.abs() + error**2)
@@ -72,10 +72,10 @@ def reconstruction_loss(reconstructed: Tensor, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(vae: AutoencoderKL, pictures: Tensor) -> tuple[float, Tensor]:
-    """PSNR in dB, mean over the uint8 pictures [N, 3, H, W], and their latents [N, 4, H / 4, W / 4]."""
+def evaluate(vae: AutoencoderKL, images: Tensor) -> tuple[float, Tensor]:
+    """PSNR in dB, mean over the uint8 images [N, 3, H, W], and their latents [N, 4, H / 4, W / 4]."""
     psnr, latents = [], []
-    for batch in pictures.split(64):
+    for batch in images.split(64):
         images = (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         latents.append(vae.encode(images).latent_dist.mean)
         error = (vae.decode(latents[-1]).sample.clamp(-1, 1) - images).div(2).square().mean((1, 2, 3))
@@ -111,9 +111,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.3)
     budget = parser.parse_args().minutes * 60
     torch.manual_seed(0)
-    (train, weights), (held_out, _) = load_pictures("train"), load_pictures("validation")
+    (train, weights), (held_out, _) = load_images("train"), load_images("validation")
     vae = make_vae()
-    print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M parameters, {len(train)} pictures", flush=True)
+    print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M parameters, {len(train)} images", flush=True)
     start = time.time()
     for phase, begin, end in (("joint", 0, JOINT_SHARE * budget), ("decoder", JOINT_SHARE * budget, budget)):
         joint = phase == "joint"

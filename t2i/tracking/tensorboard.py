@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """`tensorboard --logdir multirun/SWEEP` shows all the runs of a sweep, as curves, pictures and hyperparameters."""
+    """`tensorboard --logdir multirun/SWEEP` shows all the runs of a sweep, as curves, images and hyperparameters."""
 
     upload = ""
 
@@ -37,7 +37,7 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         files = folder / "tensorboard"
-        # The last step may lack a part, as pictures and metrics are written one after the other.
+        # The last step may lack a part, as images and metrics are written one after the other.
         recorded = min(last_step, _newest_step(files) - 1) if files.is_dir() else -1
         self.writer = SummaryWriter(files, purge_step=recorded + 1 if files.is_dir() else None)
         self.writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(config)}```")

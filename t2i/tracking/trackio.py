@@ -55,8 +55,8 @@ class Trackio:
     def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None:
         import trackio
 
-        pictures = [trackio.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
-        self.run.log({f"{key}/{place}": picture for place, picture in enumerate(pictures)}, step=step)  # no lists
+        media = [trackio.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
+        self.run.log({f"{key}/{place}": image for place, image in enumerate(media)}, step=step)  # no lists
 
     def finish(self, succeeded: bool) -> None:
         import trackio
@@ -76,7 +76,7 @@ class Trackio:
         """Delete what is about to be logged again; returns the last step that is left, or -1.
 
         Trackio keeps both rows of a step that is logged twice, and can't delete rows, hence the SQL. The last step may
-        lack a row, as those for pictures and metrics are written one after the other, so it is deleted, too.
+        lack a row, as those for images and metrics are written one after the other, so it is deleted, too.
         """
         from trackio.sqlite_storage import SQLiteStorage
 

@@ -91,8 +91,8 @@ class Wandb:
     def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None:
         import wandb
 
-        pictures = [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
-        self.run.log({"step": step, key: pictures}, step=step)
+        media = [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
+        self.run.log({"step": step, key: media}, step=step)
 
     def finish(self, succeeded: bool) -> None:
         self.run.finish(exit_code=0 if succeeded else 1)

@@ -23,7 +23,7 @@ class Meter:
         self.batch_size, self.max_grad_norm, self.num_timesteps = batch_size, max_grad_norm, num_timesteps
         self.max_bad_steps = max_bad_steps
         self.bad_steps = torch.tensor(0)  # in a row
-        self.suspects: list[tuple[int, int]] = []  # timestep and picture of every example of these whose loss is bad
+        self.suspects: list[tuple[int, int]] = []  # timestep and image of every example of these whose loss is bad
         self.reset()
 
     def reset(self) -> None:
@@ -55,7 +55,7 @@ class Meter:
             self.suspects.clear()
             return True
         self.bad_steps += 1
-        where = ", ".join(f"timestep {t} of picture {item}" for t, item in self.suspects[:8]) or "in no single example"
+        where = ", ".join(f"timestep {t} of image {item}" for t, item in self.suspects[:8]) or "in no single example"
         log.warning("step %d is skipped: its gradient is not finite; loss not finite: %s", step, where)
         if self.bad_steps >= self.max_bad_steps:
             raise FloatingPointError(

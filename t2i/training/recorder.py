@@ -41,11 +41,11 @@ class Journal:
         self.bar.advance(step, metrics)
 
     def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray]) -> None:
-        """The battery's errors, picture by picture."""
+        """The battery's errors, image by image."""
         if self.run.writes:
             write_errors(numbered_file(self.run.folder / "validation", step, "parquet"), battery.t, errors)
 
-    def pictures(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
+    def images(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
         """The samples of a step: a strip without labels, and samples/progress.png with a row for each step so far."""
         folder = self.run.folder / "samples"
         folder.mkdir(exist_ok=True)

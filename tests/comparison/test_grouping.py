@@ -76,7 +76,7 @@ def test_an_unknown_or_ambiguous_baseline_is_refused_with_what_there_is(baseline
 def test_other_batteries_are_refused_with_their_runs(sweep):
     sweep("loss.snr_gamma=1", "loss.snr_gamma=5")
     with pytest.raises(
-        ConfigError, match=r"different held-out pictures.*\n  battery one: .*=1, .*=5\n  battery two: .*=7"
+        ConfigError, match=r"different held-out images.*\n  battery one: .*=1, .*=5\n  battery two: .*=7"
     ):
         sweep("loss.snr_gamma=7", battery={"hash": "two"})
 

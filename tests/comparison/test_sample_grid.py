@@ -27,18 +27,18 @@ def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_settings(com
     assert notes == ["seed=1", "seed=1", "seed=2, failed at step 100"]
 
 
-def test_the_pictures_are_those_of_the_strip(comparison):
-    run, _, pictures = gallery(comparison).rows[0]
-    assert [picture.size for picture in pictures] == [(16, 16)] * 2
+def test_the_images_are_those_of_the_strip(comparison):
+    run, _, images = gallery(comparison).rows[0]
+    assert [image.size for image in images] == [(16, 16)] * 2
     with Image.open(run.folder / "samples" / "step-000200.png") as drawn:
-        assert np.array_equal(np.asarray(strip(pictures)), np.asarray(drawn))
+        assert np.array_equal(np.asarray(strip(images)), np.asarray(drawn))
 
 
-def test_large_pictures_are_made_smaller(tmp_path):
+def test_large_images_are_made_smaller(tmp_path):
     run = write_run(tmp_path / "run")
     Image.new("RGB", (512 * 2, 512)).save(run / "samples" / "step-000200.png")
-    ((_, _, pictures),) = gallery(compare(read_results([tmp_path]))).rows
-    assert [picture.size for picture in pictures] == [(LARGEST, LARGEST)] * 2
+    ((_, _, images),) = gallery(compare(read_results([tmp_path]))).rows
+    assert [image.size for image in images] == [(LARGEST, LARGEST)] * 2
 
 
 def test_the_sheet_has_a_row_for_each(comparison):

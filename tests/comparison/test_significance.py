@@ -12,12 +12,12 @@ TIMESTEPS = 16
 EFFECT = np.log(0.95)  # the first setting's errors are 5 % lower than the others'
 
 
-def runs(rng, count=2, seeds=1, pictures=64, spread=0.0, uneven=0.0, heavy=True, effect=EFFECT):
+def runs(rng, count=2, seeds=1, images=64, spread=0.0, uneven=0.0, heavy=True, effect=EFFECT):
     """Squared errors of runs, [count, S, N, K], log-normal like those of runs of the tiny model.
 
-    A picture and its timesteps are equally difficult in all runs. A setting, and each seed of it, answers to a picture
-    in its own way, by half the same at all timesteps; to a tenth of the pictures three times as strongly, if `heavy`.
-    effect: of the first setting. spread: of the seeds, on all pictures at once. uneven: share by which the first
+    An image and its timesteps are equally difficult in all runs. A setting, and each seed of it, answers to an image
+    in its own way, by half the same at all timesteps; to a tenth of the images three times as strongly, if `heavy`.
+    effect: of the first setting. spread: of the seeds, on all images at once. uneven: share by which the first
     setting spreads the difficulty, with the same mean, so that it differs most where errors are large.
     """
 
@@ -26,10 +26,10 @@ def runs(rng, count=2, seeds=1, pictures=64, spread=0.0, uneven=0.0, heavy=True,
         return (shared + own) / np.sqrt(2)
 
     wider = 1 + uneven * (np.arange(count) == 0)[:, None, None, None]
-    difficulty = 0.75 * wider * rng.standard_normal((pictures, 1)) - 0.75**2 / 2 * (wider**2 - 1)
-    strength = np.where(heavy & (rng.random((pictures, 1)) < 0.1), 3.0, 1.0)
-    log = difficulty + 0.3 * rng.standard_normal((pictures, TIMESTEPS))
-    log = log + strength * (0.05 * answers(count, 1, pictures) + 0.05 * answers(count, seeds, pictures))
+    difficulty = 0.75 * wider * rng.standard_normal((images, 1)) - 0.75**2 / 2 * (wider**2 - 1)
+    strength = np.where(heavy & (rng.random((images, 1)) < 0.1), 3.0, 1.0)
+    log = difficulty + 0.3 * rng.standard_normal((images, TIMESTEPS))
+    log = log + strength * (0.05 * answers(count, 1, images) + 0.05 * answers(count, seeds, images))
     log += spread * rng.standard_normal((count, seeds, 1, 1))
     log[0] += effect
     return np.exp(log)
@@ -47,16 +47,16 @@ def coverage(**kinds):
     return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in found])
 
 
-@pytest.mark.parametrize("kinds", [{"uneven": 0.0}, {"uneven": 0.03}, {"pictures": 16}], ids=str)
-def test_the_interval_of_two_trained_models_holds_what_all_pictures_would_show(kinds):
+@pytest.mark.parametrize("kinds", [{"uneven": 0.0}, {"uneven": 0.03}, {"images": 16}], ids=str)
+def test_the_interval_of_two_trained_models_holds_what_all_images_would_show(kinds):
     """Of 20,000 repetitions: 95.4, 94.9 and 95.7 %."""
     assert 0.93 <= coverage(**kinds) <= 0.97
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.2])
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_of_settings_holds_what_all_seeds_and_pictures_would_show(seeds, spread):
-    """A spread of 0.02 adds about as much to the variance as the pictures do, 0.2 a hundred times as much.
+def test_the_interval_of_settings_holds_what_all_seeds_and_images_would_show(seeds, spread):
+    """A spread of 0.02 adds about as much to the variance as the images do, 0.2 a hundred times as much.
 
     Of 20,000 repetitions: 95.8 and 95.3 % with 3 seeds, 96.2 and 94.9 % with 5.
     """
@@ -71,7 +71,7 @@ def test_seeds_without_spread_make_the_interval_wider_rather_than_narrower(seeds
 
 @pytest.mark.parametrize(
     "kinds",
-    [{"seeds": 1}, {"pictures": 16, "heavy": False}, {"seeds": 2, "spread": 0.05}, {"seeds": 3, "spread": 0.02}],
+    [{"seeds": 1}, {"images": 16, "heavy": False}, {"seeds": 2, "spread": 0.05}, {"seeds": 3, "spread": 0.02}],
     ids=str,
 )
 def test_among_six_settings_like_their_baseline_5_percent_of_families_at_most_seem_different(kinds):
@@ -114,9 +114,9 @@ def test_a_factor_for_each_timestep_changes_nothing(seeds):
 
 
 @settings(deadline=None)
-@given(effect=st.floats(-0.2, 0.2), seeds=st.integers(1, 4), pictures=st.integers(2, 8), draw=st.integers(0, 1000))
-def test_p_is_below_5_percent_where_the_interval_leaves_out_0(effect, seeds, pictures, draw):
-    found = difference(*runs(np.random.default_rng(draw), seeds=seeds, pictures=pictures, effect=effect))
+@given(effect=st.floats(-0.2, 0.2), seeds=st.integers(1, 4), images=st.integers(2, 8), draw=st.integers(0, 1000))
+def test_p_is_below_5_percent_where_the_interval_leaves_out_0(effect, seeds, images, draw):
+    found = difference(*runs(np.random.default_rng(draw), seeds=seeds, images=images, effect=effect))
     assert found.low < found.estimate < found.high
     assert 0 < found.p <= 1
     assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
@@ -136,7 +136,7 @@ def test_copies_of_a_run_are_no_evidence():
     assert vars(copied) == pytest.approx(vars(difference(errors, baseline)) | {"seeds": 3})
 
 
-def test_where_all_pictures_agree_the_seeds_are_judged_by_student_s_t():
+def test_where_all_images_agree_the_seeds_are_judged_by_student_s_t():
     _, baseline = runs(np.random.default_rng(0), seeds=3)
     by_seed = np.array([0.01, 0.03, 0.08])
     found = difference(baseline * np.exp(by_seed)[:, None, None], baseline)
@@ -164,7 +164,7 @@ def test_holm_keeps_the_order_and_lies_between_one_comparison_and_bonferroni(p):
 @pytest.mark.parametrize(
     ("errors", "baseline", "message"),
     [
-        (np.ones((2, 8, 4)), np.ones((1, 8, 4)), "the same seeds, pictures and timesteps"),
+        (np.ones((2, 8, 4)), np.ones((1, 8, 4)), "the same seeds, images and timesteps"),
         (np.ones((8, 4)), np.ones((8, 4)), r"\[S, N, K\]"),
         (np.ones((1, 1, 4)), np.ones((1, 1, 4)), "validation.items=1"),
         (np.zeros((1, 8, 4)), np.ones((1, 8, 4)), "positive"),

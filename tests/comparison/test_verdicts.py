@@ -48,7 +48,7 @@ def test_sentences_say_how_much_and_of_what_they_speak(comparison):
     middle, low, high = map(float, sizes.groups())
     assert 0 < low < middle < high
     assert said_not.startswith("snr_gamma=20: no difference larger than the noise, ")
-    assert scope == "3 seeds: the intervals speak of the settings, over seeds and pictures."
+    assert scope == "3 seeds: the intervals speak of the settings, over seeds and images."
 
 
 def test_one_seed_speaks_of_the_trained_models_only(comparison):

@@ -41,7 +41,7 @@ def command(*arguments, **kwargs):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
-    given = ["dataset.path=./pictures"] if option in NEED_A_PATH else []
+    given = ["dataset.path=./images"] if option in NEED_A_PATH else []
     cfg = compose(option, *given)
     check(cfg, num_processes=1)
     check_types(cfg, compose(option))

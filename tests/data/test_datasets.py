@@ -26,7 +26,7 @@ from t2i.plan import settle
 from t2i.runs.folder import Run
 
 GROUPS = {"food": 1.0, "people_tones": 0.4}
-SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "pictures.yaml")) | {"resolution": 16}
+SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "images.yaml")) | {"resolution": 16}
 COLUMNS = {"name": None, "revision": None, "split": "train", "image_column": "image", "caption_column": "text"}
 
 
@@ -44,19 +44,19 @@ def test_unknown_group_is_refused():
         ValueError, match=r"dataset.groups: no group vegetables in OpenMoji; there are activities, animal_faces"
     ):
         openmoji(64, {"vegetables": 1.0})
-    with pytest.raises(ValueError, match=r"dataset.groups leaves no picture"):
+    with pytest.raises(ValueError, match=r"dataset.groups leaves no image"):
         openmoji(64, {"food": 0.0})
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """What is found out about pictures is kept, but not beyond a test."""
+    """What is found out about images is kept, but not beyond a test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An imagefolder of 60 pictures of random size, with captions."""
+    """An imagefolder of 60 images of random size, with captions."""
     random = np.random.default_rng(0)
     (tmp_path / "train").mkdir()
     lines = []
@@ -64,7 +64,7 @@ def folder(tmp_path):
         height, width = random.integers(20, 40, 2)
         pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "train" / f"{i:02}.png")
-        lines.append(f'{{"file_name": "{i:02}.png", "text": "picture {i}"}}\n')
+        lines.append(f'{{"file_name": "{i:02}.png", "text": "image {i}"}}\n')
     (tmp_path / "train" / "metadata.jsonl").write_text("".join(lines))
     return tmp_path
 
@@ -73,9 +73,9 @@ def load(folder, **changes):
     return hub(str(folder), **{**COLUMNS, **SHARED, "validation_share": 0.2, **changes})
 
 
-def test_a_folder_is_split_by_the_pictures(folder):
+def test_a_folder_is_split_by_the_images(folder):
     data = load(folder)
-    assert sorted([*data.train.captions, *data.validation.captions]) == sorted((f"picture {i}",) for i in range(60))
+    assert sorted([*data.train.captions, *data.validation.captions]) == sorted((f"image {i}",) for i in range(60))
     assert 0.05 < len(data.validation) / 60 < 0.4
     assert data.train.pixels(0).shape == (16, 16, 3)
     assert load(folder, resolution=8).train.fingerprint != data.train.fingerprint
@@ -87,7 +87,7 @@ def test_an_item_stays_on_its_side_when_the_data_set_grows(folder):
     for i in range(60, 80):
         pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "train" / f"{i}.png")
-        metadata.write_text(metadata.read_text() + f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n')
+        metadata.write_text(metadata.read_text() + f'{{"file_name": "{i}.png", "text": "image {i}"}}\n')
     after = load(folder)
     assert set(before.validation.captions) <= set(after.validation.captions)
     assert set(before.train.captions) <= set(after.train.captions)
@@ -108,10 +108,10 @@ def test_the_validation_split_of_the_data_set_is_used(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_column": "picture"}, r"dataset.image_column=picture is not in .*; its columns are image, text"),
+        ({"image_column": "photo"}, r"dataset.image_column=photo is not in .*; its columns are image, text"),
         ({"caption_column": "caption"}, r"dataset.caption_column=caption is not in .*; its columns are image, text"),
         ({"split": "test"}, r"dataset.split=test is not in .*; it has train"),
-        ({"validation_share": 1.0}, r"dataset.validation_share=1.0 is a share of the pictures"),
+        ({"validation_share": 1.0}, r"dataset.validation_share=1.0 is a share of the images"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(folder, changes, message):
@@ -131,18 +131,18 @@ def test_a_data_set_that_cannot_be_reached(path, message):
         load(path)
 
 
-CAPTIONS = {f"{'below/' * (i % 3)}{name}": f"picture {i}" for i, name in enumerate("abcdefghijklmnopqrstuvwx")}
+CAPTIONS = {f"{'below/' * (i % 3)}{name}": f"image {i}" for i, name in enumerate("abcdefghijklmnopqrstuvwx")}
 
 
 def content(name):
-    """The bytes of a picture with noise of its own, taller or wider than high."""
+    """The bytes of an image with noise of its own, taller or wider than high."""
     random = np.random.default_rng(list(name.encode()))
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 255, (*random.integers(20, 40, 2), 3), dtype=np.uint8)).save(file, "png")
     return file.getvalue()
 
 
-def pictures(folder, captions=CAPTIONS):
+def images(folder, captions=CAPTIONS):
     """PNG files by their names without suffix."""
     for name in captions:
         file = folder / f"{name}.png"
@@ -152,21 +152,21 @@ def pictures(folder, captions=CAPTIONS):
 
 
 def as_jsonl(folder):
-    rows = pictures(folder)
+    rows = images(folder)
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
 
 
 def as_csv(folder):
-    rows = pictures(folder)
+    rows = images(folder)
     (folder / "metadata.csv").write_text("text,file_name\n" + "".join(f"{r['text']},{r['file_name']}\n" for r in rows))
 
 
 def as_parquet(folder):
-    pq.write_table(pa.Table.from_pylist(pictures(folder)), folder / "metadata.parquet")
+    pq.write_table(pa.Table.from_pylist(images(folder)), folder / "metadata.parquet")
 
 
 def as_txt(folder):
-    for row in pictures(folder):
+    for row in images(folder):
         (folder / row["file_name"]).with_suffix(".txt").write_text(row["text"] + "\n")
 
 
@@ -203,7 +203,7 @@ def local(folder, **changes):
      (as_embedded_parquet, load), (as_tars, load_tars)],
 )  # fmt: skip
 def test_the_format_makes_no_difference(write, read, tmp_path):
-    """Which order, which split, which pixels, and where they are cached: all from the pictures and captions alone."""
+    """Which order, which split, which pixels, and where they are cached: all from the images and captions alone."""
     (tmp_path / "given").mkdir()
     write(tmp_path / "given")
     found = read(tmp_path / "given")
@@ -218,7 +218,7 @@ def test_the_format_makes_no_difference(write, read, tmp_path):
     assert all(np.array_equal(found.train.pixels(i), reference.train.pixels(i)) for i in range(len(found.train)))
 
 
-def test_settings_of_training_leave_the_held_out_pictures_alone(tmp_path):
+def test_settings_of_training_leave_the_held_out_images_alone(tmp_path):
     as_txt(tmp_path)
     plain = local(tmp_path)
     changed = local(tmp_path, crop="random", crop_variants=3, flip=True, max_train_samples=4)
@@ -228,12 +228,12 @@ def test_settings_of_training_leave_the_held_out_pictures_alone(tmp_path):
     assert list(changed.train.captions) == list(plain.train.captions)[:4]
 
 
-def test_a_picture_may_have_several_captions(tmp_path):
+def test_a_image_may_have_several_captions(tmp_path):
     as_txt(tmp_path)
     (tmp_path / "a.txt").write_text("first\n\nsecond\n third \n")
     found = local(tmp_path)
     assert ("first", "second", "third") in found.train.captions
-    rows = [row | {"text": [row["text"], "another"]} for row in pictures(tmp_path / "lists")]
+    rows = [row | {"text": [row["text"], "another"]} for row in images(tmp_path / "lists")]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lists" / "metadata.parquet")
     for read in (local, load):
         lists = read(tmp_path / "lists")
@@ -243,13 +243,13 @@ def test_a_picture_may_have_several_captions(tmp_path):
 
 def broken(folder):
     """A folder in which 19 of 24 items are good, and what is wrong with the others."""
-    rows = pictures(folder)
+    rows = images(folder)
     (folder / "a.png").write_bytes(content("a")[:-400])
     (folder / "below" / "b.png").write_bytes(b"")
     rows[3]["text"], rows[4]["text"], rows[5]["text"] = None, " ", 7
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
-        "a.png": "can't be read as a picture (image file is truncated",
+        "a.png": "can't be read as an image (image file is truncated",
         "below/b.png": "is an empty file",
         "d.png": "has no caption",
         "below/e.png": "has an empty caption: ' '",
@@ -271,7 +271,7 @@ def test_bad_items_stop_the_run_or_are_listed(tmp_path, caplog):
 
 
 def test_bad_rows_of_a_data_set_are_listed_too(tmp_path):
-    """Among them one that names a file of this machine instead of holding a picture."""
+    """Among them one that names a file of this machine instead of holding an image."""
     outside = tmp_path / "private.png"
     outside.write_bytes(content("private"))
     rows = [{"image": {"bytes": content(name), "path": None}, "text": [text]} for name, text in CAPTIONS.items()]
@@ -288,8 +288,8 @@ def test_bad_rows_of_a_data_set_are_listed_too(tmp_path):
     assert list(reasons) == [f"train, row {row}" for row in range(6)]
     assert "leads out of the data set" in reasons["train, row 0"]
     assert "leads out of the data set" in reasons["train, row 1"]
-    assert "can't be read" in reasons["train, row 2"] or "no picture" in reasons["train, row 2"]
-    assert "has no picture" in reasons["train, row 3"]
+    assert "can't be read" in reasons["train, row 2"] or "no image" in reasons["train, row 2"]
+    assert "has no image" in reasons["train, row 3"]
     assert "empty caption" in reasons["train, row 4"]
     assert "has no caption" in reasons["train, row 5"]
 
@@ -312,8 +312,8 @@ def test_settings_that_a_folder_cannot_have(changes, message, tmp_path):
         local(tmp_path, **changes)
 
 
-def test_a_folder_without_pictures(tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset.path=.* holds no picture with a caption"):
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset.path=.* holds no image with a caption"):
         local(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is no folder; .* use dataset=hub"):
         local(tmp_path / "nowhere")
@@ -321,7 +321,7 @@ def test_a_folder_without_pictures(tmp_path):
 
 @pytest.fixture
 def train_on(small_pipeline, tmp_path):
-    """Train the small model for three steps on pictures in a folder, nothing cached; returns the run."""
+    """Train the small model for three steps on images in a folder, nothing cached; returns the run."""
 
     def train_on(folder, *overrides):
         settings = ["experiment=smoke", "steps=3", "sample_every=0", "save_every=3", "dataset.validation_share=0.2"]
@@ -371,8 +371,8 @@ def test_nothing_is_looked_at_twice(tmp_path, monkeypatch):
 def test_a_format_trains(write, train_on, tmp_path):
     (tmp_path / "given").mkdir()
     write(tmp_path / "given")
-    picture = tmp_path / "given" / "broken.png"
-    picture.write_bytes(b"")
+    image = tmp_path / "given" / "broken.png"
+    image.write_bytes(b"")
     info = train_on(tmp_path / "given", "dataset=folder", "model=tiny", "dataset.on_error=skip").info
     assert info["state"] == "finished"
     assert info["pictures"]["train"] + info["pictures"]["validation"] == 24
@@ -383,13 +383,13 @@ def test_a_format_trains(write, train_on, tmp_path):
     "changes",
     [
         {"resolution": 24}, {"crop": "random"}, {"crop": "random", "crop_variants": 3}, {"interpolation": "bilinear"},
-        {"flip": True}, {"buckets": True, "bucket_step": 4}, {"picture": "changed"},
+        {"flip": True}, {"buckets": True, "bucket_step": 4}, {"image": "changed"},
     ],
 )  # fmt: skip
 def test_what_changes_a_pixel_changes_what_the_cache_is_known_by(folder, changes):
     before = load(folder).train.fingerprint
     assert load(folder).train.fingerprint == before
-    if changes.pop("picture", None):
+    if changes.pop("image", None):
         for file in (folder / "train").glob("*.png"):
             Image.open(file).point(lambda value: value ^ 1).save(file)
     assert load(folder, **changes).train.fingerprint != before

@@ -16,7 +16,7 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
-def picture(file, colour=0):
+def image(file, colour=0):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (colour, 0, 0)).save(file)
 
@@ -31,10 +31,10 @@ def found(folder):
 
 
 def test_nested_folders_with_metadata_and_text_files(tmp_path):
-    """The nearest metadata file need not be the only one; hidden files and others are no pictures."""
+    """The nearest metadata file need not be the only one; hidden files and others are no images."""
     for name in ("a.jpg", "one/b.png", "one/two/c.WEBP", "three/d.png", ".hidden/e.png", "._a.jpg"):
-        picture(tmp_path / name)
-    (tmp_path / "README.txt").write_text("nothing about pictures")
+        image(tmp_path / name)
+    (tmp_path / "README.txt").write_text("nothing about images")
     metadata(tmp_path, {"file_name": "a.jpg", "text": "A"}, {"file_name": "one/two/c.WEBP", "text": "C"})
     metadata(tmp_path / "one", {"file_name": "b.png", "text": "B"})
     (tmp_path / "three" / "d.txt").write_text("D\nanother\n", encoding="utf-8-sig")
@@ -45,15 +45,15 @@ def test_nested_folders_with_metadata_and_text_files(tmp_path):
 def test_unicode_names_are_found_however_they_are_composed(form, tmp_path):
     on_disk = unicodedata.normalize(form, "Äpfel/übung 日本 é.png")
     listed = unicodedata.normalize({"NFC": "NFD", "NFD": "NFC"}[form], on_disk)
-    picture(tmp_path / on_disk)
+    image(tmp_path / on_disk)
     metadata(tmp_path, {"file_name": listed, "text": "Äpfel"})
     assert found(tmp_path) == {on_disk: "Äpfel"}
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "below/../../outside.png", "{absolute}", "../../../../etc/passwd"])
 def test_metadata_cannot_reach_outside_the_folder(name, tmp_path):
-    picture(tmp_path / "outside.png")
-    picture(tmp_path / "data" / "below" / "a.png")
+    image(tmp_path / "outside.png")
+    image(tmp_path / "data" / "below" / "a.png")
     name = name.format(absolute=tmp_path / "outside.png")
     metadata(tmp_path / "data", {"file_name": "below/a.png", "text": "A"}, {"file_name": name, "text": "B"})
     items = image_folder.items(tmp_path / "data", "text")
@@ -62,7 +62,7 @@ def test_metadata_cannot_reach_outside_the_folder(name, tmp_path):
 
 
 def test_metadata_below_may_name_files_above_it_within_the_folder(tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "tables").mkdir()
     metadata(tmp_path / "tables", {"file_name": "../a.png", "text": "A"})
     assert found(tmp_path) == {"a.png": "A"}
@@ -70,7 +70,7 @@ def test_metadata_below_may_name_files_above_it_within_the_folder(tmp_path):
 
 def test_nothing_is_dropped_in_silence(tmp_path):
     for name in ("a.png", "b.png", "c.png", "d.png", "d.jpg", "e.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     (tmp_path / "d.txt").write_text("which one?")
     (tmp_path / "e.txt").write_bytes(b"\xff\xfe\xff")
     (tmp_path / "elsewhere").mkdir()
@@ -81,13 +81,13 @@ def test_nothing_is_dropped_in_silence(tmp_path):
     )
     assert found(tmp_path) == {
         "a.png": "A",
-        "a.png (metadata.jsonl, row 1)": "is listed before; several captions of a picture are a list in one row",
+        "a.png (metadata.jsonl, row 1)": "is listed before; several captions of an image are a list in one row",
         "gone.png (metadata.jsonl, row 2)": "does not exist",
         "3 (metadata.jsonl, row 3)": "is no file name",
         "b.png": "has no caption (null, or no text)",
         "c.png": "has no caption in a metadata file",
-        "d.png": "shares d.txt with another picture; name them differently",
-        "d.jpg": "shares d.txt with another picture; name them differently",
+        "d.png": "shares d.txt with another image; name them differently",
+        "d.jpg": "shares d.txt with another image; name them differently",
         "e.png": "has no caption (null, or no text)",
         "link": "is a link to a folder; copy or mount it",
     }
@@ -107,7 +107,7 @@ def test_nothing_is_dropped_in_silence(tmp_path):
     ],
 )  # fmt: skip
 def test_metadata_that_cannot_be_used_is_named(name, text, message, tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         image_folder.items(tmp_path, "text")
@@ -117,15 +117,15 @@ def test_each_file_is_looked_at_once_and_again_when_it_changes(tmp_path, monkeyp
     looked = []
     monkeypatch.setattr(image_folder, "examine", lambda content: looked.append(content) or examine(content))
     for name in "abc":
-        picture(tmp_path / f"{name}.png", ord(name))
+        image(tmp_path / f"{name}.png", ord(name))
         (tmp_path / f"{name}.txt").write_text(name)
     first = image_folder.items(tmp_path, "text")
     assert len(looked) == 3
     assert [item.facts for item in image_folder.items(tmp_path, "text")] == [item.facts for item in first]
     assert len(looked) == 3
-    picture(tmp_path / "b.png", 0)
+    image(tmp_path / "b.png", 0)
     os.utime(tmp_path / "b.png", ns=(1, 1))
-    picture(tmp_path / "d.png", 4)
+    image(tmp_path / "d.png", 4)
     (tmp_path / "d.txt").write_text("d")
     again = {item.name: item.facts.sha256 for item in image_folder.items(tmp_path, "text")}
     assert len(looked) == 5

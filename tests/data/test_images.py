@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from t2i.data.images import BadPicture, Facts, Preparation, examine, read, upright
+from t2i.data.images import BadImage, Facts, Preparation, examine, read, upright
 
 PLAIN = {"crop": "center", "crop_variants": 1, "flip": False, "interpolation": "lanczos", "buckets": False}
 
@@ -18,7 +18,7 @@ def preparation(**changes):
 
 
 def saved(image, format="png", **options):
-    """The bytes of a picture file."""
+    """The bytes of an image file."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -35,7 +35,7 @@ def arrow():
     return Image.fromarray(np.arange(36, dtype=np.uint8).reshape(3, 4, 3) * 7)
 
 
-TURNED_BACK = {  # orientation -> what the camera did to the picture that it shows
+TURNED_BACK = {  # orientation -> what the camera did to the image that it shows
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,7 +48,7 @@ TURNED_BACK = {  # orientation -> what the camera did to the picture that it sho
 
 
 @pytest.mark.parametrize("orientation", TURNED_BACK)
-def test_pictures_are_turned_as_exif_says(arrow, orientation):
+def test_images_are_turned_as_exif_says(arrow, orientation):
     stored = arrow.transpose(TURNED_BACK[orientation]) if orientation > 1 else arrow
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -108,20 +108,20 @@ def test_sixteen_bits_are_scaled(format):
 
 def test_numbers_without_a_known_white_are_refused():
     for image in (Image.new("F", (1, 1)), Image.new("I", (1, 1), 70_000), Image.new("I", (1, 1), -1)):
-        with pytest.raises(BadPicture, match="nobody knows what is white"):
+        with pytest.raises(BadImage, match="nobody knows what is white"):
             read(saved(image, "tiff"))
 
 
-def test_what_is_no_whole_picture(arrow):
+def test_what_is_no_whole_image(arrow):
     whole = saved(Image.effect_noise((64, 64), 50), "jpeg")
     assert examine(whole).problem == ""
     assert "truncated" in examine(whole[: len(whole) // 2]).problem
     assert examine(b"").problem == "is an empty file"
-    assert examine(b"<html>404</html>").problem == "is no picture that Pillow knows"
+    assert examine(b"<html>404</html>").problem == "is no image that Pillow knows"
     assert examine(saved(arrow)[:40]).problem
 
 
-def test_a_small_file_of_a_huge_picture_is_refused():
+def test_a_small_file_of_a_huge_image_is_refused():
     """Before it is unpacked: 60,000 × 60,000 pixels would take ten gigabytes."""
 
     def chunk(kind, data):
@@ -132,7 +132,7 @@ def test_a_small_file_of_a_huge_picture_is_refused():
     assert examine(bomb).problem.startswith("is too large")
 
 
-def test_facts_are_of_the_upright_picture(arrow):
+def test_facts_are_of_the_upright_image(arrow):
     exif = Image.Exif()
     exif[0x0112] = 6
     facts = examine(saved(arrow, exif=exif))
@@ -140,15 +140,15 @@ def test_facts_are_of_the_upright_picture(arrow):
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-def test_a_picture_of_any_shape_is_cut_to_the_square(width, height):
+def test_a_image_of_any_shape_is_cut_to_the_square(width, height):
     content = saved(Image.new("RGB", (width, height), (200, 100, 50)))
     pixels = preparation(crop="random", crop_variants=2, flip=True).pixels(content, examine(content), 3)
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= 1
 
 
-def test_the_middle_of_wide_and_of_tall_pictures():
-    """Of a picture with thirds of red, green and blue the green one is left."""
+def test_the_middle_of_wide_and_of_tall_images():
+    """Of an image with thirds of red, green and blue the green one is left."""
     thirds = Image.new("RGB", (48, 16), "blue")
     thirds.paste((255, 0, 0), (0, 0, 16, 16))
     thirds.paste((0, 255, 0), (16, 0, 32, 16))
@@ -183,7 +183,7 @@ def test_buckets_have_about_the_area(given_sizes):
         assert max(width, height) <= 2 * min(width, height)
 
 
-def test_a_picture_goes_to_the_bucket_of_its_shape():
+def test_a_image_goes_to_the_bucket_of_its_shape():
     """And is scaled to cover it with the same factor in width and height: a circle stays one."""
     cut = preparation(resolution=512, bucket_step=64, buckets=True)
     assert cut.size(Facts("", 1000, 1000, "")) == (512, 512)
@@ -252,7 +252,7 @@ def test_other_profiles_leave_the_colours(what):
 
 @given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
 def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
-    """In the picture, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
+    """In the image, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
     width, height = (long, 16) if wide else (16, long)
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
@@ -269,7 +269,7 @@ def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
     assert any(np.array_equal(cut.drawn(content, facts, draws), window) for window in windows)
 
 
-def test_the_framing_is_in_pixels_of_the_scaled_picture():
+def test_the_framing_is_in_pixels_of_the_scaled_image():
     facts = Facts("0" * 64, width=1000, height=500, problem="")
     square = preparation(resolution=100)
     assert square.framing(facts, 0) == (500, 1000, 0, 50, 100, 100)

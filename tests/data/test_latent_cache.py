@@ -26,16 +26,16 @@ def model(small_pipeline):
 
 
 class Counting:
-    """A model that counts the pictures it encodes."""
+    """A model that counts the images it encodes."""
 
     def __init__(self, model):
-        self.model, self.pictures = model, 0
+        self.model, self.images = model, 0
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def encode(self, pixels):
-        self.pictures += len(pixels)
+        self.images += len(pixels)
         return self.model.encode(pixels)
 
 
@@ -55,7 +55,7 @@ def test_the_second_run_encodes_nothing(split, model, tmp_path):
     first, second = Counting(model), Counting(model)
     fingerprint = encode(split, first, tmp_path).fingerprint
     assert encode(split, second, tmp_path).fingerprint == fingerprint
-    assert (first.pictures, second.pictures) == (len(split), 0)
+    assert (first.images, second.images) == (len(split), 0)
 
 
 def changed_copy(small_pipeline, folder, part):
@@ -68,7 +68,7 @@ def changed_copy(small_pipeline, folder, part):
     return load(str(folder))
 
 
-def test_other_weights_or_pictures_are_encoded_anew(split, model, small_pipeline, tmp_path):
+def test_other_weights_or_images_are_encoded_anew(split, model, small_pipeline, tmp_path):
     before = encode(split, model, tmp_path).fingerprint
     model = changed_copy(small_pipeline, tmp_path / "other", "vae")
     after = encode(split, model, tmp_path).fingerprint
@@ -86,7 +86,7 @@ def test_a_copy_of_the_pipeline_finds_the_same_encodings(split, model, small_pip
         file.write_text(json.dumps(settings, sort_keys=True))
     counting = Counting(copy)
     assert encode(split, counting, tmp_path).fingerprint == fingerprint
-    assert counting.pictures == 0
+    assert counting.images == 0
 
 
 def test_with_a_whole_cache_no_encoder_is_read(split, small_pipeline, tmp_path):
@@ -100,7 +100,7 @@ def test_what_will_be_stored_is_announced_with_its_size(split, model, tmp_path, 
     with caplog.at_level("INFO", logger="t2i.data.latent_cache"):
         encoded = encode(split, model, tmp_path)
     for record, rows, what in zip(
-        caplog.records, (encoded.latents, encoded.captions), ("pictures", "captions"), strict=True
+        caplog.records, (encoded.latents, encoded.captions), ("images", "captions"), strict=True
     ):
         number, named, size, file = record.args
         assert (number, named, size[-2:]) == (len(rows), what, "kB")
@@ -113,9 +113,9 @@ def test_what_will_be_stored_is_announced_with_its_size(split, model, tmp_path, 
 def test_too_little_room_is_found_after_the_first_batch(split, model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     counting = Counting(model)
-    with pytest.raises(ConfigError, match=r"cache_dir: .* kB are needed .* 6 encoded pictures, 1 kB are free; give"):
+    with pytest.raises(ConfigError, match=r"cache_dir: .* kB are needed .* 6 encoded images, 1 kB are free; give"):
         encode(split, counting, tmp_path)
-    assert counting.pictures <= 64
+    assert counting.images <= 64
     assert not list(tmp_path.rglob("*.arrow"))
 
 
@@ -126,11 +126,11 @@ def test_two_runs_that_start_at_once_encode_once(split, model, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(each.pictures for each in models) == [0, len(split)]
+    assert sorted(each.images for each in models) == [0, len(split)]
 
 
 def several_views(split):
-    """The split with two views of each picture, the second darker, and three captions of the first."""
+    """The split with two views of each image, the second darker, and three captions of the first."""
     captions = [("one", "two", ""), *split.captions[1:]]
     pixels = lambda index, view=0: split.pixels(index) // (1 + view)  # noqa: E731
     return dataclasses.replace(split, captions=captions, pixels=pixels, views=2, fingerprint="several")
@@ -148,7 +148,7 @@ def test_draws_choose_among_views_and_captions(split, model, tmp_path):
     assert torch.allclose(text, expected, atol=1e-5)
 
 
-def test_pictures_of_several_sizes_are_encoded_together(split, model, tmp_path):
+def test_images_of_several_sizes_are_encoded_together(split, model, tmp_path):
     shapes = [(64, 64), (32, 96), (96, 32)]
 
     def pixels(index, view=0):

@@ -9,7 +9,7 @@ from t2i.data.openmoji import catalogue, draw
 from t2i.tiny.judge import TINY
 
 RESOLUTION = 64
-PSNR = 30.1  # dB, what `python -m t2i.tiny.vae` reported for the held-out pictures
+PSNR = 30.1  # dB, what `python -m t2i.tiny.vae` reported for the held-out images
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def entries():
 
 
 @pytest.fixture(scope="module")
-def pictures(entries):
-    """Every ninth training picture and all held-out ones, by entry."""
+def images(entries):
+    """Every ninth training image and all held-out ones, by entry."""
     chosen = [entry for i, entry in enumerate(entries) if entry.split == "validation" or i % 9 == 0]
     return {entry: draw(entry.emoji, RESOLUTION) for entry in chosen}
 
@@ -28,31 +28,31 @@ def test_every_emoji_and_caption_is_there_once(entries):
     assert len({entry.emoji for entry in entries}) == len({entry.caption for entry in entries}) == len(entries)
 
 
-def test_no_picture_is_blank(pictures):
-    for entry, picture in pictures.items():
-        assert np.asarray(picture).std() > 5, entry
+def test_no_image_is_blank(images):
+    for entry, image in images.items():
+        assert np.asarray(image).std() > 5, entry
 
 
-def test_no_picture_is_cut_off_by_the_frame(pictures):
+def test_no_image_is_cut_off_by_the_frame(images):
     """What touches the border does so with an outline's width, it doesn't fill it."""
-    for entry, picture in pictures.items():
-        border = np.asarray(picture.convert("L"))[[0, -1]]
+    for entry, image in images.items():
+        border = np.asarray(image.convert("L"))[[0, -1]]
         assert (border < 128).mean() < 0.5, entry
 
 
-def test_train_and_validation_share_no_picture(pictures):
+def test_train_and_validation_share_no_image(images):
     of_split = {"train": set(), "validation": set()}
-    for entry, picture in pictures.items():
-        of_split[entry.split].add(picture.tobytes())
+    for entry, image in images.items():
+        of_split[entry.split].add(image.tobytes())
     assert not of_split["train"] & of_split["validation"]
 
 
-def test_the_split_is_what_the_pixels_say(pictures):
+def test_the_split_is_what_the_pixels_say(images):
     share = {
-        entry: int(hashlib.sha256(b"openmoji" + picture.tobytes()).hexdigest(), 16) / 16**64
-        for entry, picture in pictures.items()
+        entry: int(hashlib.sha256(b"openmoji" + image.tobytes()).hexdigest(), 16) / 16**64
+        for entry, image in images.items()
     }
-    assert all((share[entry] < 0.06) == (entry.split == "validation") for entry in pictures)
+    assert all((share[entry] < 0.06) == (entry.split == "validation") for entry in images)
 
 
 def test_groups_that_can_be_held_back_are_clean(entries):
@@ -66,8 +66,8 @@ def test_groups_that_can_be_held_back_are_clean(entries):
         assert (group == "people_tones") == any("skin tone" in caption for caption in of_group), group
 
 
-def test_the_autoencoder_reconstructs_pictures_it_has_never_seen(pictures):
-    held_out = [picture for entry, picture in pictures.items() if entry.split == "validation"][::4]
+def test_the_autoencoder_reconstructs_images_it_has_never_seen(images):
+    held_out = [image for entry, image in images.items() if entry.split == "validation"][::4]
     images = torch.from_numpy(np.stack(held_out)).permute(0, 3, 1, 2).float() / 127.5 - 1
     vae = AutoencoderKL.from_pretrained(TINY / "pipeline" / "vae", dtype=torch.float32)
     with torch.no_grad():

@@ -9,14 +9,14 @@ from t2i.data.samplers import BucketOrder, Order, StreamOrder, order
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 1000))
-def test_every_picture_is_seen_once_an_epoch(num_items, seed, epoch):
+def test_every_image_is_seen_once_an_epoch(num_items, seed, epoch):
     order = Order(np.ones(num_items), seed)
     seen = [order[position] for position in range(epoch * num_items, (epoch + 1) * num_items)]
     assert sorted(seen) == list(range(num_items))
 
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
-def test_weights_are_how_often_a_picture_is_seen(weights):
+def test_weights_are_how_often_a_image_is_seen(weights):
     """Within an epoch to the next whole number; on average over epochs as given."""
     weights = np.array(weights)
     order = Order(weights, seed=0)
@@ -53,7 +53,7 @@ def test_every_batch_has_one_size(given_buckets, step):
 
 @given(bucketed, st.integers(1, 4))
 def test_each_bucket_is_less_than_a_batch_behind_after_each_epoch(given_buckets, epochs):
-    """And within it no picture is ahead of another by more than one use: each is seen once before any is again."""
+    """And within it no image is ahead of another by more than one use: each is seen once before any is again."""
     endless, of_item = many(**given_buckets)
     size, sizes = given_buckets["batch_size"], np.array(given_buckets["buckets"])
     positions = range(endless.dealt(epochs).sum() * size)
@@ -89,7 +89,7 @@ def test_large_buckets_come_more_often_and_seeds_differ():
     assert len({tuple(many([300, 100], 10, seed)[0].epoch(epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-def test_pictures_of_one_size_need_no_buckets():
+def test_images_of_one_size_need_no_buckets():
     plain = order(np.ones(9), np.full((9, 2), 16), 4, seed=3)
     assert isinstance(plain, Order)
     assert [plain[position] for position in range(27)] == [Order(np.ones(9), 3)[position] for position in range(27)]
@@ -157,5 +157,5 @@ def test_shards_and_items_are_shuffled_differently_in_each_epoch_and_by_each_see
 
 
 def test_shards_without_a_single_item_are_no_data_set():
-    with pytest.raises(ConfigError, match="no shard holds a picture"):
+    with pytest.raises(ConfigError, match="no shard holds an image"):
         streamed([0, 0], 1)[0][0]

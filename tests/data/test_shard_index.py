@@ -29,8 +29,8 @@ def test_items_have_the_order_of_their_hashes_in_any_form(folder, tmp_path):
         for shard in range(3):
             numbers = sorted(range(5 * shard, 5 * shard + 5), key=packing.sha256)
             assert each.count(shard) == 5
-            assert [each.item(shard, place)[0] for place in range(5)] == [(f"picture {i}",) for i in numbers]
-            assert each.contents(shard, [4, 0, 4]) == [packing.picture(numbers[place]) for place in (4, 0, 4)]
+            assert [each.item(shard, place)[0] for place in range(5)] == [(f"image {i}",) for i in numbers]
+            assert each.contents(shard, [4, 0, 4]) == [packing.image(numbers[place]) for place in (4, 0, 4)]
             assert [each.item(shard, place)[1].sha256 for place in range(5)] == [packing.sha256(i) for i in numbers]
 
 
@@ -59,7 +59,7 @@ def test_two_that_start_at_once_look_once(folder, tmp_path, monkeypatch):
 
 def test_items_that_cannot_be_used_end_the_run_or_have_no_place(tmp_path, caplog):
     members = packing.as_txt(range(4))
-    members |= {"00001.txt": b" ", "00002.png": members["00002.png"][:-30], "x.png": packing.picture(9)}
+    members |= {"00001.txt": b" ", "00002.png": members["00002.png"][:-30], "x.png": packing.image(9)}
     packing.write_tar(tmp_path / "shards" / "a.tar", members)
     for _ in range(2):  # also when it is known already
         with pytest.raises(
@@ -72,7 +72,7 @@ def test_items_that_cannot_be_used_end_the_run_or_have_no_place(tmp_path, caplog
     assert "3 of 5 items of PATH can't be used and are skipped" in caplog.text
     skipped = {each["item"]: each["reason"] for each in lenient.summary(0)["skipped"]}
     assert skipped["a.tar: 00001"] == "has an empty caption: ''"
-    assert skipped["a.tar: 00002"].startswith("can't be read as a picture")
+    assert skipped["a.tar: 00002"].startswith("can't be read as an image")
     assert skipped["a.tar: x"].startswith("has no caption: no x.txt beside it")
 
 

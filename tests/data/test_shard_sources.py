@@ -16,13 +16,13 @@ from t2i.data.shard_sources import Files, Repository, matching
 @pytest.fixture
 def hub(monkeypatch):
     with hub_server.asked_instead(monkeypatch) as hub:
-        hub.repositories["lab/pictures"] = {f"data/train-{i}.tar": bytes([i]) * 1000 for i in range(6)}
-        hub.repositories["lab/pictures"] |= {"README.md": b"words", "data/validation-0.tar": b"v"}
+        hub.repositories["lab/images"] = {f"data/train-{i}.tar": bytes([i]) * 1000 for i in range(6)}
+        hub.repositories["lab/images"] |= {"README.md": b"words", "data/validation-0.tar": b"v"}
         yield hub
 
 
 def find(folder, keep=3, pauses=()):
-    source, shards = Repository.find("lab/pictures", None, folder, keep)
+    source, shards = Repository.find("lab/images", None, folder, keep)
     return Repository(source.path, source.commit, source.folder, keep, pauses), matching(shards, "data/train-*")
 
 
@@ -133,17 +133,17 @@ def test_what_may_pass_is_tried_again(hub, tmp_path, monkeypatch, caplog):
 
 def test_a_shard_that_is_gone_is_named_at_once(hub, tmp_path):
     source, shards = find(tmp_path, pauses=(60,))
-    del hub.repositories["lab/pictures"]["data/train-2.tar"]
-    with pytest.raises(ConfigError, match=r"dataset.path=lab/pictures: data/train-2.tar can't be fetched .*404"):
+    del hub.repositories["lab/images"]["data/train-2.tar"]
+    with pytest.raises(ConfigError, match=r"dataset.path=lab/images: data/train-2.tar can't be fetched .*404"):
         source.open(shards[2])
 
 
 @pytest.mark.parametrize(
     ("path", "offline", "message"),
     [
-        ("lab/pictures", True, r"dataset.path=lab/pictures is not on this machine, .* \(HF_HUB_OFFLINE is set\)"),
+        ("lab/images", True, r"dataset.path=lab/images is not on this machine, .* \(HF_HUB_OFFLINE is set\)"),
         ("lab/nothing", False, r"dataset.path=lab/nothing can't be read \(.*404.*\); give the id of a data set"),
-        ("./pictures", False, r"dataset.path=./pictures is no repository of the Hub .* use dataset=webdataset"),
+        ("./images", False, r"dataset.path=./images is no repository of the Hub .* use dataset=webdataset"),
     ],
 )
 def test_a_repository_that_cannot_be_had(hub, tmp_path, monkeypatch, path, offline, message):
@@ -157,9 +157,9 @@ def test_offline_is_said_in_one_line_also_where_the_hub_has_left_something(hub, 
     """As after `dataset=hub`: a folder of that repository in the Hub's own cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    (tmp_path / "datasets--lab--pictures").mkdir()
-    with pytest.raises(ConfigError, match=r"dataset.path=lab/pictures can't be read \(.*offline") as error:
-        Repository.find("lab/pictures", None, tmp_path, 3)
+    (tmp_path / "datasets--lab--images").mkdir()
+    with pytest.raises(ConfigError, match=r"dataset.path=lab/images can't be read \(.*offline") as error:
+        Repository.find("lab/images", None, tmp_path, 3)
     assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ def found(file, columns=TXT):
 
 
 @pytest.mark.parametrize("form", ["txt", "json", "parquet"])
-def test_every_form_holds_the_same_pictures_and_captions(form, tmp_path):
+def test_every_form_holds_the_same_images_and_captions(form, tmp_path):
     numbers = range(8)
     if form == "parquet":
         file = packing.write_parquet(tmp_path / "a.parquet", numbers)
@@ -24,29 +24,29 @@ def test_every_form_holds_the_same_pictures_and_captions(form, tmp_path):
         members = {"txt": packing.as_txt, "json": packing.as_json}[form](numbers)
         file = packing.write_tar(tmp_path / "a.tar", members)
     items = found(file, TXT if form == "txt" else FIELD)
-    assert [(each.content, each.caption) for each in items] == [(packing.picture(i), f"picture {i}") for i in numbers]
+    assert [(each.content, each.caption) for each in items] == [(packing.image(i), f"image {i}") for i in numbers]
     assert not any(each.problem for each in items)
     with file.open("rb") as opened:
         reader = (Rows if form == "parquet" else Tar)(opened, FIELD)
-        assert reader.contents([items[i].where for i in (5, 0, 5)]) == [packing.picture(i) for i in (5, 0, 5)]
+        assert reader.contents([items[i].where for i in (5, 0, 5)]) == [packing.image(i) for i in (5, 0, 5)]
 
 
 def test_names_are_split_at_the_first_dot_of_the_last_part(tmp_path):
     """As WebDataset does; the files of an item need not stand together."""
-    members = {"a.b/1.png": packing.picture(1), "a.b/1.seg.png": b"", "2.JPG": packing.picture(2)}
+    members = {"a.b/1.png": packing.image(1), "a.b/1.seg.png": b"", "2.JPG": packing.image(2)}
     members |= {"2.txt": b"two", "a.b/1.txt": "\ufeffone ".encode()}
     items = found(packing.write_tar(tmp_path / "a.tar", members))
     assert [(each.name, each.caption, each.problem) for each in items] == [("a.b/1", "one", ""), ("2", "two", "")]
 
 
 def test_what_an_item_lacks_is_named(tmp_path):
-    png = packing.picture(0)
+    png = packing.image(0)
     members = {"1.png": png, "2.txt": b"two", "3.png": png, "3.jpg": png, "3.txt": b"three", "4.png": png}
     members |= {"4.txt": b"\xff\xfe\x00"}
     one, two, three, four = found(packing.write_tar(tmp_path / "a.tar", members))
     assert one.problem == "has no caption: no 1.txt beside it (see dataset.caption_column)"
-    assert two.problem == "has no picture (2.txt)"
-    assert three.problem == "has several pictures (3.png, 3.jpg, 3.txt)"
+    assert two.problem == "has no image (2.txt)"
+    assert three.problem == "has several images (3.png, 3.jpg, 3.txt)"
     assert four.problem.startswith("has no caption: 4.txt can't be used")
     members = {"1.png": png, "1.json": b"{", "2.png": png, "2.json": json.dumps({"caption": "two"}).encode()}
     one, two = found(packing.write_tar(tmp_path / "b.tar", members), FIELD)
@@ -70,18 +70,18 @@ def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
 
 
 def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
-    """Neither of a file to write, nor of one to read; a link holds no picture."""
-    (tmp_path / "outside.png").write_bytes(packing.picture(0))
-    members = {"../outside.png": packing.picture(1), "../outside.txt": b"one", "2.txt": b"two"}
+    """Neither of a file to write, nor of one to read; a link holds no image."""
+    (tmp_path / "outside.png").write_bytes(packing.image(0))
+    members = {"../outside.png": packing.image(1), "../outside.txt": b"one", "2.txt": b"two"}
     file = packing.write_tar(tmp_path / "shards" / "a.tar", members)
     with tarfile.open(file, "a") as tar:
         link = tarfile.TarInfo("2.png")
         link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.png")
         tar.addfile(link)
     one, two = found(file)
-    assert (one.content, one.caption, one.problem) == (packing.picture(1), "one", "")
-    assert two.problem == "has no picture (2.txt)"
-    assert (tmp_path / "outside.png").read_bytes() == packing.picture(0)
+    assert (one.content, one.caption, one.problem) == (packing.image(1), "one", "")
+    assert two.problem == "has no image (2.txt)"
+    assert (tmp_path / "outside.png").read_bytes() == packing.image(0)
     assert list((tmp_path / "shards").iterdir()) == [file]
 
 

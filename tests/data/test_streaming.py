@@ -43,7 +43,7 @@ def stream(folder, cache, **changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 shards of 3 pictures; the last is held out."""
+    """20 shards of 3 images; the last is held out."""
     return packing.write_shards(tmp_path / "shards", "tar", 20, 3)
 
 
@@ -64,12 +64,12 @@ def assert_same(ours, theirs):
 
 def test_a_stream_and_what_is_held_out(folder, tmp_path):
     data = stream(folder, tmp_path / "cache")
-    assert data.train.pictures is None  # nobody has looked yet
+    assert data.train.images is None  # nobody has looked yet
     assert sorted(data.validation.captions) == [(packing.caption(i),) for i in (57, 58, 59)]
     assert data.validation.pixels(0).shape == (16, 16, 3)
     for shard in range(19):
         data.train.catalogue.count(shard)
-    assert stream(folder, tmp_path / "cache").train.pictures == 57
+    assert stream(folder, tmp_path / "cache").train.images == 57
     (folder / "validation").mkdir()
     (folder / "train-005.tar").rename(folder / "validation" / "train-005.tar")
     apart = stream(folder, tmp_path / "cache", validation_items=2)
@@ -78,7 +78,7 @@ def test_a_stream_and_what_is_held_out(folder, tmp_path):
     assert len(apart.validation) == 2
 
 
-def test_each_picture_is_seen_once_an_epoch_with_its_own_caption(folder, model, tmp_path):
+def test_each_image_is_seen_once_an_epoch_with_its_own_caption(folder, model, tmp_path):
     data = stream(folder, tmp_path / "cache")
     examples = data.train.examples(model, tmp_path, 4, DRAWS)
     seen = [examples.__getitems__(list(range(start, start + 19))) for start in range(0, 3 * 57, 19)]
@@ -128,7 +128,7 @@ def test_only_what_is_held_out_is_encoded_ahead(folder, small_pipeline, tmp_path
     fill_cache(["dataset=webdataset", "model=tiny", "dataset.resolution=64", *given])
     said = capsys.readouterr().out
     assert "train: streamed" in said
-    assert "validation: 3 pictures" in said
+    assert "validation: 3 images" in said
 
 
 def test_crops_and_mirrors_are_drawn_anew_for_each_use(tmp_path, model):
@@ -151,7 +151,7 @@ def test_crops_and_mirrors_are_drawn_anew_for_each_use(tmp_path, model):
 def test_several_captions_are_drawn_for_each_use(tmp_path, model):
     texts = {"captions": ["one", "two", "three"]}
     for i in (0, 1):
-        members = {"a.png": packing.picture(i), "a.json": json.dumps(texts).encode()}
+        members = {"a.png": packing.image(i), "a.json": json.dumps(texts).encode()}
         packing.write_tar(tmp_path / "shards" / f"{i}.tar", members)
     data = stream(tmp_path / "shards", tmp_path / "cache", caption_column="captions")
     captions = data.train.examples(model, tmp_path, 4, DRAWS).__getitems__(list(range(600))).captions
@@ -184,7 +184,7 @@ def test_a_bad_item_is_one_line_from_a_worker_too(folder, model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"buckets": True}, "dataset.buckets=true needs all pictures beforehand"),
+        ({"buckets": True}, "dataset.buckets=true needs all images beforehand"),
         ({"shuffle_shards": 0}, "dataset.shuffle_shards=0 must be positive"),
         ({"validation_items": 0}, "dataset.validation_items=0 must be positive"),
         ({"validation_shards": 20}, "dataset.validation_shards=20 of 20 shards"),
@@ -287,7 +287,7 @@ def test_workers_change_nothing(train_on, folder):
 
 
 @pytest.mark.slow
-def test_pictures_train_to_the_same_bits_in_tar_and_in_parquet_files(train_on, folder, tmp_path):
+def test_images_train_to_the_same_bits_in_tar_and_in_parquet_files(train_on, folder, tmp_path):
     rows = packing.write_shards(tmp_path / "rows", "parquet", 20, 3)
     for shard in range(20):
         members = packing.as_json(range(3 * shard, 3 * shard + 3))
@@ -303,23 +303,23 @@ def test_pictures_train_to_the_same_bits_in_tar_and_in_parquet_files(train_on, f
 def served(monkeypatch, folder):
     """The same shards on a stand-in for the Hub."""
     with hub_server.asked_instead(monkeypatch) as hub:
-        hub.repositories["lab/pictures"] = {f"data/{file.name}": file.read_bytes() for file in folder.iterdir()}
+        hub.repositories["lab/images"] = {f"data/{file.name}": file.read_bytes() for file in folder.iterdir()}
         yield hub
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_set_of_the_hub_trains_like_its_shards_and_few_are_on_the_disk(workers, train_on, served, folder, tmp_path):
-    given = ("dataset=stream", "dataset.path=lab/pictures", "dataset.caption_column=txt", "dataset.keep_shards=3")
+    given = ("dataset=stream", "dataset.path=lab/images", "dataset.caption_column=txt", "dataset.keep_shards=3")
     streamed = train_on("hub", *given, f"num_workers={workers}", steps=4)
     assert_same_run(streamed, train_on("files", "dataset=webdataset", f"dataset.path={folder}", steps=4))
-    left = list((tmp_path / "cache-hub" / "shards" / "lab--pictures").glob("*.tar"))
+    left = list((tmp_path / "cache-hub" / "shards" / "lab--images").glob("*.tar"))
     assert 0 < len(left) <= 3
 
 
 def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
     """With shards that are larger than a batch, and some of the next epoch's fetched already at its end."""
     numbers = [range(12 * shard, 12 * shard + 12) for shard in range(9)]
-    served.repositories["lab/pictures"] = {
+    served.repositories["lab/images"] = {
         packing.write_tar(tmp_path / f"train-{i}.tar", packing.as_txt(each)).name: (
             tmp_path / f"train-{i}.tar"
         ).read_bytes()
@@ -332,12 +332,12 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
         "caption_column": "txt",
         "keep_shards": 4,
     }
-    data = hub("lab/pictures", **settings, **SHARED | {"cache_dir": str(tmp_path / "cache")})
+    data = hub("lab/images", **settings, **SHARED | {"cache_dir": str(tmp_path / "cache")})
     examples = data.train.examples(model, tmp_path, 4, DRAWS)
     for start in range(0, 96, 8):
         examples.__getitems__(list(range(start, start + 8)))
         time.sleep(0.2)
-        assert len(list((tmp_path / "cache" / "shards" / "lab--pictures").glob("*.tar"))) <= 4
+        assert len(list((tmp_path / "cache" / "shards" / "lab--images").glob("*.tar"))) <= 4
     fetched = [line.rpartition("/")[2] for line in served.asked if line.startswith("GET /datasets/")]
     assert len(set(fetched)) == 9
     assert len(fetched) <= 9 + 2
@@ -346,20 +346,18 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
 def test_what_is_asked_of_the_hub_and_is_not_there(served, tmp_path):
     settings = {"revision": None, "data_files": "data/train-*", "validation_files": None, "caption_column": "txt"}
     settings |= {"keep_shards": 4, **SHARED, "cache_dir": str(tmp_path)}
-    assert len(hub("lab/pictures", **settings).train.catalogue.shards) == 19
-    apart = hub("lab/pictures", **settings | {"validation_files": "*-01?.tar"})
+    assert len(hub("lab/images", **settings).train.catalogue.shards) == 19
+    apart = hub("lab/images", **settings | {"validation_files": "*-01?.tar"})
     assert len(apart.train.catalogue.shards) == 10
     assert {text for (text,) in apart.validation.captions} == {packing.caption(i) for i in range(30, 60)}
-    with pytest.raises(
-        ConfigError, match=r"dataset.data_files=test-\* fits none of the 20 shards of lab/pictures, such"
-    ):
-        hub("lab/pictures", **settings | {"data_files": "test-*"})
+    with pytest.raises(ConfigError, match=r"dataset.data_files=test-\* fits none of the 20 shards of lab/images, such"):
+        hub("lab/images", **settings | {"data_files": "test-*"})
     with pytest.raises(ConfigError, match=r"dataset.keep_shards=2 leaves no room .* dataset.shuffle_shards=2 .*; 4 do"):
-        hub("lab/pictures", **settings | {"keep_shards": 2})
+        hub("lab/images", **settings | {"keep_shards": 2})
 
 
 def test_more_room_or_another_cache_is_no_other_run(train_on, served):
-    given = ("dataset=stream", "dataset.path=lab/pictures", "dataset.caption_column=txt")
+    given = ("dataset=stream", "dataset.path=lab/images", "dataset.caption_column=txt")
     assert train_on("run", *given, "stop_at=1", steps=2).info["state"] == "paused"
     assert train_on("run", *given, "dataset.keep_shards=9", steps=2).finished
 

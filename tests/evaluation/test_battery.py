@@ -45,14 +45,14 @@ class Oracle:
 
 
 def number_the_items(battery):
-    """Let the oracle recognise the picture by its embedding."""
+    """Let the oracle recognise the image by its embedding."""
     text = battery.text["encoder_hidden_states"].clone()
     text[:, 0, 0] = torch.arange(len(text))
     object.__setattr__(battery, "text", {"encoder_hidden_states": text})
     return battery
 
 
-def test_the_battery_is_fixed_by_its_seed_and_the_pictures(encoded):
+def test_the_battery_is_fixed_by_its_seed_and_the_images(encoded):
     assert battery(encoded).hash == battery(encoded).hash
     others = [battery(encoded, seed=1), battery(encoded, items=2), battery(encoded, timesteps=8)]
     assert len({battery(encoded).hash, *(other.hash for other in others)}) == 4
@@ -61,7 +61,7 @@ def test_the_battery_is_fixed_by_its_seed_and_the_pictures(encoded):
     assert not torch.equal(battery(encoded).noise(cells), battery(encoded, seed=1).noise(cells))
 
 
-def test_pictures_are_chosen_by_weight(encoded):
+def test_images_are_chosen_by_weight(encoded):
     """Those of weight 0 never, and the others spread evenly."""
     weights = np.zeros(len(encoded))
     weights[[1, 3]] = 1.0
@@ -111,7 +111,7 @@ def test_summary_means(encoded):
     assert [found[f"snr_bin_{i}/eps"] for i in range(3)] == [4.0, 2.0, 2.0]
 
 
-def test_errors_are_kept_picture_by_picture(encoded, tmp_path):
+def test_errors_are_kept_image_by_image(encoded, tmp_path):
     fixed = battery(encoded)
     raw, averaged = np.random.default_rng(0).random((2, 3, 16))
     write_errors(tmp_path / "validation" / "step.parquet", fixed.t, {"": raw, "ema/": averaged})
@@ -121,7 +121,7 @@ def test_errors_are_kept_picture_by_picture(encoded, tmp_path):
     assert (table["eps"][row], table["ema_eps"][row]) == (raw[1, 5], averaged[1, 5])
 
 
-def test_pictures_of_several_sizes_have_the_errors_that_they_have_alone(encoded):
+def test_images_of_several_sizes_have_the_errors_that_they_have_alone(encoded):
     """However they are mixed; each with its own noise."""
 
     class Blind:

@@ -35,6 +35,6 @@ def test_the_twin_is_of_the_other_weights():
 
 
 @pytest.mark.parametrize("name", ["train/loss", "val/v_mse", "val/snr_bin_8/eps", "val/lossy", "loss"])
-def test_what_is_not_kept_for_every_picture_is_refused(name):
-    with pytest.raises(ConfigError, match=f"--metric {name} can't be compared picture by picture; choose val/loss"):
+def test_what_is_not_kept_for_every_image_is_refused(name):
+    with pytest.raises(ConfigError, match=f"--metric {name} can't be compared image by image; choose val/loss"):
         Metric.named(name)

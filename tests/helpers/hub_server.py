@@ -1,6 +1,6 @@
 """A small stand-in for the Hub: what the real client asks when it pushes a folder or fetches a file, on 127.0.0.1.
 
-It takes plain uploads (HF_HUB_DISABLE_XET=1): small files inside the commit, weights and pictures through LFS.
+It takes plain uploads (HF_HUB_DISABLE_XET=1): small files inside the commit, weights and images through LFS.
 """
 
 import base64

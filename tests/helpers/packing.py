@@ -1,4 +1,4 @@
-"""Captioned pictures packed into shards, as tar files of WebDataset and as Parquet files of the Hub."""
+"""Captioned images packed into shards, as tar files of WebDataset and as Parquet files of the Hub."""
 
 import hashlib
 import io
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 
-def picture(number: int) -> bytes:
-    """The PNG of a picture of its own, taller or wider than high."""
+def image(number: int) -> bytes:
+    """The PNG of an image of its own, taller or wider than high."""
     random = np.random.default_rng(number)
     height, width = random.integers(20, 40, 2)
     pixels = np.full((height, width, 3), random.integers(0, 255, 3), dtype=np.uint8)
@@ -24,11 +24,11 @@ def picture(number: int) -> bytes:
 
 
 def caption(number: int) -> str:
-    return f"picture {number}"
+    return f"image {number}"
 
 
 def sha256(number: int) -> str:
-    return hashlib.sha256(picture(number)).hexdigest()
+    return hashlib.sha256(image(number)).hexdigest()
 
 
 def write_tar(file: Path, members: dict[str, bytes]) -> Path:
@@ -42,8 +42,8 @@ def write_tar(file: Path, members: dict[str, bytes]) -> Path:
 
 
 def as_txt(numbers: range) -> dict[str, bytes]:
-    """Members of a tar file: pictures with a text beside each."""
-    pairs = [(f"{i:05}.png", picture(i), f"{i:05}.txt", f"{caption(i)}\n".encode()) for i in numbers]
+    """Members of a tar file: images with a text beside each."""
+    pairs = [(f"{i:05}.png", image(i), f"{i:05}.txt", f"{caption(i)}\n".encode()) for i in numbers]
     return {name: content for png, pixels, txt, text in pairs for name, content in ((png, pixels), (txt, text))}
 
 
@@ -56,7 +56,7 @@ def as_json(numbers: range) -> dict[str, bytes]:
 def write_parquet(file: Path, numbers: range, rows: int = 3) -> Path:
     """rows: of a row group."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = [{"image": {"bytes": picture(i), "path": f"{i}.png"}, "text": caption(i)} for i in numbers]
+    content = [{"image": {"bytes": image(i), "path": f"{i}.png"}, "text": caption(i)} for i in numbers]
     pq.write_table(pa.Table.from_pylist(content), file, row_group_size=rows)
     return file
 

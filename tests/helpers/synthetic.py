@@ -17,14 +17,14 @@ from t2i.evaluation.metrics import all_metrics
 PROMPTS = ["cat face", "red apple"]
 TARGETS = {"mse": "t2i.diffusion.losses.MSE", "minsnr": "t2i.diffusion.losses.MinSNR"}
 TIMESTEPS = np.arange(31, 1000, 62)  # 16 of 1000
-PICTURES = 24
+IMAGE_SUFFIXES = 24
 
 
 def errors(better: float | np.ndarray, draw: str, timesteps: np.ndarray = TIMESTEPS) -> np.ndarray:
-    """Errors [N, K] of a run: pictures differ far more than runs do. better: share by which they are lower, or [K]."""
-    pictures = np.random.default_rng(7).lognormal(0, 0.5, (PICTURES, 1))
-    noise = np.random.default_rng(zlib.crc32(draw.encode())).normal(0, 0.02, (PICTURES, len(timesteps)))
-    return 0.2 * pictures * np.exp(-timesteps / 400 + noise) * (1 - better)
+    """Errors [N, K] of a run: images differ far more than runs do. better: share by which they are lower, or [K]."""
+    images = np.random.default_rng(7).lognormal(0, 0.5, (IMAGE_SUFFIXES, 1))
+    noise = np.random.default_rng(zlib.crc32(draw.encode())).normal(0, 0.02, (IMAGE_SUFFIXES, len(timesteps)))
+    return 0.2 * images * np.exp(-timesteps / 400 + noise) * (1 - better)
 
 
 def write_run(
@@ -69,7 +69,10 @@ def _validate(
     found = {"": errors((0.3 + better) * step / 200, folder.name if step else "the start", timesteps)}
     if averaged:
         found["ema/"] = 0.98 * found[""] if step else found[""]
-    columns = {"item": np.repeat(np.arange(PICTURES), len(timesteps)), "timestep": np.tile(timesteps, PICTURES)}
+    columns = {
+        "item": np.repeat(np.arange(IMAGE_SUFFIXES), len(timesteps)),
+        "timestep": np.tile(timesteps, IMAGE_SUFFIXES),
+    }
     columns |= {f"{weights.replace('/', '_')}eps": values.ravel() for weights, values in found.items()}
     pq.write_table(pa.table(columns), folder / "validation" / f"step-{step:06d}.parquet")
     pixels = np.random.default_rng(step).integers(0, 256, (16, 16 * len(PROMPTS), 3), dtype=np.uint8)

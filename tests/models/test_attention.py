@@ -69,7 +69,7 @@ def test_both_implementations_of_attention_agree(small_pipeline):
 def test_by_size_multiplies_where_the_scores_are_few_and_fuses_where_they_are_many(
     small_pipeline, monkeypatch, few, same
 ):
-    """Of 2 pictures, 2 heads and 8 × 8 latents, which attend to themselves; 24 tokens are few in both cases."""
+    """Of 2 images, 2 heads and 8 × 8 latents, which attend to themselves; 24 tokens are few in both cases."""
     monkeypatch.setattr(attention_module, "FEW_SCORES", few)
     unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1

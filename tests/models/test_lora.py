@@ -138,7 +138,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_merged_adapters_draw_what_loaded_ones_draw(trained, layout, case):
-    """And what a checkpoint draws, where nothing was converted; without those of any one part it is another picture."""
+    """And what a checkpoint draws, where nothing was converted; without those of any one part it is another image."""
     name, *overrides = ADAPTERS[case]
     run, pipeline = trained(name, *overrides, "adapter.rank=4", "adapter.alpha=2")
     adapted = {part for part, module in pipeline.components.items() if getattr(module, "peft_config", None)}

@@ -57,7 +57,7 @@ def test_only_the_denoiser_is_trainable(small_pipeline):
     assert {weight.dtype for weight in model.parts["vae"].parameters()} == {torch.float32}
 
 
-def test_decoding_what_was_encoded_gives_the_picture_back():
+def test_decoding_what_was_encoded_gives_the_image_back():
     from t2i.data.openmoji import draw
 
     model = load("tiny", pretrained=False)
@@ -109,7 +109,7 @@ def test_a_denoiser_is_asked_as_the_stock_pipeline_asks_it(layout, family):
 
 
 def test_sdxl_hears_of_sizes_and_crops(layout):
-    """Without them, a picture counts as whole; f is 4 here."""
+    """Without them, an image counts as whole; f is 4 here."""
     model = load_family("sdxl", layout("sdxl"))
     x, t, text = torch.randn(2, 4, 16, 12), torch.tensor([10, 500]), model.embed(["red apple", "cat face"])
     whole = torch.tensor([[64, 48, 0, 0, 64, 48]] * 2)
@@ -160,7 +160,7 @@ def test_variants_are_loaded_and_pickles_are_not(layout, tmp_path):
 
 
 def test_naruto_trains_from_local_copies(layout, tmp_path):
-    """A folder of captioned pictures and one in the layout of Stable Diffusion 1.5, instead of the Hub."""
+    """A folder of captioned images and one in the layout of Stable Diffusion 1.5, instead of the Hub."""
     lines, random = [], np.random.default_rng(0)
     for number in range(12):
         Image.fromarray(random.integers(0, 255, (80, 70, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
@@ -175,7 +175,7 @@ def test_naruto_trains_from_local_copies(layout, tmp_path):
 
 
 def test_sdxl_is_told_of_the_crops_that_it_sees(train, layout, tmp_path, monkeypatch):
-    """In training and in validation, each picture's own."""
+    """In training and in validation, each image's own."""
     for number, shape in enumerate([(64, 128), (128, 64), (96, 96), (64, 64)] * 3):
         Image.fromarray(np.full((*shape, 3), number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a wall")

@@ -38,7 +38,7 @@ def test_a_card_says_what_was_done(train, tmp_path):
     for part in (
         "# mine",
         f"| base model | {run.config['model']['path']} |",
-        "| data | openmoji, 64 pixels: 129 pictures, 6 held out |",
+        "| data | openmoji, 64 pixels: 129 images, 6 held out |",
         "| noise schedule | DDIMScheduler; predicts v_prediction |",
         "| loss | MinSNR (snr_gamma 1, normalize False) |",
         "| seed | 7 |",
@@ -47,9 +47,9 @@ def test_a_card_says_what_was_done(train, tmp_path):
         use_pipeline("me/mine"),
     ):
         assert part in card
-    for picture in ("curves.png", "samples.png"):
-        assert f"]({picture})" in card
-        with Image.open(run.folder / "model" / picture) as image:
+    for image in ("curves.png", "samples.png"):
+        assert f"]({image})" in card
+        with Image.open(run.folder / "model" / image) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 

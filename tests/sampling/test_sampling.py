@@ -26,7 +26,7 @@ def pixels(images):
     return np.stack([np.asarray(image) for image in images])
 
 
-def test_a_picture_depends_on_its_seed_and_place_only(run):
+def test_a_image_depends_on_its_seed_and_place_only(run):
     pipeline = load_pipeline(run.folder)
     together, alone = sample(pipeline, PROMPTS, **SETTINGS), sample(pipeline, PROMPTS[:1], **SETTINGS)
     torch.manual_seed(123)

@@ -18,7 +18,7 @@ def held_out():
     return [draw(entry.emoji, 64) for entry in entries], [entry.caption for entry in entries]
 
 
-def test_the_judge_prefers_the_right_caption_of_pictures_it_has_never_seen(judge, held_out):
+def test_the_judge_prefers_the_right_caption_of_images_it_has_never_seen(judge, held_out):
     match = judge.match(*held_out)
     assert match.score > match.shuffled + 0.3
     assert match.recall > 10 / len(held_out[1])
@@ -36,11 +36,11 @@ def test_samples_of_one_caption_are_not_their_own_control(judge, held_out):
 
 
 def test_the_judge_sees_the_same_in_every_form_and_size(judge):
-    picture, large = draw("🍎", 64), draw("🍎", 256)
-    tensor = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, 64, 64, 3).permute(0, 3, 1, 2)
-    from_picture = judge.score([picture], ["red apple"])
-    assert torch.allclose(judge.score(tensor / 127.5 - 1, ["red apple"]), from_picture, atol=1e-5)
-    assert torch.allclose(judge.score([large], ["red apple"]), from_picture, atol=0.1)
+    image, large = draw("🍎", 64), draw("🍎", 256)
+    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, 64, 64, 3).permute(0, 3, 1, 2)
+    from_image = judge.score([image], ["red apple"])
+    assert torch.allclose(judge.score(tensor / 127.5 - 1, ["red apple"]), from_image, atol=1e-5)
+    assert torch.allclose(judge.score([large], ["red apple"]), from_image, atol=0.1)
 
 
 def test_the_text_encoder_is_the_judge_s(judge):
@@ -55,7 +55,7 @@ def test_the_text_encoder_is_the_judge_s(judge):
 
 
 def test_command_line_says_what_a_model_is_worth(small_pipeline, tmp_path, capsys):
-    """An untrained denoiser draws nothing that the judge knows; real pictures are recognised."""
+    """An untrained denoiser draws nothing that the judge knows; real images are recognised."""
     out = tmp_path / "grid.png"
     command = [str(small_pipeline), "--captions", "12", "--seeds", "1", "--steps", "2", "--grid", str(out)]
     main(command)
@@ -65,7 +65,7 @@ def test_command_line_says_what_a_model_is_worth(small_pipeline, tmp_path, capsy
     assert out.is_file()
 
 
-def test_the_nearest_picture_is_found_by_pixels(held_out):
+def test_the_nearest_image_is_found_by_pixels(held_out):
     real = held_out[0][:20]
     assert nearest_is_own(real + real, real) == 1.0
     assert nearest_is_own(real[1:] + real[:1], real) == 0.0

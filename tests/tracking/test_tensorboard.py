@@ -16,7 +16,7 @@ def read(folder):
     return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
-def test_curves_pictures_and_settings_are_there(tmp_path, caplog):
+def test_curves_images_and_settings_are_there(tmp_path, caplog):
     caplog.set_level("INFO")
     tracker = TensorBoard()
     config = {"loss": {"snr_gamma": 5.0}, "optimizer": {"lr": 1e-4}, "seed": 0, "sweep": None, "list": [1]}

@@ -38,7 +38,7 @@ def rows(store, project: str, run_id: str) -> list[tuple[int, dict]]:
     return SQLiteStorage.get_logs(project, name, run_id=run_id)
 
 
-def test_config_group_curves_and_pictures_are_there(store, tmp_path, capsys):
+def test_config_group_curves_and_images_are_there(store, tmp_path, capsys):
     import trackio
 
     tracker = Trackio("there")
@@ -51,10 +51,10 @@ def test_config_group_curves_and_pictures_are_there(store, tmp_path, capsys):
     (run,) = trackio.Api().runs("there")
     assert (run.id, run.name, run.config["_Group"]) == (run_id, "snr_gamma-5", "gamma")
     assert (run.config["loss.snr_gamma"], run.config["optimizer.lr"]) == (5.0, 1e-4)
-    pictures, metrics = rows(store, "there", run_id)
+    images, metrics = rows(store, "there", run_id)
     assert (metrics["step"], metrics["train/loss"]) == (10, 0.5)
-    assert [pictures[f"samples/{place}"]["caption"] for place in range(2)] == ["red apple", "sea"]
-    assert (store / "media" / pictures["samples/1"]["file_path"]).is_file()
+    assert [images[f"samples/{place}"]["caption"] for place in range(2)] == ["red apple", "sea"]
+    assert (store / "media" / images["samples/1"]["file_path"]).is_file()
     assert capsys.readouterr().out == ""
 
 
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_with_every_step_once(store, tmp_path):
 
 
 def test_what_may_lack_a_row_is_told_again(store, tmp_path):
-    """Between the pictures and the metrics of a step."""
+    """Between the images and the metrics of a step."""
     tracker = Trackio("lacks")
     run_id, _ = tracker.start(tmp_path, "mine", None, [], {}, None, -1)
     tracker.log(1, {"train/loss": 1.0})

@@ -96,7 +96,7 @@ def test_config_group_and_tags_are_there_for_a_dashboard(recorded):
     assert run["config"]["update"]["optimizer"] == {"lr": 1e-4}
 
 
-def test_curves_and_pictures_share_the_step_as_axis(recorded):
+def test_curves_and_images_share_the_step_as_axis(recorded):
     metrics = of_type(recorded[1], "metric")
     assert {"glob_name": "*", "options": {"defined": True, "step_sync": True}, "step_metric": "step"} in metrics
     first, last = (row["item"] for row in of_type(recorded[1], "history"))

@@ -132,7 +132,7 @@ def test_channels_last_changes_rounding_only(train, reference, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("override", ["loss=mse", "scheduler=v_prediction", "precision=bf16", "ema=none"])
 def test_ten_steps_teach_something(train, tmp_path, override):
-    """The error on held-out pictures falls."""
+    """The error on held-out images falls."""
     lines = train(tmp_path / "run", override).metrics()
     assert lines[-1]["val/loss"] < lines[0]["val/loss"]
 
@@ -188,10 +188,10 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(train, tmp_path
     assert all(weight.isfinite().all() for weight in weights(run).values())
 
 
-def test_many_of_them_in_a_row_end_the_run_with_the_pictures_and_timesteps(train, tmp_path, monkeypatch):
+def test_many_of_them_in_a_row_end_the_run_with_the_images_and_timesteps(train, tmp_path, monkeypatch):
     poison(monkeypatch, range(4, 100))
     with pytest.raises(
-        FloatingPointError, match=r"3 steps in a row .* step 6 .* timestep \d+ of picture \d+.*optimizer.lr"
+        FloatingPointError, match=r"3 steps in a row .* step 6 .* timestep \d+ of image \d+.*optimizer.lr"
     ):
         train(tmp_path / "run", "validate_every=0", "max_bad_steps=3")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"

@@ -22,16 +22,16 @@ def run(tmp_path) -> Run:
 
 
 def record(run, tracker, steps, last_step=-1):
-    """A run over `steps` with a row at each, and pictures at every fifth."""
+    """A run over `steps` with a row at each, and images at every fifth."""
     with journal(run, tracker, None, ["run=mine", "seed=1", "loss=" + "x" * 64], len(steps), last_step) as records:
         for step in steps:
             if step % 5 == 0:
-                records.pictures(step, PROMPTS, [Image.new("RGB", (8, 8), (step, place, 0)) for place in range(2)])
+                records.images(step, PROMPTS, [Image.new("RGB", (8, 8), (step, place, 0)) for place in range(2)])
             records.log(step, {"train/loss": 1.0})
 
 
 def recorded(run) -> tuple[list[int], list[str]]:
-    """Steps in metrics.jsonl, and the strips of pictures."""
+    """Steps in metrics.jsonl, and the strips of images."""
     strips = sorted(file.name for file in (run.folder / "samples").glob("step-*.png"))
     return [line["step"] for line in run.metrics()], strips
 
@@ -57,7 +57,7 @@ def test_a_tracker_that_the_run_did_not_begin_with_gets_everything(run):
     assert tracker.told == [(0, "samples", PROMPTS), 0, 1, 2, 3, 4, (5, "samples", PROMPTS), 5, 6, 7]
 
 
-def test_pictures_are_told_again_pixel_by_pixel(run):
+def test_images_are_told_again_pixel_by_pixel(run):
     class Pixels(Recorder):
         def images(self, step, key, images, captions):
             self.told.append([image.getpixel((7, 7)) for image in images])

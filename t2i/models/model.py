@@ -1,0 +1,74 @@
+"""What a model family has to offer: the seam between the family and the loop, cache, validation, sampling and export."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+Content = Path | PreTrainedTokenizerBase | str  # what changes the output of an encoder: a file, a tokenizer, a setting
+
+
+class Model(Protocol):
+    """A model family. B: images; pixels are [B, 3, H, W] in [-1, 1], latents [B, C, h, w]."""
+
+    denoiser: nn.Module  # the network that is trained
+
+    @property
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        """The text encoders, under their names in the pipeline."""
+        ...
+
+    @property
+    def tokenizers(self) -> Mapping[str, PreTrainedTokenizerBase]:
+        """The tokenizers, under their names in the pipeline."""
+        ...
+
+    @property
+    def image_content(self) -> Sequence[Content]:
+        """Everything that changes the output of `encode`: the key of the cached latents."""
+        ...
+
+    @property
+    def text_content(self) -> Sequence[Content]:
+        """Everything that changes the output of `embed`: the key of the cached captions."""
+        ...
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, scaled as the denoiser expects them."""
+        ...
+
+    def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """What the denoiser is conditioned on, by name, each [B, ...]: what the cache stores for each caption."""
+        ...
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids by name, each [B, L]; captions are cut at the encoder's length."""
+        ...
+
+    def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the denoiser is conditioned on, from token ids; differentiable."""
+        ...
+
+    def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        """The prediction for noised latents x at times t, [B]; the only call that is trained."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels of clean latents."""
+        ...
+
+    def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
+        """A stock pipeline around the current weights."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the frozen networks, those that are read later as well."""
+        ...
+
+    def release(self) -> None:
+        """Free the memory of the networks that are not trained; they are read again when they are needed."""
+        ...
