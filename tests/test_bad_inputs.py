@@ -80,7 +80,7 @@ model.pathh=tiny                                | Could not override 'model.path
 model=sd16                                      | Could not find 'model/sd16'
 dataset=hub                                     | dataset.path must be given
 dataset.groups.dragons=1                        | Could not override 'dataset.groups.dragons'
-+dataset.groups.dragons=1                       | no group dragons in OpenMoji
++dataset.groups.dragons=1                       | OpenMoji has no group dragons
 dataset=folder dataset.path=/nowhere            | dataset.path=/nowhere
 dataset=folder dataset.path=HERE/empty          | dataset.path=
 dataset=folder dataset.path=HERE/images dataset.on_error=ignore      | dataset.on_error=ignore
@@ -88,11 +88,11 @@ dataset=folder dataset.path=HERE/images dataset.crop=left            | dataset.c
 dataset=folder dataset.path=HERE/images dataset.interpolation=cubist | dataset.interpolation=cubist
 dataset=folder dataset.path=HERE/images dataset.validation_share=2   | dataset.validation_share=2
 dataset=folder dataset.path=HERE/broken         | broken.png
-dataset=webdataset dataset.path=HERE/images   | holds no shard (.tar or .parquet)
-dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true needs all images beforehand
-dataset=stream dataset.path=HERE/images       | is no repository of the Hub (OWNER/NAME)
+dataset=webdataset dataset.path=HERE/images   | contains no shards (.tar or .parquet)
+dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true is not available for streaming data sets
+dataset=stream dataset.path=HERE/images       | is not a repository of the Hub (OWNER/NAME)
 dataset=stream dataset.path=lab/images        | can't be reached (HF_HUB_OFFLINE is set)
-dataset=stream dataset.path=lab/images dataset.keep_shards=1 | dataset.keep_shards=1 leaves no room
+dataset=stream dataset.path=lab/images dataset.keep_shards=1 | dataset.keep_shards=1 must be larger than dataset.shuffle_shards=2
 dataset=folder dataset.path=HERE/uncaptioned    | caption
 """
 CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.strip().splitlines()]

@@ -1,4 +1,4 @@
-"""What decides what the encoders make of images and captions, as a hash."""
+"""Hashes of everything that changes the output of the encoders."""
 
 import hashlib
 import json
@@ -7,16 +7,17 @@ from pathlib import Path
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from t2i.models.model import Content
 from t2i.runs.files import atomic_write
 
-ASIDE = ("dtype", "torch_dtype", "transformers_version", "architectures")  # in a config.json, without effect
+WITHOUT_EFFECT = ("dtype", "torch_dtype", "transformers_version", "architectures")  # settings of a config.json
 
 
-def hash_of(*parts: Path | PreTrainedTokenizerBase | str, memory: Path) -> str:
+def hash_of(*parts: Content, memory: Path) -> str:
     """A hash of files, tokenizers and texts, 32 hexadecimal digits.
 
-    A file is known by its content and a config.json by its settings, wherever they lie. memory: a folder in which
-    the hashes of files are remembered by place, size and time of change, for they are large.
+    It depends on the content of a file and the settings of a config.json, not on their paths. memory: a folder in which
+    the hashes of files, which may be large, are stored by path, size and modification time.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -24,25 +25,25 @@ def hash_of(*parts: Path | PreTrainedTokenizerBase | str, memory: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _content(part: Path | PreTrainedTokenizerBase | str, memory: Path) -> str:
+def _content(part: Content, memory: Path) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, PreTrainedTokenizerBase):
-        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by each call
+        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # every call sets them
         return json.dumps([rules, part.model_max_length, part.pad_token])
     if part.suffix == ".json":
         settings = json.loads(part.read_text())
-        return repr(sorted((k, v) for k, v in settings.items() if not k.startswith("_") and k not in ASIDE))
+        return repr(sorted((k, v) for k, v in settings.items() if not k.startswith("_") and k not in WITHOUT_EFFECT))
     return _hash_of_file(part, memory)
 
 
 def _hash_of_file(file: Path, memory: Path) -> str:
     state = file.stat()
-    place = hashlib.sha256(repr((str(file.resolve()), state.st_size, state.st_mtime_ns)).encode())
-    known = memory / place.hexdigest()[:32]
+    key = hashlib.sha256(repr((str(file.resolve()), state.st_size, state.st_mtime_ns)).encode())
+    stored = memory / key.hexdigest()[:32]
     memory.mkdir(parents=True, exist_ok=True)
-    with FileLock(known.with_suffix(".lock")):  # two runs that start at once read it once
-        if not known.is_file():
+    with FileLock(stored.with_suffix(".lock")):  # of two runs that start at once, one reads the file
+        if not stored.is_file():
             with file.open("rb") as stream:
-                atomic_write(known, hashlib.file_digest(stream, "sha256").hexdigest())
-        return known.read_text()
+                atomic_write(stored, hashlib.file_digest(stream, "sha256").hexdigest())
+        return stored.read_text()

@@ -1,4 +1,4 @@
-"""Images in a folder, with their captions in metadata files or in .txt files beside them."""
+"""Folders of images, with the captions in metadata files or in .txt files next to them."""
 
 import csv
 import hashlib
@@ -7,9 +7,9 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -18,65 +18,62 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from t2i.config import ConfigError
-from t2i.data.images import VERSION, Facts, examine
+from t2i.data.datasets import ImageSettings, loader_of
+from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
+from t2i.data.splits import Captioned
 from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
-IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def items(folder: Path, caption_column: str) -> list[Item]:
-    """Every image below `folder`, and everything that its metadata names; those with a problem say which.
+@dataclass(frozen=True, kw_only=True)
+class Folder(ImageSettings):
+    """A folder of images and those below it. Held out is validation/ in it; without one, the hash of each decides."""
 
-    What begins with a dot is no part of the data. A metadata file speaks of the files in its own folder and below;
-    where there is none, the lines of IMAGE.txt are the captions of IMAGE.jpg.
+    caption_column: str
+
+    def load(self) -> Captioned:
+        root = Path(self.path).expanduser()
+        if not root.is_dir():
+            raise ConfigError(f"dataset.path={self.path} is not a folder; for a data set of the Hub, use dataset=hub")
+        found = items(root, self.caption_column)
+        return self.captioned([replace(item, for_validation=item.name.startswith("validation/")) for item in found])
+
+
+folder = loader_of(Folder)
+
+
+def items(root: Path, caption_column: str) -> list[Item]:
+    """Every image below `root`, and everything that its metadata names; those that can't be used say why.
+
+    Hidden files (.NAME) are ignored. A metadata file describes files in its own folder and below. An image IMAGE.jpg
+    that is in none of them has the lines of IMAGE.txt as its captions.
     """
-    files, links = _walk(folder)
-    by_name = {_key(name): name for name in files}  # file systems and metadata may compose letters differently
-    captions, bad = {}, [_unusable(name, "is a link to a folder; copy or mount it") for name in links]
-    listings = sorted(name for name in files if name.rpartition("/")[2] in METADATA)
-    for metadata in listings:
-        for place, given, caption in _rows(folder, metadata, caption_column):
-            name, problem = _below(metadata, given)
-            name = by_name.get(_key(name), name)
-            if not problem and name not in files:
-                problem = "does not exist"
-            elif name in captions:
-                problem = "is listed before; several captions of an image are a list in one row"
-            if problem:
-                bad.append(_unusable(f"{given} ({metadata}, {place})", problem))
-            else:
-                captions[name] = caption
-    beside = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name not in captions]
-    stems = Counter(name.rpartition(".")[0] for name in beside)
-    for name in beside:
-        text = f"{name.rpartition('.')[0]}.txt"
-        if text not in files:
-            problem = "has no caption in a metadata file" if listings else "has no caption: no .txt file beside it"
-            bad.append(_unusable(name, problem))
-        elif stems[name.rpartition(".")[0]] > 1:
-            bad.append(_unusable(name, f"shares {text} with another image; name them differently"))
-        else:
-            captions[name] = _lines(folder / text)
-    facts = _facts(folder, {name: files[name] for name in captions})
-    good = [Item(name, caption, (folder / name).read_bytes, facts[name]) for name, caption in captions.items()]
-    return good + bad
+    files, links = _walk(root)
+    metadata = sorted(name for name in files if name.rpartition("/")[2] in METADATA)
+    listed, unusable_rows = _listed(root, metadata, files, caption_column)
+    others = [name for name in files if Path(name).suffix.lower() in SUFFIXES and name not in listed]
+    no_text = "has no caption in a metadata file" if metadata else "has no caption: there is no .txt file next to it"
+    described, undescribed = _described(root, others, files, no_text)
+    captions = listed | described
+    facts = _facts(root, {name: files[name] for name in captions})
+    usable = [Item(name, caption, (root / name).read_bytes, facts[name]) for name, caption in captions.items()]
+    linked = [_unusable(name, "is a symbolic link to a folder; copy or mount the folder") for name in links]
+    return usable + linked + unusable_rows + undescribed
 
 
 def _unusable(name: str, problem: str) -> Item:
-    return Item(name, None, bytes, Facts("", 0, 0, problem))
+    return Item(name, None, bytes, unusable(problem))
 
 
-def _walk(folder: Path) -> tuple[dict[str, os.stat_result], list[str]]:
-    """The files below a folder by their relative path; and the links to folders, which are not entered."""
+def _walk(root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
+    """The files below a folder by their relative path; and the links to folders, which are not followed."""
     files, links = {}, []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(parent).relative_to(folder)
+        below = Path(parent).relative_to(root)
         links += [(below / name).as_posix() for name in folders if (Path(parent) / name).is_symlink()]
         for name in sorted(names):
             path = Path(parent) / name
@@ -85,69 +82,113 @@ def _walk(folder: Path) -> tuple[dict[str, os.stat_result], list[str]]:
     return files, links
 
 
-def _key(name: str) -> str:
+def _listed(
+    root: Path, metadata: list[str], files: Collection[str], caption_column: str
+) -> tuple[dict[str, object], list[Item]]:
+    """The captions in the metadata files, by file; and the rows that can't be used."""
+    names = {_composed(name): name for name in files}
+    captions: dict[str, object] = {}
+    bad = []
+    for listing in metadata:
+        for row, (file_name, caption) in enumerate(_rows(root / listing, caption_column)):
+            name, problem = _below(listing, file_name)
+            name = names.get(_composed(name), name)
+            if not problem and name not in files:
+                problem = "does not exist"
+            elif name in captions:
+                problem = "is listed twice; give several captions as a list in one row"
+            if problem:
+                bad.append(_unusable(f"{file_name} ({listing}, row {row})", problem))
+            else:
+                captions[name] = caption
+    return captions, bad
+
+
+def _composed(name: str) -> str:
+    """The name in one Unicode form: file systems and metadata files may compose accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
-def _below(metadata: str, given: object) -> tuple[str, str]:
-    """The file that a metadata file means, relative to the data folder; and what is wrong with it."""
-    if not isinstance(given, str) or not given:
-        return "", "is no file name"
-    name = os.path.normpath(f"{metadata.rpartition('/')[0] or '.'}/{given}")
-    if os.path.isabs(given) or name.startswith(".."):
-        return name, "leads out of the data folder"
+def _below(listing: str, file_name: object) -> tuple[str, str]:
+    """The file that a row of a metadata file names, relative to the data folder; and the problem with it."""
+    if not isinstance(file_name, str) or not file_name:
+        return "", "is not a file name"
+    name = os.path.normpath(f"{listing.rpartition('/')[0] or '.'}/{file_name}")
+    if os.path.isabs(file_name) or name.startswith(".."):
+        return name, "points outside the data folder"
     return name, ""
 
 
-def _rows(folder: Path, metadata: str, caption_column: str) -> Iterator[tuple[str, object, object]]:
-    """Where it stands, file name and caption(s) of each row of a metadata file."""
-    file = folder / metadata
+def _rows(file: Path, caption_column: str) -> Iterator[tuple[object, object]]:
+    """File name and caption(s) of each row of a metadata file."""
     try:
-        if file.suffix == ".parquet":
-            table = pq.read_table(file)
-            columns, rows = table.column_names, table.to_pylist()
-        elif file.suffix == ".csv":
-            with file.open(encoding="utf-8-sig", newline="") as lines:
-                reader = csv.DictReader(lines, strict=True)
-                rows = list(reader)
-                columns = reader.fieldnames or []
-        else:
-            with file.open(encoding="utf-8-sig") as lines:
-                rows = [json.loads(line) for line in lines if line.strip()]
-            columns = list(dict.fromkeys(column for row in rows for column in row))
+        columns, rows = _table(file)
     except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
-        raise ConfigError(f"dataset.path: {file} can't be read ({error}); mend it, or take it away") from error
-    there = ", ".join(map(str, columns)) or "none"
+        raise ConfigError(f"dataset.path: {file} can't be read ({error}); fix or remove it") from error
+    present = ", ".join(map(str, columns)) or "none"
     if "file_name" not in columns:
-        raise ConfigError(f"dataset.path: {file} has no column file_name; its columns are {there}")
+        raise ConfigError(f"dataset.path: {file} has no column file_name; its columns are {present}")
     if caption_column not in columns:
-        raise ConfigError(f"dataset.caption_column={caption_column} is not in {file}; its columns are {there}")
-    for number, row in enumerate(rows):
-        yield f"row {number}", row.get("file_name"), row.get(caption_column)
+        raise ConfigError(f"dataset.caption_column={caption_column} is not in {file}; its columns are {present}")
+    for row in rows:
+        yield row.get("file_name"), row.get(caption_column)
+
+
+def _table(file: Path) -> tuple[Sequence[str], list[dict]]:
+    """Columns and rows of a metadata file."""
+    if file.suffix == ".parquet":
+        table = pq.read_table(file)
+        return table.column_names, table.to_pylist()
+    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
+        if file.suffix == ".csv":
+            reader = csv.DictReader(lines, strict=True)
+            return reader.fieldnames or [], list(reader)
+        rows = [json.loads(line) for line in lines if line.strip()]
+    return list(dict.fromkeys(column for row in rows for column in row)), rows
+
+
+def _described(
+    root: Path, images: list[str], files: Collection[str], no_text: str
+) -> tuple[dict[str, object], list[Item]]:
+    """The captions in .txt files, by image; and the images without one. no_text: the problem if there is no file."""
+    stems = Counter(name.rpartition(".")[0] for name in images)
+    captions: dict[str, object] = {}
+    bad = []
+    for name in images:
+        stem = name.rpartition(".")[0]
+        text = f"{stem}.txt"
+        if text not in files:
+            bad.append(_unusable(name, no_text))
+        elif stems[stem] > 1:
+            bad.append(_unusable(name, f"shares {text} with another image; rename one of them"))
+        else:
+            captions[name] = _lines(root / text)
+    return captions, bad
 
 
 def _lines(file: Path) -> list[str] | None:
-    """The captions in a .txt file, one to a line; None if it is no text."""
+    """The captions in a .txt file, one on each line; None if it is not text."""
     try:
         return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         return None
 
 
-def _facts(folder: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
-    """The facts of the files; looked up for those that have the size and time of change that they had before."""
-    place = hashlib.sha256(f"{VERSION} {folder.resolve()}".encode()).hexdigest()[:32]
-    index = Path(datasets.config.HF_DATASETS_CACHE) / "t2i" / f"{place}.json"
+def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
+    """The facts of the files. They are stored, and valid as long as size and modification time are the same."""
+    key = hashlib.sha256(f"{VERSION} {root.resolve()}".encode()).hexdigest()[:32]
+    index = Path(datasets.config.HF_DATASETS_CACHE) / "t2i" / f"{key}.json"
     index.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(index.with_suffix(".lock")):  # two runs that start at once look once
+    with FileLock(index.with_suffix(".lock")):  # of two runs that start at once, one scans
         known = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
         state = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}
         new = [name for name in files if name not in known or known[name]["state"] != state[name]]
         if new:
-            log.info("looking at %d new images in %s", len(new), folder)
+            log.info("scanning %d new images in %s", len(new), root)
             with ThreadPoolExecutor() as threads:
-                found = threads.map(lambda name: examine((folder / name).read_bytes()), new)
-                known |= {name: {"state": state[name], **asdict(facts)} for name, facts in zip(new, found, strict=True)}
+                scanned = threads.map(lambda name: examine((root / name).read_bytes()), new)
+                entries = zip(new, scanned, strict=True)
+                known |= {name: {"state": state[name], **asdict(facts)} for name, facts in entries}
             known = {name: entry for name, entry in known.items() if name in files}
             atomic_write(index, json.dumps(known))
     return {name: Facts(**{key: value for key, value in known[name].items() if key != "state"}) for name in files}

@@ -1,4 +1,4 @@
-"""From the bytes of an image file, whoever made it, to upright RGB pixels of the size that is trained."""
+"""From the bytes of any image file to upright RGB pixels of the size that is trained on."""
 
 import hashlib
 import io
@@ -19,22 +19,24 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
 }
 CROPS = ("center", "random")
-VERSION = "2"  # of what this file makes of an image; part of the fingerprints
+SUFFIXES = {f".{suffix}" for suffix in ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga")}
+SUFFIXES |= {".tif", ".tiff", ".webp"}
+VERSION = "2"  # of this file's results for an image; part of the fingerprints
 SRGB = ImageCms.createProfile("sRGB")
-MAX_ASPECT = 2  # of a bucket; what is longer is cropped
+MAX_ASPECT = 2  # of a bucket; longer images are cropped
 
 
 class BadImage(ValueError):
-    """What is wrong with an image, in words that follow its name."""
+    """What is wrong with an image, as the rest of a sentence that begins with its name."""
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as a viewer shows it, in sRGB: turned as its EXIF says, over white where it is transparent."""
+    """The image as a viewer shows it, in sRGB: rotated according to its EXIF data, over white where transparent."""
     image = _in_srgb(ImageOps.exif_transpose(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
-        raise BadImage("holds floating-point numbers, of which nobody knows what is white; save it in 8 bits")
+        raise BadImage("has floating-point pixels, whose white is undefined; save it with 8 bits per channel")
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
@@ -42,27 +44,27 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """The colours that an embedded ICC profile means (Adobe RGB, Display P3, print inks), where it can be used."""
+    """The image in sRGB, if an embedded ICC profile says that it is in Adobe RGB, Display P3, printing inks ..."""
     profile, mode = image.info.get("icc_profile"), "RGBA" if image.mode == "RGBA" else "RGB"
     if not profile or image.mode not in ("L", "RGB", "RGBA", "CMYK", "LAB"):
         return image
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, own, SRGB, outputMode=mode)
-    except (ImageCms.PyCMSError, OSError):  # of another colour space than the image, or damaged: viewers ignore it
+        return ImageCms.profileToProfile(image, own, SRGB, outputMode=mode) or image  # None is for inPlace=True only
+    except (ImageCms.PyCMSError, OSError):  # the profile is damaged, or of another colour space: viewers ignore it
         return image
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Scaled to 8 bits, where Pillow's own conversion would clip."""
+    """The image scaled to 8 bits; Pillow's own conversion would clip."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise BadImage("holds numbers of 32 bits, of which nobody knows what is white; save it in 8 or 16 bits")
+        raise BadImage("has 32-bit pixels, whose white is undefined; save it with 8 or 16 bits per channel")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def read(content: bytes) -> Image.Image:
-    """The upright image in a file's bytes; BadImage if there is none, or one larger than Pillow thinks safe."""
+    """The upright image in a file's bytes; BadImage if there is none, or if Pillow considers its size unsafe."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -70,35 +72,46 @@ def read(content: bytes) -> Image.Image:
     except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BadImage(f"is too large ({str(error).rstrip('.')}); make it smaller") from error
+        raise BadImage(f"is too large ({str(error).rstrip('.')}); scale it down") from error
     except UnidentifiedImageError as error:
-        raise BadImage("is no image that Pillow knows" if content else "is an empty file") from error
-    except Exception as error:  # the decoders of sixty formats raise what they like
+        raise BadImage("is not an image in a format that Pillow reads" if content else "is an empty file") from error
+    except Exception as error:  # the decoders of sixty formats raise anything
         raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is to be known of an image before it is used; found once for each file."""
+    """What has to be known about an image before it is used; determined once for each file, and stored."""
 
     sha256: str  # of the file's bytes
     width: int  # upright
     height: int
-    problem: str  # empty: there is none
+    problem: str  # empty if the image can be used
+
+    @property
+    def uniform(self) -> float:
+        """A number in [0, 1) that depends on the file's bytes alone."""
+        return int(self.sha256[:16], 16) / 2**64
 
 
 def examine(content: bytes) -> Facts:
-    """Decode an image to see what it is, and whether it is whole."""
+    """The facts of an image; all of it is decoded, to see whether it is complete."""
     digest = hashlib.sha256(content).hexdigest()
     try:
-        return Facts(digest, *read(content).size, problem="")
+        width, height = read(content).size
     except BadImage as problem:
         return Facts(digest, 0, 0, str(problem))
+    return Facts(digest, width, height, "")
 
 
-@dataclass(frozen=True)
+def unusable(problem: str) -> Facts:
+    """The facts of an image whose content is not even read."""
+    return Facts("", 0, 0, problem)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How images are cut to size, and in how many views each of them is kept: windows × mirrored or not."""
+    """How images are scaled and cropped, and the number of views that are kept of each: crops × mirrored or not."""
 
     resolution: int
     crop: str
@@ -110,7 +123,7 @@ class Preparation:
 
     def __post_init__(self):
         for name in ("resolution", "crop_variants", "bucket_step"):
-            check_positive(f"dataset.{name}", getattr(self, name), "1 is the least")
+            check_positive(f"dataset.{name}", getattr(self, name), "use 1 or more")
         if self.crop not in CROPS:
             raise ConfigError(f"dataset.crop={self.crop} is not known; choose from {', '.join(CROPS)}")
         if self.interpolation not in INTERPOLATIONS:
@@ -118,7 +131,7 @@ class Preparation:
             raise ConfigError(f"dataset.interpolation={self.interpolation} is not known; choose from {known}")
         if self.buckets and not self.sizes():
             raise ConfigError(
-                f"dataset.bucket_step={self.bucket_step} leaves no size of {self.resolution}² pixels; make it smaller"
+                f"dataset.bucket_step={self.bucket_step} leaves no bucket of {self.resolution}² pixels; make it smaller"
             )
 
     @property
@@ -130,15 +143,15 @@ class Preparation:
         return self.windows * (2 if self.flip else 1)
 
     def plain(self) -> "Preparation":
-        """The same with one view: the middle, as it is."""
+        """The same with a single view: the center, not mirrored."""
         return replace(self, crop="center", flip=False)
 
     def effect(self) -> tuple:
-        """What changes a pixel: equal for settings that do the same."""
+        """The settings that change a pixel; equal for settings with the same result."""
         return self.sizes(), self.crop, self.windows, self.flip, self.interpolation
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Width and height of each bucket: multiples of the step, of about resolution² pixels and no more."""
+        """Width and height of each bucket: multiples of the step, with about resolution² pixels and no more."""
         if not self.buckets:
             return [(self.resolution, self.resolution)]
         step, area = self.bucket_step, self.resolution**2
@@ -147,7 +160,7 @@ class Preparation:
         return sorted({*wide, *(size[::-1] for size in wide)})
 
     def size(self, facts: Facts) -> tuple[int, int]:
-        """Of the bucket whose shape is nearest to the image's."""
+        """Width and height of the bucket whose shape is nearest to the image's."""
 
         def difference(size: tuple[int, int]) -> float:
             return abs(np.log(size[0] * facts.height / (size[1] * facts.width)))
@@ -155,33 +168,33 @@ class Preparation:
         return min(self.sizes(), key=difference)
 
     def pixels(self, content: bytes, facts: Facts, view: int) -> np.ndarray:
-        """A view of an image, scaled to cover its size and cut there, [H, W, 3] uint8.
+        """A view of an image, scaled to cover the size of its bucket and cropped to it, [H, W, 3] uint8.
 
-        Where the windows lie is settled by the image: the views are cached, and a run draws among them.
+        The image's hash decides where the crops lie: the views are cached, and a run draws among them.
         """
-        return self.drawn(content, facts, self._settled(facts, view))
+        return self.drawn(content, facts, self._fixed_draws(facts, view))
 
     def framing(self, facts: Facts, view: int) -> tuple[int, ...]:
-        """Where a view lies; see `drawn_framing`."""
-        return self.drawn_framing(facts, self._settled(facts, view))
+        """The size and crop conditioning for a view; see `drawn_framing`."""
+        return self.drawn_framing(facts, self._fixed_draws(facts, view))
 
-    def _settled(self, facts: Facts, view: int) -> np.ndarray:
-        """A view as draws."""
+    def _fixed_draws(self, facts: Facts, view: int) -> np.ndarray:
+        """The draws for a view, [3]."""
         window, mirrored = divmod(view, 2 if self.flip else 1)
-        middle = generator(int(facts.sha256[:15], 16), "image", window).random(2)
-        return np.array([*middle, 0.0 if mirrored else 1.0])
+        centering = generator(int(facts.sha256[:15], 16), "image", window).random(2)
+        return np.array([*centering, 0.0 if mirrored else 1.0])
 
     def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
-        """A view of its own, [H, W, 3] uint8; draws in [0, 1) say where it lies and whether it is mirrored, [3]."""
+        """A random view, [H, W, 3] uint8; draws, [3], in [0, 1): position across and down, and mirrored below 0.5."""
         centering, mirrored = self._window(draws)
-        cut = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=centering)
-        return np.asarray(ImageOps.mirror(cut) if mirrored else cut)
+        cropped = ImageOps.fit(read(content), self.size(facts), INTERPOLATIONS[self.interpolation], centering=centering)
+        return np.asarray(ImageOps.mirror(cropped) if mirrored else cropped)
 
     def drawn_framing(self, facts: Facts, draws: np.ndarray) -> tuple[int, ...]:
-        """What Stable Diffusion XL is told of such a view (Podell et al. 2023, arXiv 2307.01952, 2.2), in pixels.
+        """Size and crop conditioning of Stable Diffusion XL (Podell et al. 2023, arXiv 2307.01952, 2.2), in pixels.
 
-        Height and width of the image as it was; top and left of the cut in the scaled image, mirrored if it is;
-        height and width of the cut.
+        Height and width of the original image; top and left of the crop in the scaled image, which is mirrored if the
+        crop is; height and width of the crop.
         """
         (across, down), mirrored = self._window(draws)
         width, height = self.size(facts)
@@ -191,6 +204,6 @@ class Preparation:
         return facts.height, facts.width, round(top), round(left), height, width
 
     def _window(self, draws: np.ndarray) -> tuple[tuple[float, float], bool]:
-        """Where the cut lies between the edges, across and down, and whether it is mirrored."""
+        """The position of the crop between the edges, across and down in [0, 1], and whether it is mirrored."""
         centering = (float(draws[0]), float(draws[1])) if self.crop == "random" else (0.5, 0.5)
         return centering, bool(self.flip and draws[2] < 0.5)

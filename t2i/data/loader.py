@@ -1,4 +1,4 @@
-"""Micro-batches in order, made ahead of time by workers that may die."""
+"""Micro-batches in order, prefetched by workers that may die."""
 
 import logging
 import signal
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -20,7 +20,8 @@ MAX_DEATHS = 10  # of data-loader workers, before the run ends
 class MicroBatches(torch.utils.data.Sampler):
     """Positions of each micro-batch of this process, from optimizer step `first_step` on.
 
-    A step's `batch_size` positions are dealt in blocks: its examples are the same however they are split.
+    The `batch_size` positions of a step are dealt out in blocks, so a step has the same examples for every
+    micro-batch size and number of processes.
     """
 
     batch_size: int
@@ -47,23 +48,32 @@ class MicroBatches(torch.utils.data.Sampler):
 
 
 class Readable(Protocol):
-    """What batches come from: workers read, and the process of the loop finishes what they have read."""
+    """Training examples: workers read them, and the process of the training loop finishes the batch."""
 
-    def __getitems__(self, positions: list[int]) -> Any: ...
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the data set, its preparation and the encoders."""
+        ...
 
-    def finish(self, read: Any) -> Batch: ...
+    def __getitems__(self, positions: list[int]) -> Any:
+        """What a worker reads for the batch at these positions of the endless order."""
+        ...
+
+    def finish(self, read: Any) -> Batch:
+        """The batch, from what a worker has read."""
+        ...
 
 
 def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) -> Iterator[Batch]:
-    """The micro-batches in order, made ahead of time by `num_workers` processes (0: in this one).
+    """The micro-batches in order, prefetched by `num_workers` processes (0: read in this one).
 
-    When a worker dies, others take its place: a batch depends on its positions alone.
+    When a worker dies, new ones continue where it stopped: a batch depends on its positions alone.
     """
     seen = deaths = 0
     while seen < len(micro_batches):
         batches = iter(
             torch.utils.data.DataLoader(
-                examples,
+                cast(torch.utils.data.Dataset, examples),  # the loader calls nothing but `__getitems__`
                 batch_sampler=islice(micro_batches, seen, None),
                 num_workers=num_workers,
                 collate_fn=_as_is,
@@ -71,7 +81,7 @@ def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) ->
             )
         )
         if num_workers and threading.current_thread() is threading.main_thread():
-            # Torch's handler would raise wherever training happens to be; without it, asking for a batch raises.
+            # Torch's handler raises at whatever line the main thread executes; without it, the next batch raises.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             for batch in batches:
@@ -81,9 +91,9 @@ def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) ->
             deaths += 1
             if "DataLoader worker" not in str(error) or deaths > MAX_DEATHS:
                 raise
-            log.warning("a data-loader worker died (%s); new ones go on", str(error).splitlines()[0])
+            log.warning("a data-loader worker died (%s); continuing with new workers", str(error).splitlines()[0])
         finally:
-            del batches  # now, which ends the workers at once; among the garbage of an exception they take 5 s
+            del batches  # ends the workers at once; kept alive by an exception's traceback, they take 5 s
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""Items as they are found, and what is to be done about those that can't be used."""
+"""Items, and the treatment of those that can't be used: stop, or skip and list them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -14,12 +14,13 @@ POLICIES = ("stop", "skip")
 
 @dataclass(frozen=True)
 class Item:
-    """An image with what was found as its caption: a text or a list of texts, if all is well."""
+    """An image with its caption as the data set has it: a text or a list of texts, if it can be used."""
 
     name: str  # in messages: a path, or a row
     caption: Any
     content: Callable[[], bytes]
     facts: Facts
+    for_validation: bool = False  # the data set itself sets the item apart for validation
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -27,16 +28,16 @@ class Item:
 
     @property
     def problem(self) -> str:
-        """Why the item can't be used, in words that follow its name; empty if it can."""
+        """Why the item can't be used, as the rest of a sentence that begins with its name; empty if it can."""
         return self.facts.problem or _problem(self.caption)
 
 
 def _problem(caption: Any) -> str:
     if caption is None:
-        return "has no caption (null, or no text)"
+        return "has no caption (it is null, or not text)"
     texts = [caption] if isinstance(caption, str) else caption
     if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        return f"has a caption that is no text: {caption!r}"
+        return f"has a caption that is not text: {caption!r}"
     if not texts or not all(text.strip() for text in texts):
         return f"has an empty caption: {caption!r}"
     return ""
@@ -48,24 +49,23 @@ def check_policy(on_error: str) -> None:
 
 
 def report(skipped: Sequence[dict[str, str]], number: int, path: str, on_error: str, listed: str) -> None:
-    """Say which of `number` items can't be used, and where they are listed; ConfigError where `on_error` is stop."""
-    if skipped and on_error == "stop":
-        first = f"{skipped[0]['item']} {skipped[0]['reason']}"
+    """Warn of the items, of `number`, that can't be used, listed in the file `listed`; ConfigError if on_error=stop."""
+    if not skipped:
+        return
+    first = f"{skipped[0]['item']} {skipped[0]['reason']}"
+    if on_error == "stop":
         raise ConfigError(
-            f"dataset.path={path}: {first} ({len(skipped)} of {number} items can't be used); mend or remove them, "
-            "or leave them out with dataset.on_error=skip"
+            f"dataset.path={path}: {first} ({len(skipped)} of {number} items can't be used); fix or remove them, "
+            "or skip them with dataset.on_error=skip"
         )
-    if skipped:
-        log.warning(
-            "%d of %d items of %s can't be used and are skipped, such as %s, which %s; %s lists them all",
-            len(skipped), number, path, *skipped[0].values(), listed,
-        )  # fmt: skip
+    message = "%d of %d items of %s can't be used and are skipped (the first: %s); all are listed in %s"
+    log.warning(message, len(skipped), number, path, first, listed)
 
 
 def usable(items: Sequence[Item], path: str, on_error: str) -> tuple[list[Item], list[dict[str, str]]]:
-    """The items without a problem, and the others with theirs; ConfigError instead where `on_error` is stop.
+    """The usable items, and the names and problems of the others; ConfigError if there are any and on_error=stop.
 
-    The order is that of the images' hashes: the same whatever format the images come in.
+    The items come in the order of their images' hashes, which is the same for every format of the data set.
     """
     skipped = [{"item": item.name, "reason": item.problem} for item in items if item.problem]
     report(skipped, len(items), path, on_error, "run.json")

@@ -1,9 +1,9 @@
-"""What is in the shards of a set: of each an index, which is kept when the shard is gone."""
+"""Indices of shards: the captions and facts of the images in each, which are kept when the shard is removed."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,69 +16,77 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from t2i.config import ConfigError
-from t2i.data.images import VERSION, Facts, examine
+from t2i.data.images import VERSION, Facts, examine, unusable
 from t2i.data.records import Item, report
-from t2i.data.shards import FORMATS, BadShard, Columns, Found, Rows, Shard, Tar
+from t2i.data.shards import FORMATS, BadShard, Columns, Rows, Shard, ShardItem, Tar
 from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
 FORMAT = "1"  # of an index; part of its key
-CHUNK = 64  # images looked at together: what is in memory at once
+CHUNK = 64  # images scanned together: their files are in memory at once
 TABLES = 16  # in memory
-INDEX = pa.schema(
-    {
-        "name": pa.string(), "captions": pa.list_(pa.string()), "sha256": pa.string(), "width": pa.int64(),
-        "height": pa.int64(), "where": pa.list_(pa.int64(), 2),
-    }
-)  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("sha256", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("where", pa.list_(pa.int64(), 2)),
+    ]
+)
 
 
 class Source(Protocol):
-    """Where shards come from."""
+    """The place that shards come from."""
 
-    def open(self, shard: Shard, soon: Sequence[Shard] = ()) -> BinaryIO:
-        """Its file, fetched if need be; `soon`: which others will be needed, and are better not removed for it."""
+    def open(self, shard: Shard, protected: Sequence[Shard] = ()) -> BinaryIO:
+        """The shard's file, fetched if necessary. protected: others that are needed soon, and evicted last for it."""
+        ...
 
 
 @dataclass
-class Catalogue:
-    """What is in some shards of a set: of each an index, made when it is first asked for, and kept.
+class ShardIndex:
+    """The usable items of some shards. The index of a shard is made when it is first needed, and stored.
 
-    An item that can't be used has no place. The others have the order of their images' hashes, which is the same
-    in any format.
+    The items of a shard are numbered in the order of their images' hashes, which is the same in every format.
     """
 
     source: Source
     shards: list[Shard]
-    path: str  # of the set, in messages
+    path: str  # of the data set, in messages
     columns: Columns
-    folder: Path  # where the indices are kept: they are small, and outlive the shards
+    folder: Path  # of the stored indices: they are small, and outlive the shards
     on_error: str  # see t2i.data.records
-    soon: Sequence[int] = ()  # which shards are needed now and next: what is fetched is not to push them out
+    protected: Sequence[int] = ()  # see `protect`
     summaries: dict[int, dict] = field(default_factory=dict)
     tables: dict[int, pa.Table] = field(default_factory=dict)
 
+    def protect(self, shards: Sequence[int]) -> None:
+        """From now on, fetching a shard evicts these last: they are needed now and next."""
+        self.protected = shards
+
     def known(self) -> list[int]:
-        """The shards whose index is there already."""
+        """The shards whose index is stored already."""
         return [shard for shard in range(len(self.shards)) if self._file(shard).is_file()]
 
     def count(self, shard: int) -> int:
         return self.summary(shard)["items"]
 
     def summary(self, shard: int) -> dict:
-        """{"items": how many can be used, "skipped": the others and why}.
+        """The number of usable `items`, and the `skipped` ones with the reasons.
 
-        Raises ConfigError if the shard can't be read, or if an item can't be used and none is to be skipped.
+        Raises ConfigError if the shard can't be read, or if an item can't be used and on_error=stop.
         """
         if shard not in self.summaries:
             file = self._file(shard)
             file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_suffix(".lock")):  # two processes that come at once look once
-                if new := not file.is_file():
-                    log.info(
-                        "looking at the images of %s: no index of it is in %s", self.shards[shard].name, self.folder
-                    )
-                    table, skipped = self._survey(shard)
+            with FileLock(file.with_suffix(".lock")):  # of two processes that start at once, one scans
+                new = not file.is_file()
+                if new:
+                    name = self.shards[shard].name
+                    log.info("indexing the images of %s: there is no index of it in %s yet", name, self.folder)
+                    table, skipped = self._scan(shard)
                     pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
                     file.with_suffix(".tmp").replace(file.with_suffix(".parquet"))
                     atomic_write(file, json.dumps({"items": len(table), "skipped": skipped}))
@@ -89,28 +97,28 @@ class Catalogue:
             self.summaries[shard] = summary
         return self.summaries[shard]
 
-    def item(self, shard: int, place: int) -> tuple[tuple[str, ...], Facts, tuple[int, int]]:
-        """Captions, facts of the image, and where it lies in the shard."""
+    def item(self, shard: int, number: int) -> tuple[tuple[str, ...], Facts, tuple[int, int]]:
+        """The captions of an item, the facts of its image, and where this is in the shard (see ShardItem)."""
         if shard not in self.tables:
             self.count(shard)
             self.tables = dict(list(self.tables.items())[1 - TABLES :])
             self.tables[shard] = pq.read_table(self._file(shard).with_suffix(".parquet"))
-        row = self.tables[shard].slice(place, 1).to_pylist()[0]
+        row = self.tables[shard].slice(number, 1).to_pylist()[0]
         facts = Facts(row["sha256"], row["width"], row["height"], "")
         return tuple(row["captions"]), facts, tuple(row["where"])
 
-    def contents(self, shard: int, places: Sequence[int]) -> list[bytes]:
-        """The files of some images of a shard."""
-        items = [self.item(shard, place) for place in places]
+    def contents(self, shard: int, numbers: Sequence[int]) -> list[bytes]:
+        """The image files of some items of a shard."""
+        items = [self.item(shard, number) for number in numbers]
         with self._opened(shard) as reader:
-            found = reader.contents([where for _, _, where in items])
+            files = reader.contents([where for _, _, where in items])
         hashes = [facts.sha256 for _, facts, _ in items]
-        if hashes != [hashlib.sha256(content).hexdigest() for content in found]:
+        if hashes != [hashlib.sha256(content).hexdigest() for content in files]:
             raise ConfigError(f"dataset.path={self.path}: {self.shards[shard].name} has changed while it was in use")
-        return found
+        return files
 
     def fetch(self, shard: int) -> None:
-        """See to it that a shard is here, and its index."""
+        """Fetch a shard and make its index, if they are not here yet."""
         self.summary(shard)
         with self._opened(shard):
             pass
@@ -118,36 +126,37 @@ class Catalogue:
     def fingerprint(self) -> str:
         return repr((VERSION, self.columns, [(shard.name, shard.content) for shard in self.shards]))
 
-    def _survey(self, shard: int) -> tuple[pa.Table, list[dict[str, str]]]:
+    def _scan(self, shard: int) -> tuple[pa.Table, list[dict[str, str]]]:
+        """The index of a shard, and its items that can't be used."""
         rows, skipped, name = [], [], self.shards[shard].name
         with self._opened(shard) as reader, ThreadPoolExecutor() as threads:
-            found = iter(reader)
-            while chunk := list(islice(found, CHUNK)):
-                for each, facts in zip(chunk, threads.map(_examined, chunk), strict=True):
-                    item = Item(f"{name}: {each.name}", each.caption, bytes, facts)
+            items = iter(reader)
+            while chunk := list(islice(items, CHUNK)):
+                for found, facts in zip(chunk, threads.map(_examined, chunk), strict=True):
+                    item = Item(f"{name}: {found.name}", found.caption, bytes, facts)
                     if item.problem:
                         skipped.append({"item": item.name, "reason": item.problem})
                     else:
                         known = {"sha256": facts.sha256, "width": facts.width, "height": facts.height}
-                        rows.append({"name": each.name, "captions": item.captions, "where": each.where} | known)
+                        rows.append({"name": found.name, "captions": item.captions, "where": found.where} | known)
         rows.sort(key=lambda row: (row["sha256"], row["captions"], row["where"]))
-        return pa.Table.from_pylist(rows, INDEX), skipped
+        return pa.Table.from_pylist(rows, SCHEMA), skipped
 
     @contextmanager
-    def _opened(self, shard: int) -> Iterator[Tar | Rows]:
-        """A reader of the shard; within, what is wrong with it is a ConfigError that names it."""
+    def _opened(self, shard: int) -> Generator[Tar | Rows]:
+        """A reader of the shard; what it finds wrong becomes a ConfigError that names the shard."""
         name = self.shards[shard].name
-        with self.source.open(self.shards[shard], [self.shards[other] for other in self.soon]) as file:
+        with self.source.open(self.shards[shard], [self.shards[other] for other in self.protected]) as file:
             try:
                 yield FORMATS[PurePosixPath(name).suffix](file, self.columns)
             except BadShard as problem:
-                raise ConfigError(f"dataset.path={self.path}: {name} {problem}; mend it, or leave it out") from problem
+                raise ConfigError(f"dataset.path={self.path}: {name} {problem}; fix or remove it") from problem
 
     def _file(self, shard: int) -> Path:
-        """Of the summary; the index lies beside it."""
+        """The file of a shard's summary; its table has the same name, but for the suffix."""
         key = hashlib.sha256(repr((FORMAT, VERSION, self.shards[shard], self.columns)).encode()).hexdigest()
         return self.folder / f"{key[:32]}.json"
 
 
-def _examined(found: Found) -> Facts:
-    return Facts("", 0, 0, found.problem) if found.problem else examine(found.content)
+def _examined(item: ShardItem) -> Facts:
+    return unusable(item.problem) if item.problem else examine(item.content)

@@ -1,4 +1,4 @@
-"""Where shards come from: files that are here, and a repository of the Hub, of which a few are here at a time."""
+"""Sources of shards: files on this machine, and a repository of the Hub, a few of whose shards are kept here."""
 
 import glob
 import hashlib
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Files:
-    """Shards on this machine, read where they are."""
+    """Shards on this machine, read in place."""
 
     root: Path
 
     @classmethod
     def find(cls, path: str) -> tuple["Files", list[Shard]]:
-        """path: a folder, read with those below it, or a pattern such as images/train-*.tar."""
-        place = Path(path).expanduser()
-        pattern = place / "**" / "*" if place.is_dir() else place
-        fixed = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)
-        root = Path(*pattern.parts[:fixed])
+        """All shards of a folder and those below it, or of a pattern such as images/train-*.tar, by name."""
+        given = Path(path).expanduser()
+        pattern = given / "**" / "*" if given.is_dir() else given
+        literal = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)
+        root = Path(*pattern.parts[:literal])
         names = sorted(Path(file).relative_to(root).as_posix() for file in glob.glob(str(pattern), recursive=True))
         shards = []
         for name in names:
@@ -44,7 +44,7 @@ class Files:
                 shards.append(Shard(name, str(stat.st_size), state))
         return cls(root), shards
 
-    def open(self, shard: Shard, soon: Sequence[Shard] = ()) -> BinaryIO:
+    def open(self, shard: Shard, protected: Sequence[Shard] = ()) -> BinaryIO:
         try:
             return (self.root / shard.name).open("rb")
         except OSError as error:
@@ -53,27 +53,27 @@ class Files:
 
 @dataclass(frozen=True)
 class Repository:
-    """Shards in a data set's repository of the Hub. Of them `keep` are on the disk at most, for all processes here.
+    """Shards in a data set's repository of the Hub. All processes here together keep at most `keep` on the disk.
 
-    A shard that has to make room is the one that was not used for longest; whoever reads in it goes on undisturbed.
+    The shard that was not used for longest is evicted first; a process that is reading it is not disturbed.
     """
 
     path: str
-    commit: str
+    commit: str | None
     folder: Path
     keep: int
     pauses: Sequence[float] = PAUSES  # seconds, before each further attempt
 
     @classmethod
     def find(cls, path: str, revision: str | None, folder: Path, keep: int) -> tuple["Repository", list[Shard]]:
-        """The repository as it is now, and all its shards by name; folder: for the shards that are here."""
+        """The repository as it is now, and all its shards by name. folder: for the shards that are kept here."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
         from huggingface_hub.utils import httpx
 
         if not is_repository(path):
             raise ConfigError(
-                f"dataset.path={path} is no repository of the Hub (OWNER/NAME); for shards on this machine, use "
+                f"dataset.path={path} is not a repository of the Hub (OWNER/NAME); for shards on this machine, use "
                 "dataset=webdataset"
             )
         check_reachable("dataset.path", path, "dataset")
@@ -82,8 +82,8 @@ class Repository:
             tree = list(HfApi().list_repo_tree(path, recursive=True, revision=commit, repo_type="dataset"))
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             raise ConfigError(
-                f"dataset.path={path} can't be read ({reason(error)}); give the id of a data set that can be reached, "
-                "and dataset.revision=null or one that it has"
+                f"dataset.path={path} can't be read ({reason(error)}); give the id of an accessible data set, and as "
+                "dataset.revision null or a revision that exists"
             ) from error
         shards = []
         for file in sorted((entry for entry in tree if isinstance(entry, RepoFile)), key=lambda file: file.path):
@@ -92,35 +92,34 @@ class Repository:
                 shards.append(Shard(file.path, content, content))
         return cls(path, commit, folder / re.sub(r"[^\w.-]", "--", path), keep), shards
 
-    def open(self, shard: Shard, soon: Sequence[Shard] = ()) -> BinaryIO:
-        """Fetches it if it is not here; ConfigError if that can't be done, with all attempts."""
+    def open(self, shard: Shard, protected: Sequence[Shard] = ()) -> BinaryIO:
+        """The shard's file, fetched if it is not here; ConfigError if all attempts fail."""
         try:
-            return self._here(shard)
+            return self._open_kept(shard)
         except FileNotFoundError:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):  # one at a time, or there would be more than `keep`
+        with FileLock(self.folder / ".lock"):  # processes that fetched at the same time would keep more than `keep`
             try:
-                return self._here(shard)  # another process was faster
+                return self._open_kept(shard)  # another process was faster
             except FileNotFoundError:
-                self._make_room({self._file(each) for each in soon})
+                self._evict({self._file(other) for other in protected})
                 self._fetch(shard)
-                return self._here(shard)
+                return self._open_kept(shard)
 
-    def _here(self, shard: Shard) -> BinaryIO:
-        file = self._file(shard)
-        opened = file.open("rb")
-        os.utime(opened.fileno())  # used now, which is what removal goes by; by number, for the name may be gone
+    def _open_kept(self, shard: Shard) -> BinaryIO:
+        opened = self._file(shard).open("rb")
+        os.utime(opened.fileno())  # the time of last use, for eviction; not by name, which another process may remove
         return opened
 
     def _file(self, shard: Shard) -> Path:
         key = hashlib.sha256(repr(shard).encode()).hexdigest()[:32]
         return self.folder / f"{key}{PurePosixPath(shard.name).suffix}"
 
-    def _make_room(self, soon: set[Path]) -> None:
-        """Room for one more: first of what is not needed soon, then of the rest, what was used longest ago goes."""
-        here = [file for file in self.folder.iterdir() if file.suffix in FORMATS]
-        here.sort(key=lambda file: (file in soon, file.stat().st_mtime_ns))
-        for file in here[: max(0, len(here) + 1 - self.keep)]:
+    def _evict(self, protected: set[Path]) -> None:
+        """Remove shards until one more may be kept: the longest unused first, protected ones last."""
+        kept = [file for file in self.folder.iterdir() if file.suffix in FORMATS]
+        kept.sort(key=lambda file: (file in protected, file.stat().st_mtime_ns))
+        for file in kept[: max(0, len(kept) + 1 - self.keep)]:
             file.unlink()
 
     def _fetch(self, shard: Shard) -> None:
@@ -133,10 +132,10 @@ class Repository:
             except (httpx.HTTPError, OSError, RuntimeError) as error:
                 if pause is None or is_final(error):
                     raise ConfigError(
-                        f"dataset.path={self.path}: {shard.name} can't be fetched ({reason(error)}); when it can be, "
-                        "the same command with the same run=NAME goes on from the last checkpoint"
+                        f"dataset.path={self.path}: {shard.name} can't be fetched ({reason(error)}); once it is "
+                        "available, repeat the command with the same run=NAME to continue from the last checkpoint"
                     ) from error
-                log.warning("fetching %s failed (%s); once more in %g s", shard.name, reason(error), pause)
+                log.warning("fetching %s failed (%s); retrying in %g s", shard.name, reason(error), pause)
                 time.sleep(pause)
 
     def _download(self, shard: Shard) -> None:
@@ -144,7 +143,7 @@ class Repository:
         from huggingface_hub.utils import disable_progress_bars
 
         incoming = self.folder / "incoming"
-        shutil.rmtree(incoming, ignore_errors=True)  # what a killed process left
+        shutil.rmtree(incoming, ignore_errors=True)  # left by a killed process
         disable_progress_bars()
         log.info("fetching %s", shard.name)
         file = hf_hub_download(self.path, shard.name, repo_type="dataset", revision=self.commit, local_dir=incoming)
@@ -153,5 +152,5 @@ class Repository:
 
 
 def matching(shards: list[Shard], pattern: str | None) -> list[Shard]:
-    """Those whose name fits; in a pattern * stands for any text, slashes included."""
+    """The shards whose name matches; in a pattern, * matches any text, slashes included."""
     return [shard for shard in shards if pattern is not None and fnmatch(shard.name, pattern)]

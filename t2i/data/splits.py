@@ -1,50 +1,55 @@
-"""The two sides of a data set: what is trained on, and what is held out."""
+"""The two sides of a data set: the images that are trained on, and those that are held out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
+
+from t2i.data.batches import Draws
+from t2i.data.loader import Readable
+from t2i.models.model import Model
 
 
 @dataclass(frozen=True)
 class Split:
     """Captioned images. `fingerprint` changes whenever an image or a caption may have changed."""
 
-    cached: ClassVar[bool] = True  # encoded before training, as a whole
+    cached: ClassVar[bool] = True  # all of it is encoded before training
     captions: Sequence[tuple[str, ...]]  # of each image: one or more
     pixels: Callable[..., np.ndarray]  # index, view = 0 -> [H, W, 3] uint8
     weights: np.ndarray  # [N]: how often each image is drawn in an epoch, on average
     fingerprint: str
-    views: int = 1  # of each image: windows, mirrored or not
-    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: whole images as they are
+    views: int = 1  # of each image: crops, mirrored or not
+    framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: images are not cropped
 
     def __len__(self) -> int:
         return len(self.captions)
 
     @property
-    def images(self) -> int | None:
-        """How many, if that is known before training."""
+    def images(self) -> int:
         return len(self)
 
 
 class TrainingSet(Protocol):
-    """What is trained on: a split that is encoded before training, or a stream that is encoded while it is read."""
+    """The images that are trained on: a split that is encoded before training, or a stream encoded as it is read."""
 
-    cached: ClassVar[bool]  # encoded before training
+    cached: ClassVar[bool]  # all of it is encoded before training
 
     @property
     def images(self) -> int | None:
-        """How many, if that is known before training."""
+        """The number of images, if it is known before training."""
+        ...
 
-    def examples(self, model: Any, cache_dir: str, batch_size: int, draws: Any) -> Any:
-        """What the loop reads: a `t2i.data.loader.Readable`, with a fingerprint."""
+    def examples(self, model: Model, cache_dir: str, batch_size: int, draws: Draws) -> Readable:
+        """The training examples, in the order of the draws' seed."""
+        ...
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A data set: what is trained on, and what is held out; of both, what could not be used, and why."""
+    """A data set: the training set, the held-out split, and the items of both that could not be used."""
 
     train: TrainingSet
     validation: Split
-    skipped: Sequence[dict[str, str]] = ()  # item, reason
+    skipped: Sequence[dict[str, str]] = ()  # the `item`'s name, and the `reason`

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2i.data.batches import Draws, Examples
+from t2i.data.batches import Draws
+from t2i.data.cached_split import Examples
 from t2i.data.loader import MicroBatches, loader
 from t2i.data.samplers import Order
 from t2i.diffusion.timesteps import Stratified, Uniform

@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
-from t2i.data import datasets as loaders
-from t2i.data import image_folder
-from t2i.data.datasets import folder as read_folder
-from t2i.data.datasets import hub, openmoji
+from t2i.data.hub_dataset import hub
+from t2i.data.image_folder import folder as read_folder
+from t2i.data.openmoji import openmoji
 from t2i.experiment import run
 from t2i.plan import settle
 from t2i.runs.folder import Run
@@ -41,10 +40,10 @@ def test_openmoji_groups():
 
 def test_unknown_group_is_refused():
     with pytest.raises(
-        ValueError, match=r"dataset.groups: no group vegetables in OpenMoji; there are activities, animal_faces"
+        ValueError, match=r"dataset.groups: OpenMoji has no group vegetables; choose from activities, animal_faces"
     ):
         openmoji(64, {"vegetables": 1.0})
-    with pytest.raises(ValueError, match=r"dataset.groups leaves no image"):
+    with pytest.raises(ValueError, match=r"dataset.groups leaves no images"):
         openmoji(64, {"food": 0.0})
 
 
@@ -70,7 +69,7 @@ def folder(tmp_path):
 
 
 def load(folder, **changes):
-    return hub(str(folder), **{**COLUMNS, **SHARED, "validation_share": 0.2, **changes})
+    return hub(path=str(folder), **{**COLUMNS, **SHARED, "validation_share": 0.2, **changes})
 
 
 def test_a_folder_is_split_by_the_images(folder):
@@ -110,8 +109,8 @@ def test_the_validation_split_of_the_data_set_is_used(folder):
     [
         ({"image_column": "photo"}, r"dataset.image_column=photo is not in .*; its columns are image, text"),
         ({"caption_column": "caption"}, r"dataset.caption_column=caption is not in .*; its columns are image, text"),
-        ({"split": "test"}, r"dataset.split=test is not in .*; it has train"),
-        ({"validation_share": 1.0}, r"dataset.validation_share=1.0 is a share of the images"),
+        ({"split": "test"}, r"dataset.split=test is not in .*; its splits are train"),
+        ({"validation_share": 1.0}, r"dataset.validation_share=1.0 must be a fraction of the images, between 0 and 1"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(folder, changes, message):
@@ -122,7 +121,7 @@ def test_what_is_not_there_is_named_with_what_is(folder, changes, message):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("./nowhere", r"dataset.path=./nowhere can't be loaded .*; give the id of a data set"),
+        ("./nowhere", r"dataset.path=./nowhere can't be loaded .*; give the id of an accessible data set or a folder"),
         ("nobody/nothing", r"dataset.path=nobody/nothing is not on this machine, and https://huggingface.co can't be"),
     ],
 )
@@ -194,7 +193,7 @@ def load_tars(folder):
 
 def local(folder, **changes):
     settings = {"caption_column": "text", "validation_share": 0.2, **SHARED, **changes}
-    return read_folder(str(folder), **settings)
+    return read_folder(path=str(folder), **settings)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +252,7 @@ def broken(folder):
         "below/b.png": "is an empty file",
         "d.png": "has no caption",
         "below/e.png": "has an empty caption: ' '",
-        "below/below/f.png": "has a caption that is no text: 7",
+        "below/below/f.png": "has a caption that is not text: 7",
     }
 
 
@@ -286,9 +285,9 @@ def test_bad_rows_of_a_data_set_are_listed_too(tmp_path):
     found = load(tmp_path / "given", on_error="skip")
     reasons = {each["item"]: each["reason"] for each in found.skipped}
     assert list(reasons) == [f"train, row {row}" for row in range(6)]
-    assert "leads out of the data set" in reasons["train, row 0"]
-    assert "leads out of the data set" in reasons["train, row 1"]
-    assert "can't be read" in reasons["train, row 2"] or "no image" in reasons["train, row 2"]
+    assert "points outside the data set" in reasons["train, row 0"]
+    assert "points outside the data set" in reasons["train, row 1"]
+    assert "can't be read" in reasons["train, row 2"] or "is not an image" in reasons["train, row 2"]
     assert "has no image" in reasons["train, row 3"]
     assert "empty caption" in reasons["train, row 4"]
     assert "has no caption" in reasons["train, row 5"]
@@ -303,7 +302,7 @@ def test_bad_rows_of_a_data_set_are_listed_too(tmp_path):
         ({"resolution": 0}, "dataset.resolution=0 must be positive"),
         ({"max_train_samples": 0}, "dataset.max_train_samples=0 must be positive"),
         ({"caption_column": "caption"}, "dataset.caption_column=caption is not in .*; its columns are file_name, text"),
-        ({"validation_share": 0.0}, "dataset.validation_share=0.0 is a share"),
+        ({"validation_share": 0.0}, "dataset.validation_share=0.0 must be a fraction"),
     ],
 )
 def test_settings_that_a_folder_cannot_have(changes, message, tmp_path):
@@ -313,9 +312,9 @@ def test_settings_that_a_folder_cannot_have(changes, message, tmp_path):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset.path=.* holds no image with a caption"):
+    with pytest.raises(ConfigError, match=r"dataset.path=.* contains no images with captions"):
         local(tmp_path)
-    with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is no folder; .* use dataset=hub"):
+    with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is not a folder; .* use dataset=hub"):
         local(tmp_path / "nowhere")
 
 

@@ -57,7 +57,7 @@ def test_metadata_cannot_reach_outside_the_folder(name, tmp_path):
     name = name.format(absolute=tmp_path / "outside.png")
     metadata(tmp_path / "data", {"file_name": "below/a.png", "text": "A"}, {"file_name": name, "text": "B"})
     items = image_folder.items(tmp_path / "data", "text")
-    assert [item.problem for item in items] == ["", "leads out of the data folder"]
+    assert [item.problem for item in items] == ["", "points outside the data folder"]
     assert items[1].content() == b""
 
 
@@ -81,15 +81,15 @@ def test_nothing_is_dropped_in_silence(tmp_path):
     )
     assert found(tmp_path) == {
         "a.png": "A",
-        "a.png (metadata.jsonl, row 1)": "is listed before; several captions of an image are a list in one row",
+        "a.png (metadata.jsonl, row 1)": "is listed twice; give several captions as a list in one row",
         "gone.png (metadata.jsonl, row 2)": "does not exist",
-        "3 (metadata.jsonl, row 3)": "is no file name",
-        "b.png": "has no caption (null, or no text)",
+        "3 (metadata.jsonl, row 3)": "is not a file name",
+        "b.png": "has no caption (it is null, or not text)",
         "c.png": "has no caption in a metadata file",
-        "d.png": "shares d.txt with another image; name them differently",
-        "d.jpg": "shares d.txt with another image; name them differently",
-        "e.png": "has no caption (null, or no text)",
-        "link": "is a link to a folder; copy or mount it",
+        "d.png": "shares d.txt with another image; rename one of them",
+        "d.jpg": "shares d.txt with another image; rename one of them",
+        "e.png": "has no caption (it is null, or not text)",
+        "link": "is a symbolic link to a folder; copy or mount the folder",
     }
 
 

@@ -108,7 +108,7 @@ def test_sixteen_bits_are_scaled(format):
 
 def test_numbers_without_a_known_white_are_refused():
     for image in (Image.new("F", (1, 1)), Image.new("I", (1, 1), 70_000), Image.new("I", (1, 1), -1)):
-        with pytest.raises(BadImage, match="nobody knows what is white"):
+        with pytest.raises(BadImage, match="whose white is undefined"):
             read(saved(image, "tiff"))
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_whole_image(arrow):
     assert examine(whole).problem == ""
     assert "truncated" in examine(whole[: len(whole) // 2]).problem
     assert examine(b"").problem == "is an empty file"
-    assert examine(b"<html>404</html>").problem == "is no image that Pillow knows"
+    assert examine(b"<html>404</html>").problem == "is not an image in a format that Pillow reads"
     assert examine(saved(arrow)[:40]).problem
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
-from t2i.data.datasets import openmoji
 from t2i.data.latent_cache import encode, readable
+from t2i.data.openmoji import openmoji
 from t2i.models.stable_diffusion import load
 
 
@@ -110,10 +110,10 @@ def test_what_will_be_stored_is_announced_with_its_size(split, model, tmp_path, 
     assert not caplog.records
 
 
-def test_too_little_room_is_found_after_the_first_batch(split, model, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_after_the_first_batch(split, model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     counting = Counting(model)
-    with pytest.raises(ConfigError, match=r"cache_dir: .* kB are needed .* 6 encoded images, 1 kB are free; give"):
+    with pytest.raises(ConfigError, match=r"cache_dir: 6 encoded images need .* kB in .* only 1 kB are free; use"):
         encode(split, counting, tmp_path)
     assert counting.images <= 64
     assert not list(tmp_path.rglob("*.arrow"))
@@ -170,7 +170,7 @@ def test_captions_that_are_cut_are_counted(split, model, tmp_path, caplog):
         encode(split, model, tmp_path)
         assert not caplog.records
         encode(long, model, tmp_path)
-    message = f"2 of {number} captions are longer than the 24 tokens the text encoder takes; they are cut"
+    message = f"2 of {number} captions are longer than the 24 tokens that the text encoder takes; they are truncated"
     assert [record.getMessage() for record in caplog.records] == [message]
 
 

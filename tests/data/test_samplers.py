@@ -132,10 +132,10 @@ def test_the_item_of_a_stream_depends_on_seed_and_position_alone(counts, window,
 def test_no_more_than_a_window_of_shards_is_needed_at_once(counts, window, position):
     endless, _ = streamed(counts, window)
     epoch, number, _ = endless.locate(position)
-    needed = endless.from_here(position, window)
+    needed = endless.upcoming(position, window)
     assert endless[position][0] in needed
     assert set(endless.items(epoch, number)[:, 0].tolist()) <= set(needed)
-    assert len(endless.from_here(position, 100)) == len(counts)
+    assert len(endless.upcoming(position, 100)) == len(counts)
 
 
 def test_shards_are_counted_when_the_order_reaches_them():
@@ -157,5 +157,5 @@ def test_shards_and_items_are_shuffled_differently_in_each_epoch_and_by_each_see
 
 
 def test_shards_without_a_single_item_are_no_data_set():
-    with pytest.raises(ConfigError, match="no shard holds an image"):
+    with pytest.raises(ConfigError, match="no shard contains a usable image"):
         streamed([0, 0], 1)[0][0]

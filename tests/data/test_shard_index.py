@@ -7,14 +7,14 @@ from helpers import packing
 
 from t2i.config import ConfigError
 from t2i.data import shard_index
-from t2i.data.shard_index import Catalogue
+from t2i.data.shard_index import ShardIndex
 from t2i.data.shard_sources import Files
 from t2i.data.shards import Columns
 
 
-def catalogue(folder, cache, caption="txt", on_error="stop"):
+def index_of(folder, cache, caption="txt", on_error="stop"):
     source, shards = Files.find(str(folder))
-    return Catalogue(source, shards, "PATH", Columns("image", caption), cache, on_error)
+    return ShardIndex(source, shards, "PATH", Columns("image", caption), cache, on_error)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 def test_items_have_the_order_of_their_hashes_in_any_form(folder, tmp_path):
     packing.write_shards(tmp_path / "rows", "parquet", 3, 5)
-    found = [catalogue(folder, tmp_path / "c"), catalogue(tmp_path / "rows", tmp_path / "c", "text")]
+    found = [index_of(folder, tmp_path / "c"), index_of(tmp_path / "rows", tmp_path / "c", "text")]
     for each in found:
         for shard in range(3):
             numbers = sorted(range(5 * shard, 5 * shard + 5), key=packing.sha256)
@@ -35,12 +35,12 @@ def test_items_have_the_order_of_their_hashes_in_any_form(folder, tmp_path):
 
 
 def test_an_index_outlives_its_shard(folder, tmp_path, monkeypatch):
-    before = catalogue(folder, tmp_path / "cache")
+    before = index_of(folder, tmp_path / "cache")
     expected = [(before.count(shard), before.item(shard, 2)) for shard in range(3)]
     shards = before.shards
     shutil.rmtree(folder)
     monkeypatch.setattr(shard_index, "examine", None)
-    after = Catalogue(before.source, shards, "PATH", before.columns, before.folder, "stop")
+    after = ShardIndex(before.source, shards, "PATH", before.columns, before.folder, "stop")
     assert after.known() == [0, 1, 2]
     assert [(after.count(shard), after.item(shard, 2)) for shard in range(3)] == expected
 
@@ -48,7 +48,7 @@ def test_an_index_outlives_its_shard(folder, tmp_path, monkeypatch):
 def test_two_that_start_at_once_look_once(folder, tmp_path, monkeypatch):
     looked, original = [], shard_index.examine
     monkeypatch.setattr(shard_index, "examine", lambda content: looked.append(content) or original(content))
-    both = [catalogue(folder, tmp_path / "cache") for _ in range(2)]
+    both = [index_of(folder, tmp_path / "cache") for _ in range(2)]
     threads = [threading.Thread(target=each.count, args=(0,)) for each in both]
     for thread in threads:
         thread.start()
@@ -65,30 +65,30 @@ def test_items_that_cannot_be_used_end_the_run_or_have_no_place(tmp_path, caplog
         with pytest.raises(
             ConfigError, match=r"dataset.path=PATH: a.tar: 00001 has an empty caption: '' \(3 of 5 items"
         ):
-            catalogue(tmp_path / "shards", tmp_path / "cache").count(0)
-    lenient = catalogue(tmp_path / "shards", tmp_path / "new", on_error="skip")
+            index_of(tmp_path / "shards", tmp_path / "cache").count(0)
+    lenient = index_of(tmp_path / "shards", tmp_path / "new", on_error="skip")
     with caplog.at_level(logging.WARNING):
         assert lenient.count(0) == 2
     assert "3 of 5 items of PATH can't be used and are skipped" in caplog.text
     skipped = {each["item"]: each["reason"] for each in lenient.summary(0)["skipped"]}
     assert skipped["a.tar: 00001"] == "has an empty caption: ''"
     assert skipped["a.tar: 00002"].startswith("can't be read as an image")
-    assert skipped["a.tar: x"].startswith("has no caption: no x.txt beside it")
+    assert skipped["a.tar: x"].startswith("has no caption: there is no x.txt next to it")
 
 
 def test_a_torn_shard_is_named_whatever_is_skipped(folder, tmp_path):
     file = folder / "train-001.tar"
     file.write_bytes(file.read_bytes()[:3000])
-    found = catalogue(folder, tmp_path / "cache", on_error="skip")
+    found = index_of(folder, tmp_path / "cache", on_error="skip")
     assert found.count(0) == 5
-    with pytest.raises(ConfigError, match=r"^dataset.path=PATH: train-001.tar is .*; mend it, or leave it out$"):
+    with pytest.raises(ConfigError, match=r"^dataset.path=PATH: train-001.tar is .*; fix or remove it$"):
         found.count(1)
 
 
 def test_a_shard_that_changes_while_it_is_in_use_is_noticed(folder, tmp_path):
-    found = catalogue(folder, tmp_path / "cache")
+    found = index_of(folder, tmp_path / "cache")
     found.count(0)
     packing.write_tar(folder / "train-000.tar", packing.as_txt(range(5, 10)))
     with pytest.raises(ConfigError, match=r"train-000.tar has changed while it was in use"):
         found.contents(0, [0, 1])
-    assert catalogue(folder, tmp_path / "cache").contents(0, [0, 1])
+    assert index_of(folder, tmp_path / "cache").contents(0, [0, 1])

@@ -34,8 +34,8 @@ def downloads(hub):
     return [line.rpartition("/")[2] for line in hub.asked if line.startswith("GET /datasets/")]
 
 
-def read(source, shard, soon=()):
-    with source.open(shard, soon) as file:
+def read(source, shard, protected=()):
+    with source.open(shard, protected) as file:
         time.sleep(0.01)  # for file systems with a coarse clock
         return file.read()
 
@@ -78,7 +78,7 @@ def test_what_is_needed_soon_or_was_used_last_stays(hub, tmp_path):
     for i in (0, 1, 2, 0):
         read(source, shards[i])
     read(source, shards[3])  # 1 goes: it was used longest ago
-    read(source, shards[4], soon=[shards[2]])  # 2 would go, but for 0
+    read(source, shards[4], protected=[shards[2]])  # 2 would go, but for 0
     before = len(downloads(hub))
     for i in (2, 3, 4):
         read(source, shards[i])
@@ -125,9 +125,11 @@ def test_what_may_pass_is_tried_again(hub, tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unsteady)
     assert read(source, shards[2]) == bytes([2]) * 1000
-    assert "fetching data/train-2.tar failed (unplugged); once more" in caplog.text
+    assert "fetching data/train-2.tar failed (unplugged); retrying" in caplog.text
     faults += [ConnectionError("unplugged")] * 3
-    with pytest.raises(ConfigError, match=r"data/train-3.tar can't be fetched \(unplugged\); when it can be"):
+    with pytest.raises(
+        ConfigError, match=r"data/train-3.tar can't be fetched \(unplugged\); once it is available, repeat"
+    ):
         source.open(shards[3])
 
 
@@ -142,8 +144,12 @@ def test_a_shard_that_is_gone_is_named_at_once(hub, tmp_path):
     ("path", "offline", "message"),
     [
         ("lab/images", True, r"dataset.path=lab/images is not on this machine, .* \(HF_HUB_OFFLINE is set\)"),
-        ("lab/nothing", False, r"dataset.path=lab/nothing can't be read \(.*404.*\); give the id of a data set"),
-        ("./images", False, r"dataset.path=./images is no repository of the Hub .* use dataset=webdataset"),
+        (
+            "lab/nothing",
+            False,
+            r"dataset.path=lab/nothing can't be read \(.*404.*\); give the id of an accessible data set",
+        ),
+        ("./images", False, r"dataset.path=./images is not a repository of the Hub .* use dataset=webdataset"),
     ],
 )
 def test_a_repository_that_cannot_be_had(hub, tmp_path, monkeypatch, path, offline, message):

@@ -44,14 +44,14 @@ def test_what_an_item_lacks_is_named(tmp_path):
     members = {"1.png": png, "2.txt": b"two", "3.png": png, "3.jpg": png, "3.txt": b"three", "4.png": png}
     members |= {"4.txt": b"\xff\xfe\x00"}
     one, two, three, four = found(packing.write_tar(tmp_path / "a.tar", members))
-    assert one.problem == "has no caption: no 1.txt beside it (see dataset.caption_column)"
+    assert one.problem == "has no caption: there is no 1.txt next to it (see dataset.caption_column)"
     assert two.problem == "has no image (2.txt)"
     assert three.problem == "has several images (3.png, 3.jpg, 3.txt)"
     assert four.problem.startswith("has no caption: 4.txt can't be used")
     members = {"1.png": png, "1.json": b"{", "2.png": png, "2.json": json.dumps({"caption": "two"}).encode()}
     one, two = found(packing.write_tar(tmp_path / "b.tar", members), FIELD)
     assert one.problem.startswith("has no caption: 1.json can't be used")
-    assert two.problem == "has no caption: 2.json can't be used (no 'text')"
+    assert two.problem == "has no caption: 2.json can't be used (it has no field 'text')"
 
 
 def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
@@ -60,7 +60,7 @@ def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
     used += -used % 512
     for length in range(0, used + 1, 256):
         file.write_bytes(whole[:length])
-        with pytest.raises(BadShard, match=r"is no whole tar file|is truncated or damaged after"):
+        with pytest.raises(BadShard, match=r"is not a complete tar file|is truncated or damaged after"):
             found(file)
     file.write_bytes(whole[: used + 512])
     assert len(found(file)) == 4
@@ -87,12 +87,12 @@ def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
 
 def test_what_is_no_parquet_file_or_another_one(tmp_path):
     file = packing.write_parquet(tmp_path / "a.parquet", range(4))
-    with pytest.raises(BadShard, match=r"no column png, as dataset.image_column says; its columns are image, text"):
+    with pytest.raises(BadShard, match=r"no column png \(dataset.image_column\); its columns are image, text"):
         found(file, Columns("png", "text"))
-    with pytest.raises(BadShard, match=r"no column caption, as dataset.caption_column says"):
+    with pytest.raises(BadShard, match=r"no column caption \(dataset.caption_column\)"):
         found(file, Columns("image", "caption"))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(BadShard, match="is no whole Parquet file"):
+    with pytest.raises(BadShard, match="is not a complete Parquet file"):
         found(file, FIELD)
     with pytest.raises(BadShard):
         Rows(io.BytesIO(b""), FIELD)

@@ -24,7 +24,9 @@ from t2i.data.batches import Draws
 from t2i.data.latent_cache import encode
 from t2i.data.loader import MicroBatches, loader
 from t2i.data.samplers import StreamOrder
-from t2i.data.streaming import StreamedExamples, hub, webdataset
+from t2i.data.sharded_datasets import stream as hub
+from t2i.data.sharded_datasets import webdataset
+from t2i.data.streaming import StreamedExamples
 from t2i.diffusion.timesteps import Uniform
 from t2i.encode import main as fill_cache
 from t2i.experiment import run
@@ -38,7 +40,7 @@ DRAWS = Draws(1000, Uniform(), caption_dropout=0.1, noise_offset=0.0, input_pert
 
 def stream(folder, cache, **changes):
     settings = {"caption_column": "txt", **SHARED, "cache_dir": str(cache), **changes}
-    return webdataset(str(folder), **settings)
+    return webdataset(path=str(folder), **settings)
 
 
 @pytest.fixture
@@ -68,12 +70,12 @@ def test_a_stream_and_what_is_held_out(folder, tmp_path):
     assert sorted(data.validation.captions) == [(packing.caption(i),) for i in (57, 58, 59)]
     assert data.validation.pixels(0).shape == (16, 16, 3)
     for shard in range(19):
-        data.train.catalogue.count(shard)
+        data.train.index.count(shard)
     assert stream(folder, tmp_path / "cache").train.images == 57
     (folder / "validation").mkdir()
     (folder / "train-005.tar").rename(folder / "validation" / "train-005.tar")
     apart = stream(folder, tmp_path / "cache", validation_items=2)
-    assert len(apart.train.catalogue.shards) == 19
+    assert len(apart.train.index.shards) == 19
     assert set(apart.validation.captions) < {(packing.caption(i),) for i in (15, 16, 17)}
     assert len(apart.validation) == 2
 
@@ -87,7 +89,7 @@ def test_each_image_is_seen_once_an_epoch_with_its_own_caption(folder, model, tm
         assert sorted(items) == [(shard, place) for shard in range(19) for place in range(3)]
         captions = {item: text for read in epoch for item, text in zip(read.items, read.captions, strict=True)}
         for item, text in captions.items():
-            assert text in ("", *data.train.catalogue.item(*item)[0])
+            assert text in ("", *data.train.index.item(*item)[0])
     assert seen[0].items != seen[3].items
 
 
@@ -110,7 +112,7 @@ def test_latents_on_the_fly_are_those_of_the_cache(folder, model, tmp_path):
     cached = encode(data.validation, model, tmp_path / "cache")
     where = {captions: item for item, captions in enumerate(data.validation.captions)}
     batch = batches(other.train.examples(model, tmp_path, 4, DRAWS), 0, 1, size=8)[0]
-    captions = [other.train.catalogue.item(*item)[0] for item in batch.items.tolist()]
+    captions = [other.train.index.item(*item)[0] for item in batch.items.tolist()]
     trained = [place for place, texts in enumerate(captions) if texts in where]
     assert len(trained) > 5
     numbers = [where[captions[place]] for place in trained]
@@ -167,7 +169,7 @@ def test_a_bad_item_is_one_line_from_a_worker_too(folder, model, tmp_path):
     members = packing.as_txt(range(3))
     del members["00001.txt"]
     packing.write_tar(folder / "train-000.tar", members)
-    problem = r"train-000.tar: 00001 has no caption: no 00001.txt .*on_error=skip$"
+    problem = r"train-000.tar: 00001 has no caption: there is no 00001.txt .*on_error=skip$"
     for workers in (0, 1):
         examples = stream(folder, tmp_path / str(workers)).train.examples(model, tmp_path, 4, DRAWS)
         with pytest.raises(ConfigError, match=problem) as error:
@@ -184,7 +186,7 @@ def test_a_bad_item_is_one_line_from_a_worker_too(folder, model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"buckets": True}, "dataset.buckets=true needs all images beforehand"),
+        ({"buckets": True}, "dataset.buckets=true is not available for streaming data sets"),
         ({"shuffle_shards": 0}, "dataset.shuffle_shards=0 must be positive"),
         ({"validation_items": 0}, "dataset.validation_items=0 must be positive"),
         ({"validation_shards": 20}, "dataset.validation_shards=20 of 20 shards"),
@@ -200,7 +202,7 @@ def test_settings_that_a_stream_cannot_have(changes, message, folder, tmp_path):
 
 
 def test_a_folder_without_shards(tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset.path=.* holds no shard \(.tar or .parquet\)"):
+    with pytest.raises(ConfigError, match=r"dataset.path=.* contains no shards \(.tar or .parquet\)"):
         stream(tmp_path, tmp_path / "cache")
 
 
@@ -332,7 +334,7 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
         "caption_column": "txt",
         "keep_shards": 4,
     }
-    data = hub("lab/images", **settings, **SHARED | {"cache_dir": str(tmp_path / "cache")})
+    data = hub(path="lab/images", **settings, **SHARED | {"cache_dir": str(tmp_path / "cache")})
     examples = data.train.examples(model, tmp_path, 4, DRAWS)
     for start in range(0, 96, 8):
         examples.__getitems__(list(range(start, start + 8)))
@@ -346,14 +348,18 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
 def test_what_is_asked_of_the_hub_and_is_not_there(served, tmp_path):
     settings = {"revision": None, "data_files": "data/train-*", "validation_files": None, "caption_column": "txt"}
     settings |= {"keep_shards": 4, **SHARED, "cache_dir": str(tmp_path)}
-    assert len(hub("lab/images", **settings).train.catalogue.shards) == 19
-    apart = hub("lab/images", **settings | {"validation_files": "*-01?.tar"})
-    assert len(apart.train.catalogue.shards) == 10
+    assert len(hub(path="lab/images", **settings).train.index.shards) == 19
+    apart = hub(path="lab/images", **settings | {"validation_files": "*-01?.tar"})
+    assert len(apart.train.index.shards) == 10
     assert {text for (text,) in apart.validation.captions} == {packing.caption(i) for i in range(30, 60)}
-    with pytest.raises(ConfigError, match=r"dataset.data_files=test-\* fits none of the 20 shards of lab/images, such"):
-        hub("lab/images", **settings | {"data_files": "test-*"})
-    with pytest.raises(ConfigError, match=r"dataset.keep_shards=2 leaves no room .* dataset.shuffle_shards=2 .*; 4 do"):
-        hub("lab/images", **settings | {"keep_shards": 2})
+    with pytest.raises(
+        ConfigError, match=r"dataset.data_files=test-\* matches none of the 20 shards of lab/images, such"
+    ):
+        hub(path="lab/images", **settings | {"data_files": "test-*"})
+    with pytest.raises(
+        ConfigError, match=r"dataset.keep_shards=2 must be larger than dataset.shuffle_shards=2.*; use 4"
+    ):
+        hub(path="lab/images", **settings | {"keep_shards": 2})
 
 
 def test_more_room_or_another_cache_is_no_other_run(train_on, served):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from t2i.data.datasets import openmoji
 from t2i.data.latent_cache import encode
+from t2i.data.openmoji import openmoji
 from t2i.diffusion.process import Diffusion
 from t2i.evaluation.battery import battery as make_battery
 from t2i.evaluation.battery import summary

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
-from t2i.data.datasets import openmoji
 from t2i.data.latent_cache import encode
+from t2i.data.openmoji import openmoji
 from t2i.diffusion.process import Diffusion
 from t2i.evaluation.battery import battery
 from t2i.models.lora import AVERAGED, RAW, LoRA

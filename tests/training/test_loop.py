@@ -199,7 +199,7 @@ def test_many_of_them_in_a_row_end_the_run_with_the_images_and_timesteps(train, 
 
 def test_a_dead_worker_is_replaced(train, reference, tmp_path, monkeypatch, caplog):
     """The worker kills itself at its fourth batch, once."""
-    from t2i.data.batches import Examples
+    from t2i.data.cached_split import Examples
 
     original, marker = Examples.__getitems__, tmp_path / "dead"
 

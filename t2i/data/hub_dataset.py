@@ -1,0 +1,124 @@
+"""Data sets of the Hugging Face Hub, and folders in a format that `datasets.load_dataset` reads."""
+
+import os
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from t2i.config import ConfigError
+from t2i.data.datasets import ImageSettings, loader_of
+from t2i.data.images import VERSION, Facts, examine, unusable
+from t2i.data.records import Item
+from t2i.data.splits import Captioned
+from t2i.hub import check_reachable
+
+FACTS = datasets.Features(
+    {
+        "sha256": datasets.Value("string"),
+        "width": datasets.Value("int64"),
+        "height": datasets.Value("int64"),
+        "problem": datasets.Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset(ImageSettings):
+    """A data set of the Hub, or a folder of Parquet files, tar shards or an imagefolder.
+
+    Held out is the data set's own validation split; if it has none, the hash of each image decides.
+    """
+
+    name: str | None
+    revision: str | None
+    split: str
+    image_column: str
+    caption_column: str
+
+    def load(self) -> Captioned:
+        check_reachable("dataset.path", self.path, "dataset")
+        splits = self._splits()
+        for key, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
+            columns = splits[self.split].column_names
+            if column not in columns:
+                raise ConfigError(f"dataset.{key}={column} is not in {self.path}; its columns are {', '.join(columns)}")
+        items = self._items(splits, self.split)
+        if "validation" in splits and self.split != "validation":
+            items += self._items(splits, "validation", for_validation=True)
+        return self.captioned(items)
+
+    def _splits(self) -> dict[str, datasets.Dataset]:
+        try:
+            loaded = datasets.load_dataset(self.path, self.name, revision=self.revision)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            # There is no such data set, no network, no data in the folder, or no such configuration.
+            raise ConfigError(
+                f"dataset.path={self.path} can't be loaded ({error}); give the id of an accessible data set or a folder"
+            ) from error
+        splits = {str(split): rows for split, rows in loaded.items()}
+        if self.split not in splits:
+            raise ConfigError(f"dataset.split={self.split} is not in {self.path}; its splits are {', '.join(splits)}")
+        return splits
+
+    def _items(self, splits: dict[str, datasets.Dataset], split: str, for_validation: bool = False) -> list[Item]:
+        """The rows of a split as items. The facts of their images are cached by `datasets`."""
+        try:
+            rows = splits[split].cast_column(self.image_column, datasets.Image(decode=False))
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise ConfigError(
+                f"dataset.image_column={self.image_column} of {self.path} contains no images ({error})"
+            ) from error
+        facts = rows.map(
+            _examined,
+            input_columns=[self.image_column],
+            remove_columns=rows.column_names,
+            features=FACTS,
+            fn_kwargs={"trusted": self._trusted(), "version": VERSION},
+            desc=f"scanning the images of {split}",
+        )
+        return [
+            Item(
+                name=f"{split}, row {row}",
+                caption=caption,
+                content=partial(_bytes, rows, row, self.image_column),
+                facts=Facts(**facts_of_row),
+                for_validation=for_validation,
+            )
+            for row, (caption, facts_of_row) in enumerate(zip(rows[self.caption_column], facts, strict=True))
+        ]
+
+    def _trusted(self) -> list[str]:
+        """The folders whose files a row may name instead of containing an image: the data set's, and the caches."""
+        folders = [self.path, str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE]
+        return [absolute(folder) for folder in folders for absolute in (os.path.abspath, os.path.realpath)]
+
+
+hub = loader_of(HubDataset)
+
+
+def _bytes(rows: datasets.Dataset, row: int, column: str) -> bytes:
+    return _content(rows[row][column])
+
+
+def _content(image: dict) -> bytes:
+    return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+
+
+def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
+    """The facts of a row's image. A file that the row names is read only if it is in a trusted folder.
+
+    `version` is not used here: it is part of the key under which `datasets` caches the facts.
+    """
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return asdict(unusable("has no image"))
+    if image["bytes"] is None:
+        file = os.path.abspath(image["path"])
+        if not any(Path(file).is_relative_to(folder) for folder in trusted):
+            return asdict(unusable(f"points outside the data set, to {image['path']}"))
+        if not os.path.isfile(file):
+            return asdict(unusable(f"names {image['path']}, which does not exist"))
+    return asdict(examine(_content(image)))
