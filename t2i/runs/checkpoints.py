@@ -1,4 +1,4 @@
-"""Checkpoints: written beside, synced, renamed; a manifest makes a torn one recognisable."""
+"""Checkpoints: written to a temporary folder, synced, renamed; a manifest with checksums reveals damage."""
 
 import errno
 import hashlib
@@ -30,44 +30,44 @@ def save(
     losses: Mapping[int, float] | None = None,
     writes: bool = True,
 ) -> Path:
-    """Write step-NNNNNN, then remove all but the newest `keep` and the best by `losses` (step -> val/loss).
+    """Write step-NNNNNN, then remove all checkpoints but the newest `keep` and the best by `losses` (step -> val/loss).
 
-    writes: whether this process does so; the others bring their share, where the parts are shared out.
-    Parts that hold other things than tensors (optimizers) are saved by torch.save and loaded with weights_only; the
-    others are safetensors. Raises OSError if the disk is full; the checkpoints before stay.
+    writes: whether this process writes; the other processes only contribute their slices of sharded parts.
+    Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
+    weights_only. Raises OSError if the disk is full; earlier checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
-    beside = folder / f".{final.name}.tmp"
+    temporary = folder / f".{final.name}.tmp"
     states = {name: part.state_dict() for name, part in parts.items()}
     if not writes:
         return final
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     needed, free = _bytes(states), shutil.disk_usage(folder).free
     try:
         if needed > free:
-            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
         for name, state in states.items():
-            _write(beside / name, state)
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in beside.iterdir()}
-        (beside / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2, sort_keys=True))
-        for file in beside.iterdir():
+            _write(temporary / name, state)
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in temporary.iterdir()}
+        (temporary / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2, sort_keys=True))
+        for file in temporary.iterdir():
             _sync(file)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         before = max(_by_step(folder), key=step_of, default=None)
         raise OSError(
-            f"no checkpoint could be written to {folder} at step {step} ({error}); make room, and the same command "
-            f"goes on from {before.name if before else 'the start'}"
+            f"the checkpoint of step {step} could not be written to {folder} ({error}); free some disk space and "
+            f"run the same command again: it continues from {before.name if before else 'the start'}"
         ) from error
     if final.exists():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
-    beside.replace(final)
+    temporary.replace(final)
     _sync(folder)
-    there = _by_step(folder)
-    measured = [checkpoint for checkpoint in there if step_of(checkpoint) in (losses or {})]
+    complete, losses = _by_step(folder), losses or {}
+    measured = [checkpoint for checkpoint in complete if step_of(checkpoint) in losses]
     best = min(measured, key=lambda checkpoint: losses[step_of(checkpoint)], default=final)
-    for old in set(there[:-keep]) - {final, best}:
+    for old in set(complete[:-keep]) - {final, best}:
         shutil.rmtree(old)
     return final
 
@@ -81,7 +81,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _bytes(tree: Any) -> int:
-    """Of all tensors in a state."""
+    """Total bytes of all tensors in a state."""
     if isinstance(tree, Tensor):
         return tree.nbytes
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
@@ -89,11 +89,11 @@ def _bytes(tree: Any) -> int:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and whole; a torn one is named in a warning and passed over."""
+    """The newest complete checkpoint; damaged ones are skipped with a warning."""
     for checkpoint in reversed(_by_step(folder)):
         if (damage := _damage(checkpoint)) is None:
             return checkpoint
-        log.warning("checkpoint %s is not whole (%s); the one before it is used", checkpoint, damage)
+        log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, damage)
     return None
 
 
@@ -124,7 +124,7 @@ def _damage(checkpoint: Path) -> str | None:
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _sha256(file) != expected["sha256"]:
-                return f"{name} has another checksum"
+                return f"{name} has a different checksum"
     except (OSError, ValueError, KeyError) as error:
         return str(error)
     return None
