@@ -84,7 +84,7 @@ def test_the_best_is_kept(tmp_path):
 def test_too_little_room_is_found_before_writing(tmp_path, monkeypatch):
     before = checkpoints.save(tmp_path, 5, parts(), keep=1)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(OSError, match=r"at step 10 .*0 MB free.*continues from step-000005"):
+    with pytest.raises(OSError, match=r"checkpoint of step 10 .*0 MB free.*continues from step-000005"):
         checkpoints.save(tmp_path, 10, parts(), keep=1)
     assert checkpoints.newest(tmp_path) == before
     assert list(tmp_path.iterdir()) == [before]
