@@ -20,6 +20,7 @@ from t2i.plan import Plan
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.folder import Run
+from t2i.runs.records import RecordSync, sync_tree
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
 from t2i.training.loop import Hooks, Schedule, train
@@ -82,7 +83,7 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
     run.refuse_changes(facts)
     run.update(**facts)
     is_main = experiment.accelerator.is_main_process
-    checkpoint = checkpoints.newest(run.checkpoints)
+    checkpoint = checkpoints.resumable(run.checkpoints)
     last_step = checkpoints.step_of(checkpoint) if checkpoint else -1
     tracker = plan.tracker if is_main else NoTracker()
     with recording(run, tracker, cfg.sweep, overrides, cfg.steps, last_step) as recorder:
@@ -104,6 +105,9 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
             optimization = experiment.optimization
             exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
             plan.adapter.export(*exported, run.folder / "model", is_main)
+            if run.writes:  # a power cut must not leave a finished run without its results
+                RecordSync(run.folder)(done)
+                sync_tree(run.folder / "model")
             run.end("finished", final=run.latest())
         elif stop.signum is not None:
             raise Interrupted(stop.signum)
@@ -146,9 +150,12 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         if accelerator.is_main_process:
             recorder.images(step, cfg.samples.prompts, [by_place[place] for place in sorted(by_place)])
 
+    sync_records = RecordSync(run.folder)
+
     def save(step: int) -> None:
+        vouched = sync_records(step) if run.writes else {}
         checkpoints.save(
-            run.checkpoints, step, experiment.state, cfg.keep_checkpoints, run.validated(), writes=run.writes
+            run.checkpoints, step, experiment.state, cfg.keep_checkpoints, run.validated(), vouched, writes=run.writes
         )
 
     return Hooks(

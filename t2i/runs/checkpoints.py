@@ -4,9 +4,8 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from t2i.runs.records import METRICS, lost, records, sync, sync_tree
+
 log = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
 
 
 class Stateful(Protocol):
@@ -28,10 +30,12 @@ def save(
     parts: Mapping[str, Stateful],
     keep: int,
     losses: Mapping[int, float] | None = None,
+    vouched: Mapping[str, int] | None = None,
     writes: bool = True,
 ) -> Path:
     """Write step-NNNNNN, then remove all checkpoints but the newest `keep` and the best by `losses` (step -> val/loss).
 
+    vouched: the run's records that this checkpoint vouches for, already synced (see t2i.runs.records).
     writes: whether this process writes; the other processes only contribute their slices of sharded parts.
     Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
     weights_only. Raises OSError if the disk is full; earlier checkpoints are kept.
@@ -50,9 +54,9 @@ def save(
         for name, state in states.items():
             _write(temporary / name, state)
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in temporary.iterdir()}
-        (temporary / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2, sort_keys=True))
-        for file in temporary.iterdir():
-            _sync(file)
+        manifest = {"step": step, "files": files, "records": dict(vouched or {})}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+        sync_tree(temporary)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         before = max(_by_step(folder), key=step_of, default=None)
@@ -63,7 +67,7 @@ def save(
     if final.exists():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
     temporary.replace(final)
-    _sync(folder)
+    sync(folder)
     complete, losses = _by_step(folder), losses or {}
     measured = [checkpoint for checkpoint in complete if step_of(checkpoint) in losses]
     best = min(measured, key=lambda checkpoint: losses[step_of(checkpoint)], default=final)
@@ -90,11 +94,47 @@ def _bytes(tree: Any) -> int:
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint; damaged ones are skipped with a warning."""
+    return next(_complete(folder), None)
+
+
+def resumable(folder: Path) -> Path | None:
+    """The newest complete checkpoint all of whose records are in the run folder, the parent of `folder`.
+
+    Where every checkpoint lacks records, the newest one, with a warning that names them; what is left of them is
+    deleted.
+    """
+    run, first = folder.parent, None
+    for checkpoint in _complete(folder):
+        missing = lost(run, _records(checkpoint))
+        if not missing:
+            return checkpoint
+        first = first or (checkpoint, missing)
+        log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
+    if first is None:
+        return None
+    checkpoint, missing = first
+    for name in missing:
+        if name != METRICS:
+            (run / name).unlink(missing_ok=True)
+    log.warning("%s: the run continues from %s without these records", run, checkpoint.name)
+    return checkpoint
+
+
+def _complete(folder: Path) -> Iterator[Path]:
+    """The complete checkpoints, newest first."""
     for checkpoint in reversed(_by_step(folder)):
         if (damage := _damage(checkpoint)) is None:
-            return checkpoint
-        log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, damage)
-    return None
+            yield checkpoint
+        else:
+            log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, damage)
+
+
+def _records(checkpoint: Path) -> dict[str, int]:
+    """What the checkpoint's manifest lists; in the manifests of older versions, every record that is not empty."""
+    listed = json.loads((checkpoint / MANIFEST).read_text()).get("records")
+    if listed is not None:
+        return listed
+    return {name: max(size, 1) for name, size in records(checkpoint.parent.parent, step_of(checkpoint)).items()}
 
 
 def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
@@ -118,7 +158,7 @@ def _by_step(folder: Path) -> list[Path]:
 
 def _damage(checkpoint: Path) -> str | None:
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
         for name, expected in files.items():
             file = checkpoint / name
             if file.stat().st_size != expected["bytes"]:
@@ -133,11 +173,3 @@ def _damage(checkpoint: Path) -> str | None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import atomic_write, lock
+from t2i.runs.records import METRICS, read_metrics
 
 # A run may be continued with other values of these: they do not change what is computed (threads: only its rounding).
 FREE_KEYS = (
@@ -51,7 +52,7 @@ class Run:
     @property
     def has_results(self) -> bool:
         """Whether the folder holds results that another configuration would mix with its own."""
-        return (self.folder / "metrics.jsonl").is_file() or self.checkpoints.is_dir()
+        return (self.folder / METRICS).is_file() or self.checkpoints.is_dir()
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -138,20 +139,18 @@ class Run:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         if self.writes:
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop the lines logged after `step`, which will be computed again."""
-        file = self.folder / "metrics.jsonl"
-        if self.writes and file.is_file():
-            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-            atomic_write(file, "".join(f"{line}\n" for line in lines))
+        """Drop the lines logged after `step`, which will be computed again, and lines that a crash has torn."""
+        if self.writes and (self.folder / METRICS).is_file():
+            kept = [text for text, line in read_metrics(self.folder).items() if line["step"] <= step]
+            atomic_write(self.folder / METRICS, "".join(f"{text}\n" for text in kept))
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl."""
-        file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return list(read_metrics(self.folder).values())
 
     def validated(self) -> dict[int, float]:
         """step -> val/loss, where it was measured."""
@@ -160,13 +159,6 @@ class Run:
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""
         return {key: value for line in self.metrics() for key, value in line.items()}
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # a line torn by a crash
-        return float("inf")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-# SLURM sends SIGUSR1 before it takes a node away.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# SLURM sends SIGUSR1 before it takes a node away, a closed terminal sends SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Interrupted(KeyboardInterrupt):
