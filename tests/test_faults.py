@@ -19,7 +19,7 @@ MOMENTS = [  # module, function, how often it is called in 40 steps, about
     ("t2i.training.loop", "squared_error", 40),
     ("t2i.evaluation.battery", "summary", 8),
     ("t2i.runs.checkpoints", "_write", 40),
-    ("t2i.runs.checkpoints", "_sync", 60),
+    ("t2i.runs.records", "sync", 60),
     ("t2i.runs.folder", "atomic_write", 10),
     ("t2i.runs.checkpoints", "_bytes", 100),
 ]

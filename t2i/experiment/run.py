@@ -83,13 +83,11 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
     run.refuse_changes(facts)
     run.update(**facts)
     is_main = experiment.accelerator.is_main_process
-    checkpoint = checkpoints.resumable(run.checkpoints)
-    last_step = checkpoints.step_of(checkpoint) if checkpoint else -1
+    last_step = checkpoints.resume(run.checkpoints, experiment.state)
+    if not is_main:
+        experiment.meter.reset()  # the main process has the counts of all
     tracker = plan.tracker if is_main else NoTracker()
-    with recording(run, tracker, cfg.sweep, overrides, cfg.steps, last_step) as recorder:
-        first_step = checkpoints.load(checkpoint, experiment.state) if checkpoint else 0
-        if not is_main:
-            experiment.meter.reset()  # the main process has the counts of all
+    with recording(run, tracker, cfg.sweep, overrides, cfg.steps, -1 if last_step is None else last_step) as recorder:
         with stop.patiently():
             done = train(
                 model=experiment.model,
@@ -97,7 +95,7 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
                 loss=plan.loss,
                 optimization=experiment.optimization,
                 examples=experiment.examples,
-                schedule=schedule(cfg, first_step),
+                schedule=schedule(cfg, first_step=last_step or 0),
                 hooks=hooks(experiment, run, recorder, stop),
                 accelerator=experiment.accelerator,
             )

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from t2i.config import ConfigError
 from t2i.runs.records import METRICS, lost, records, sync, sync_tree
 
 log = logging.getLogger(__name__)
@@ -97,27 +98,41 @@ def newest(folder: Path) -> Path | None:
     return next(_complete(folder), None)
 
 
-def resumable(folder: Path) -> Path | None:
-    """The newest complete checkpoint all of whose records are in the run folder, the parent of `folder`.
+def resume(folder: Path, parts: Mapping[str, Stateful]) -> int | None:
+    """Restore every part from the newest usable checkpoint in `folder`; returns its step, or None if there is none.
 
-    Where every checkpoint lacks records, the newest one, with a warning that names them; what is left of them is
-    deleted.
+    Usable means: its files are complete, its records are in the run folder (the parent of `folder`), and it can be
+    loaded. Unusable checkpoints are named in a warning. If every checkpoint lacks records, the newest one is used, and
+    what is left of those records is deleted. Raises ConfigError if there are checkpoints and none can be loaded.
     """
-    run, first = folder.parent, None
+    run, lacking, reasons = folder.parent, dict[Path, list[str]](), dict[Path, str]()
     for checkpoint in _complete(folder):
-        missing = lost(run, _records(checkpoint))
-        if not missing:
-            return checkpoint
-        first = first or (checkpoint, missing)
-        log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
-    if first is None:
+        if missing := lost(run, _records(checkpoint)):
+            log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
+            lacking[checkpoint] = missing
+        elif (step := _try_load(checkpoint, parts, reasons)) is not None:
+            return step
+    for checkpoint, missing in lacking.items():
+        if (step := _try_load(checkpoint, parts, reasons)) is not None:
+            for name in set(missing) - {METRICS}:
+                (run / name).unlink(missing_ok=True)
+            log.warning("%s: the run continues from %s without these records", run, checkpoint.name)
+            return step
+    if reasons:
+        raise ConfigError(
+            f"no checkpoint in {folder} can be loaded ({'; '.join(reasons.values())}); use another run=NAME"
+        )
+    return None
+
+
+def _try_load(checkpoint: Path, parts: Mapping[str, Stateful], reasons: dict[Path, str]) -> int | None:
+    """The step of the checkpoint if it can be loaded; otherwise None, a warning, and an entry in `reasons`."""
+    try:
+        return load(checkpoint, parts)
+    except (RuntimeError, ValueError, LookupError, TypeError, safetensors.SafetensorError) as error:
+        reasons[checkpoint] = f"{checkpoint.name}: {' '.join(str(error).split())}"
+        log.warning("checkpoint %s can't be loaded (%s)", checkpoint, reasons[checkpoint])
         return None
-    checkpoint, missing = first
-    for name in missing:
-        if name != METRICS:
-            (run / name).unlink(missing_ok=True)
-    log.warning("%s: the run continues from %s without these records", run, checkpoint.name)
-    return checkpoint
 
 
 def _complete(folder: Path) -> Iterator[Path]:
@@ -132,7 +147,7 @@ def _complete(folder: Path) -> Iterator[Path]:
 def _records(checkpoint: Path) -> dict[str, int]:
     """What the checkpoint's manifest lists; in the manifests of older versions, every record that is not empty."""
     listed = json.loads((checkpoint / MANIFEST).read_text()).get("records")
-    if listed is not None:
+    if isinstance(listed, dict):
         return listed
     return {name: max(size, 1) for name, size in records(checkpoint.parent.parent, step_of(checkpoint)).items()}
 
@@ -165,7 +180,7 @@ def _damage(checkpoint: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _sha256(file) != expected["sha256"]:
                 return f"{name} has a different checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # of any content of the manifest
         return str(error)
     return None
 

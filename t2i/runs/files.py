@@ -1,9 +1,13 @@
 """The files of a run folder: replaced in one step, locked by the process that works there, numbered by step."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+
+from t2i.config import ConfigError
 
 LOCK = ".lock"
 
@@ -16,6 +20,17 @@ def atomic_write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises ConfigError, with the remedy, if the file holds anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds {type(content).__name__} instead of an object; {remedy}")
+    return content
 
 
 def lock(folder: Path) -> FileLock:

@@ -18,7 +18,7 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
-from t2i.runs.files import atomic_write, lock
+from t2i.runs.files import LOCK, atomic_write, lock, read_json
 from t2i.runs.records import METRICS, read_metrics
 
 # A run may be continued with other values of these: they do not change what is computed (threads: only its rounding).
@@ -30,6 +30,9 @@ FREE_KEYS = (
 MEMORY_KEYS = (
     *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
 )
+INFO = "run.json"
+FOLDERS = ("checkpoints", "validation", "samples", "model")
+FILES = (INFO, config_file.NAME, METRICS, LOCK)
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -44,8 +47,9 @@ class Run:
         self.folder, self.writes = folder, writes
         self.config: dict[str, Any] = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
         self.info: dict[str, Any] = {}
-        if (folder / "run.json").is_file():
-            self.info = json.loads((folder / "run.json").read_text())
+        _refuse_wrong_kinds(folder)
+        if (folder / INFO).is_file():
+            self.info = read_info(folder)
             if self.has_results and (folder / config_file.NAME).is_file():
                 self._refuse_another_configuration()
 
@@ -91,7 +95,8 @@ class Run:
     @property
     def result(self) -> float:
         """The final val/loss of a finished run; NaN if validation was switched off."""
-        return self.info["final"].get("val/loss", float("nan"))
+        final = self.info.get("final")
+        return final.get("val/loss", float("nan")) if isinstance(final, dict) else float("nan")
 
     @property
     def checkpoints(self) -> Path:
@@ -123,7 +128,7 @@ class Run:
         """Set fields of run.json, atomically."""
         self.info |= fields
         if self.writes:
-            atomic_write(self.folder / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
+            atomic_write(self.folder / INFO, json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
 
     def end(self, state: str, **fields: Any) -> None:
         """state: finished, paused, failed or interrupted."""
@@ -132,8 +137,8 @@ class Run:
     @staticmethod
     def mark(folder: Path, **fields: Any) -> None:
         """Set fields of a folder's run.json from another process, such as the reason why the run's own process died."""
-        file = folder / "run.json"
-        info = json.loads(file.read_text()) if file.is_file() else {}
+        file = folder / INFO
+        info = read_info(folder) if file.is_file() else {}
         atomic_write(file, json.dumps(info | fields | {"ended": _now()}, indent=2, ensure_ascii=False) + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -159,6 +164,21 @@ class Run:
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""
         return {key: value for line in self.metrics() for key, value in line.items()}
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The run.json of a run folder. Raises ConfigError if it is damaged."""
+    return read_json(folder / INFO, "delete this file, and the run continues from its newest checkpoint")
+
+
+def _refuse_wrong_kinds(folder: Path) -> None:
+    """Refuse a run folder in which a file stands where t2i needs a folder, or the other way round."""
+    for name in FOLDERS:
+        if (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is a file, not a folder; move it away, or use another run=NAME")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise ConfigError(f"{folder / name} is a folder, not a file; move it away, or use another run=NAME")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
