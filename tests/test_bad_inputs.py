@@ -89,10 +89,10 @@ dataset=folder dataset.path=HERE/images dataset.interpolation=cubist | dataset.i
 dataset=folder dataset.path=HERE/images dataset.validation_share=2   | dataset.validation_share=2
 dataset=folder dataset.path=HERE/broken         | broken.png
 dataset=webdataset dataset.path=HERE/images   | contains no shards (.tar or .parquet)
-dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true is not available for streaming data sets
+dataset=webdataset dataset.path=HERE dataset.buckets=true | dataset.buckets=true is not available
 dataset=stream dataset.path=HERE/images       | is not a repository of the Hub (OWNER/NAME)
 dataset=stream dataset.path=lab/images        | can't be reached (HF_HUB_OFFLINE is set)
-dataset=stream dataset.path=lab/images dataset.keep_shards=1 | dataset.keep_shards=1 must be larger than dataset.shuffle_shards=2
+dataset=stream dataset.path=lab/images dataset.keep_shards=1 | dataset.keep_shards=1 must be larger than
 dataset=folder dataset.path=HERE/uncaptioned    | caption
 """
 CASES = [tuple(part.strip() for part in line.split(" | ")) for line in TABLE.strip().splitlines()]

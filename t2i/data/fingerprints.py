@@ -29,7 +29,7 @@ def _content(part: Content, memory: Path) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, PreTrainedTokenizerBase):
-        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # every call sets them
+        rules = json.loads(part.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # set by calls
         return json.dumps([rules, part.model_max_length, part.pad_token])
     if part.suffix == ".json":
         settings = json.loads(part.read_text())

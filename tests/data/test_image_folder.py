@@ -1,19 +1,14 @@
 import json
+import logging
 import os
 import unicodedata
 
-import datasets
 import pytest
+from helpers.image_folders import as_jsonl, content, from_folder, write_images
 from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.data import image_folder
-from t2i.data.images import examine
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
 def image(file, colour=0):
@@ -113,20 +108,78 @@ def test_metadata_that_cannot_be_used_is_named(name, text, message, tmp_path):
         image_folder.items(tmp_path, "text")
 
 
-def test_each_file_is_looked_at_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    looked = []
-    monkeypatch.setattr(image_folder, "examine", lambda content: looked.append(content) or examine(content))
+def test_each_file_is_scanned_once_and_again_when_it_changes(tmp_path, caplog):
+    def scanned():
+        """Hashes by name, and the messages."""
+        caplog.clear()
+        hashes = {item.name: item.facts.sha256 for item in image_folder.items(tmp_path, "text")}
+        return hashes, [record.getMessage() for record in caplog.records]
+
+    caplog.set_level(logging.INFO)
     for name in "abc":
         image(tmp_path / f"{name}.png", ord(name))
         (tmp_path / f"{name}.txt").write_text(name)
-    first = image_folder.items(tmp_path, "text")
-    assert len(looked) == 3
-    assert [item.facts for item in image_folder.items(tmp_path, "text")] == [item.facts for item in first]
-    assert len(looked) == 3
+    first, messages = scanned()
+    assert messages == [f"scanning 3 new images in {tmp_path}"]
+    assert scanned() == (first, [])
     image(tmp_path / "b.png", 0)
     os.utime(tmp_path / "b.png", ns=(1, 1))
     image(tmp_path / "d.png", 4)
     (tmp_path / "d.txt").write_text("d")
-    again = {item.name: item.facts.sha256 for item in image_folder.items(tmp_path, "text")}
-    assert len(looked) == 5
-    assert [again[item.name] == item.facts.sha256 for item in first] == [True, False, True]
+    again, messages = scanned()
+    assert messages == [f"scanning 2 new images in {tmp_path}"]
+    assert [again[name] == first[name] for name in ("a.png", "b.png", "c.png")] == [True, False, True]
+
+
+def broken(folder):
+    """A folder in which 19 of 24 items are good, and what is wrong with the others."""
+    rows = write_images(folder)
+    (folder / "a.png").write_bytes(content("a")[:-400])
+    (folder / "below" / "b.png").write_bytes(b"")
+    rows[3]["text"], rows[4]["text"], rows[5]["text"] = None, " ", 7
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "a.png": "can't be read as an image (image file is truncated",
+        "below/b.png": "is an empty file",
+        "d.png": "has no caption",
+        "below/e.png": "has an empty caption: ' '",
+        "below/below/f.png": "has a caption that is not text: 7",
+    }
+
+
+def test_bad_items_stop_the_run_or_are_listed(tmp_path, caplog):
+    reasons = broken(tmp_path)
+    with pytest.raises(ConfigError, match=r"a.png can't be read .*\(5 of 24 items can't be used\).*on_error=skip"):
+        from_folder(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        found = from_folder(tmp_path, on_error="skip")
+    assert "5 of 24 items" in caplog.text
+    assert len(found.train) + len(found.validation) == 19
+    assert {each["item"] for each in found.skipped} == set(reasons)
+    for each in found.skipped:
+        assert each["reason"].startswith(reasons[each["item"]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": "left"}, "dataset.crop=left is not known; choose from center, random"),
+        ({"interpolation": "cubic"}, "dataset.interpolation=cubic is not known; choose from lanczos"),
+        ({"on_error": "ignore"}, "dataset.on_error=ignore is not known; choose from stop, skip"),
+        ({"resolution": 0}, "dataset.resolution=0 must be positive"),
+        ({"max_train_samples": 0}, "dataset.max_train_samples=0 must be positive"),
+        ({"caption_column": "caption"}, "dataset.caption_column=caption is not in .*; its columns are file_name, text"),
+        ({"validation_share": 0.0}, "dataset.validation_share=0.0 must be a fraction"),
+    ],
+)
+def test_settings_that_a_folder_cannot_have(changes, message, tmp_path):
+    as_jsonl(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        from_folder(tmp_path, **changes)
+
+
+def test_a_folder_without_write_images(tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset.path=.* contains no images with captions"):
+        from_folder(tmp_path)
+    with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is not a folder; .* use dataset=hub"):
+        from_folder(tmp_path / "nowhere")

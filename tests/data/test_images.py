@@ -140,7 +140,7 @@ def test_facts_are_of_the_upright_image(arrow):
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-def test_a_image_of_any_shape_is_cut_to_the_square(width, height):
+def test_an_image_of_any_shape_is_cut_to_the_square(width, height):
     content = saved(Image.new("RGB", (width, height), (200, 100, 50)))
     pixels = preparation(crop="random", crop_variants=2, flip=True).pixels(content, examine(content), 3)
     assert pixels.shape == (16, 16, 3)
@@ -183,7 +183,7 @@ def test_buckets_have_about_the_area(given_sizes):
         assert max(width, height) <= 2 * min(width, height)
 
 
-def test_a_image_goes_to_the_bucket_of_its_shape():
+def test_an_image_goes_to_the_bucket_of_its_shape():
     """And is scaled to cover it with the same factor in width and height: a circle stays one."""
     cut = preparation(resolution=512, bucket_step=64, buckets=True)
     assert cut.size(Facts("", 1000, 1000, "")) == (512, 512)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from t2i.data.openmoji import catalogue, draw
+from t2i.config import ConfigError
+from t2i.data.openmoji import catalogue, draw, openmoji
 from t2i.tiny.judge import TINY
 
 RESOLUTION = 64
@@ -76,3 +77,22 @@ def test_the_autoencoder_reconstructs_images_it_has_never_seen(images):
     assert latents.shape[1:] == (4, 16, 16)
     assert (latents * vae.config.scaling_factor).std() == pytest.approx(1, abs=0.1)
     assert -10 * error.square().mean((1, 2, 3)).log10().mean() > PSNR - 1
+
+
+def test_groups_are_weighted():
+    groups = {"food": 1.0, "people_tones": 0.4}
+    data = openmoji(64, groups)
+    assert data.train.pixels(0).shape == (64, 64, 3)
+    assert data.train.pixels(0).dtype == np.uint8
+    assert set(data.train.weights) == {1.0, 0.4}
+    assert not set(data.train.captions) & set(data.validation.captions)
+    assert openmoji(32, groups).train.fingerprint != data.train.fingerprint
+
+
+def test_unknown_group_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"dataset.groups: OpenMoji has no group vegetables; choose from activities, animal_faces"
+    ):
+        openmoji(64, {"vegetables": 1.0})
+    with pytest.raises(ConfigError, match=r"dataset.groups leaves no images"):
+        openmoji(64, {"food": 0.0})

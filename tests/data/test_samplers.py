@@ -16,7 +16,7 @@ def test_every_image_is_seen_once_an_epoch(num_items, seed, epoch):
 
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
-def test_weights_are_how_often_a_image_is_seen(weights):
+def test_weights_are_how_often_an_image_is_seen(weights):
     """Within an epoch to the next whole number; on average over epochs as given."""
     weights = np.array(weights)
     order = Order(weights, seed=0)

@@ -6,7 +6,6 @@ import pytest
 from helpers import packing
 
 from t2i.config import ConfigError
-from t2i.data import shard_index
 from t2i.data.shard_index import ShardIndex
 from t2i.data.shard_sources import Files
 from t2i.data.shards import Columns
@@ -34,27 +33,26 @@ def test_items_have_the_order_of_their_hashes_in_any_form(folder, tmp_path):
             assert [each.item(shard, place)[1].sha256 for place in range(5)] == [packing.sha256(i) for i in numbers]
 
 
-def test_an_index_outlives_its_shard(folder, tmp_path, monkeypatch):
+def test_an_index_outlives_its_shard(folder, tmp_path):
     before = index_of(folder, tmp_path / "cache")
     expected = [(before.count(shard), before.item(shard, 2)) for shard in range(3)]
     shards = before.shards
     shutil.rmtree(folder)
-    monkeypatch.setattr(shard_index, "examine", None)
     after = ShardIndex(before.source, shards, "PATH", before.columns, before.folder, "stop")
     assert after.known() == [0, 1, 2]
     assert [(after.count(shard), after.item(shard, 2)) for shard in range(3)] == expected
 
 
-def test_two_that_start_at_once_look_once(folder, tmp_path, monkeypatch):
-    looked, original = [], shard_index.examine
-    monkeypatch.setattr(shard_index, "examine", lambda content: looked.append(content) or original(content))
+def test_of_two_that_start_at_once_one_scans(folder, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     both = [index_of(folder, tmp_path / "cache") for _ in range(2)]
     threads = [threading.Thread(target=each.count, args=(0,)) for each in both]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(looked) == 5
+    assert caplog.text.count("indexing the images of train-000.tar") == 1
+    assert [index.summaries[0]["items"] for index in both] == [5, 5]
 
 
 def test_items_that_cannot_be_used_end_the_run_or_have_no_place(tmp_path, caplog):

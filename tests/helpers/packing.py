@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from omegaconf import OmegaConf
 from PIL import Image
+
+from t2i.config.compose import CONF
+from t2i.data.sharded_datasets import stream, webdataset
+from t2i.data.splits import Captioned
+
+SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "shards.yaml")) | {"resolution": 16}
 
 
 def image(number: int) -> bytes:
@@ -70,3 +77,14 @@ def write_shards(folder: Path, suffix: str, shards: int, items: int) -> Path:
         else:
             write_parquet(file, numbers)
     return folder
+
+
+def from_files(path: Path, cache: Path, **changes) -> Captioned:
+    """The data set of dataset=webdataset, at 16 pixels."""
+    return webdataset(**{"path": str(path), "caption_column": "txt", **SHARED, "cache_dir": str(cache), **changes})
+
+
+def from_repository(path: str, cache: Path, **changes) -> Captioned:
+    """The data set of dataset=stream, at 16 pixels."""
+    files = {"revision": None, "data_files": "data/train-*", "validation_files": None, "keep_shards": 4}
+    return stream(**{"path": path, "caption_column": "txt", **files, **SHARED, "cache_dir": str(cache), **changes})
