@@ -10,7 +10,8 @@ import numpy as np
 
 from t2i.config import ConfigError, check_positive
 from t2i.data.cached_split import CachedSplit
-from t2i.data.images import VERSION, Preparation
+from t2i.data.images import VERSION
+from t2i.data.preparation import ImageSettings, Preparation
 from t2i.data.records import Item, check_policy, usable
 from t2i.data.splits import Captioned
 
@@ -35,23 +36,16 @@ def loader_of(settings: Callable[..., Settings]) -> Callable[..., Captioned]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings:
+class CachedSettings(ImageSettings):
     """The settings that folder.yaml and hub.yaml of conf/dataset/ have in common."""
 
     path: str
     validation_share: float
-    resolution: int
-    crop: str
-    crop_variants: int
-    flip: bool
-    interpolation: str
-    buckets: bool
-    bucket_step: int
     max_train_samples: int | None
     on_error: str
 
     def __post_init__(self):
-        self.preparation()  # which checks its own settings
+        super().__post_init__()
         if not 0 < self.validation_share < 1:
             raise ConfigError(
                 f"dataset.validation_share={self.validation_share} must be a fraction of the images, between 0 and 1"
@@ -59,17 +53,6 @@ class ImageSettings:
         if self.max_train_samples is not None:
             check_positive("dataset.max_train_samples", self.max_train_samples, "use null for all images")
         check_policy(self.on_error)
-
-    def preparation(self) -> Preparation:
-        return Preparation(
-            resolution=self.resolution,
-            crop=self.crop,
-            crop_variants=self.crop_variants,
-            flip=self.flip,
-            interpolation=self.interpolation,
-            buckets=self.buckets,
-            bucket_step=self.bucket_step,
-        )
 
     def captioned(self, items: Sequence[Item]) -> Captioned:
         """The items as a data set, in the order of their hashes; held-out images have one view and one caption.
@@ -93,7 +76,7 @@ class ImageSettings:
                     f"dataset.path={self.path}: none of the {len(good)} images is {side}; use a {remedy} "
                     "dataset.validation_share, or more images"
                 )
-        preparation = self.preparation()
+        preparation = Preparation(self)
         return Captioned(
             prepared(train, [item.captions for item in train], preparation),
             prepared(held_out, [item.captions[:1] for item in held_out], preparation.plain()),

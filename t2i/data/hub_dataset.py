@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import datasets
+import datasets.config
 import pyarrow as pa
+from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from t2i.config import ConfigError
-from t2i.data.datasets import ImageSettings, loader_of
+from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.images import VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
@@ -27,7 +28,7 @@ FACTS = datasets.Features(
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubDataset(ImageSettings):
+class HubDataset(CachedSettings):
     """A data set of the Hub, or a folder of Parquet files, tar shards or an imagefolder.
 
     Held out is the data set's own validation split; if it has none, the hash of each image decides.
@@ -54,7 +55,7 @@ class HubDataset(ImageSettings):
     def _splits(self) -> dict[str, datasets.Dataset]:
         try:
             loaded = datasets.load_dataset(self.path, self.name, revision=self.revision)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             # There is no such data set, no network, no data in the folder, or no such configuration.
             raise ConfigError(
                 f"dataset.path={self.path} can't be loaded ({error}); give the id of an accessible data set or a folder"

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import datasets
+import datasets.config
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from t2i.config import ConfigError
-from t2i.data.datasets import ImageSettings, loader_of
+from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
@@ -29,8 +29,8 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(ImageSettings):
-    """A folder of images and those below it. Held out is validation/ in it; without one, the hash of each decides."""
+class Folder(CachedSettings):
+    """Images in a folder and those below it. Its folder validation/ is held out; without one, their hashes decide."""
 
     caption_column: str
 

@@ -75,7 +75,7 @@ class Encoded:
         return moments[:, 0], moments[:, 1]
 
     def framing(self, items: list[int], draws: np.ndarray | None = None) -> Tensor:
-        """The size and crop conditioning of Stable Diffusion XL, [B, 6] integers (see t2i.data.images)."""
+        """The size and crop conditioning of Stable Diffusion XL, [B, 6] integers (see t2i.data.preparation)."""
         rows = self.frames[self._views(items, draws)]
         return torch.from_numpy(_column(rows, "framing").reshape(len(items), 6).copy())
 

@@ -49,7 +49,7 @@ def check_policy(on_error: str) -> None:
 
 
 def report(skipped: Sequence[dict[str, str]], number: int, path: str, on_error: str, listed: str) -> None:
-    """Warn of the items, of `number`, that can't be used, listed in the file `listed`; ConfigError if on_error=stop."""
+    """Warn that some of `number` items can't be used, and are listed in `listed`; ConfigError if on_error=stop."""
     if not skipped:
         return
     first = f"{skipped[0]['item']} {skipped[0]['reason']}"

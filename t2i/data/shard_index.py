@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,16 +129,14 @@ class ShardIndex:
     def _scan(self, shard: int) -> tuple[pa.Table, list[dict[str, str]]]:
         """The index of a shard, and its items that can't be used."""
         rows, skipped, name = [], [], self.shards[shard].name
-        with self._opened(shard) as reader, ThreadPoolExecutor() as threads:
-            items = iter(reader)
-            while chunk := list(islice(items, CHUNK)):
-                for found, facts in zip(chunk, threads.map(_examined, chunk), strict=True):
-                    item = Item(f"{name}: {found.name}", found.caption, bytes, facts)
-                    if item.problem:
-                        skipped.append({"item": item.name, "reason": item.problem})
-                    else:
-                        known = {"sha256": facts.sha256, "width": facts.width, "height": facts.height}
-                        rows.append({"name": found.name, "captions": item.captions, "where": found.where} | known)
+        with self._opened(shard) as reader:
+            for entry, facts in _examined(reader):
+                item = Item(f"{name}: {entry.name}", entry.caption, bytes, facts)
+                if item.problem:
+                    skipped.append({"item": item.name, "reason": item.problem})
+                else:
+                    row = {"name": entry.name, "captions": item.captions, "where": entry.where}
+                    rows.append(row | {"sha256": facts.sha256, "width": facts.width, "height": facts.height})
         rows.sort(key=lambda row: (row["sha256"], row["captions"], row["where"]))
         return pa.Table.from_pylist(rows, SCHEMA), skipped
 
@@ -158,5 +156,13 @@ class ShardIndex:
         return self.folder / f"{key[:32]}.json"
 
 
-def _examined(item: ShardItem) -> Facts:
+def _examined(items: Iterable[ShardItem]) -> Iterator[tuple[ShardItem, Facts]]:
+    """The items with the facts of their images, which several threads determine."""
+    remaining = iter(items)
+    with ThreadPoolExecutor() as threads:
+        while chunk := list(islice(remaining, CHUNK)):
+            yield from zip(chunk, threads.map(_facts, chunk), strict=True)
+
+
+def _facts(item: ShardItem) -> Facts:
     return unusable(item.problem) if item.problem else examine(item.content)

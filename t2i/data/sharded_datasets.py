@@ -1,12 +1,12 @@
 """Data sets in shards that are streamed: local files, and repositories of the Hub that are larger than the disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from t2i.config import ConfigError, check_positive
 from t2i.data.datasets import loader_of, prepared
-from t2i.data.images import Preparation
+from t2i.data.preparation import ImageSettings, Preparation
 from t2i.data.records import Item, check_policy
 from t2i.data.shard_index import ShardIndex, Source
 from t2i.data.shard_sources import Files, Repository, matching
@@ -16,7 +16,7 @@ from t2i.data.streaming import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardSettings:
+class ShardSettings(ImageSettings):
     """The settings that webdataset.yaml and stream.yaml of conf/dataset/ have in common."""
 
     path: str
@@ -25,13 +25,10 @@ class ShardSettings:
     shuffle_shards: int
     validation_shards: int
     validation_items: int
-    resolution: int
-    crop: str
-    flip: bool
-    interpolation: str
-    buckets: bool
     on_error: str
     cache_dir: str
+    crop_variants: int = field(init=False, default=1)  # a stream draws its crops anywhere
+    bucket_step: int = field(init=False, default=1)  # and has no buckets
 
     def __post_init__(self):
         if self.buckets:
@@ -39,7 +36,7 @@ class ShardSettings:
                 "dataset.buckets=true is not available for streaming data sets, for it needs the sizes of all images "
                 "in advance; use false"
             )
-        self.preparation()  # which checks its own settings
+        super().__post_init__()
         check_positive("dataset.shuffle_shards", self.shuffle_shards, "use 1 or more")
         check_positive("dataset.validation_items", self.validation_items, "256 is common")
         check_policy(self.on_error)
@@ -48,17 +45,6 @@ class ShardSettings:
     def folder(self) -> Path:
         """The folder of indices and fetched shards."""
         return Path(self.cache_dir).expanduser() / "shards"
-
-    def preparation(self) -> Preparation:
-        return Preparation(
-            resolution=self.resolution,
-            crop=self.crop,
-            crop_variants=1,
-            flip=self.flip,
-            interpolation=self.interpolation,
-            buckets=False,
-            bucket_step=1,
-        )
 
     def captioned(self, source: Source, train: list[Shard], held_out: list[Shard], lookahead: int) -> Captioned:
         """The stream of `train` and the images held out; if `held_out` is empty, the last shards of `train` are."""
@@ -75,7 +61,7 @@ class ShardSettings:
         trained_on, validated_on = (
             ShardIndex(source, shards, self.path, columns, self.folder, self.on_error) for shards in (train, held_out)
         )
-        stream = Stream(trained_on, self.preparation(), self.shuffle_shards, lookahead)
+        stream = Stream(trained_on, Preparation(self), self.shuffle_shards, lookahead)
         validation = self._held_out(validated_on)
         indexed = [(index, shard) for index in (trained_on, validated_on) for shard in index.known()]
         skipped = [item for index, shard in indexed for item in index.summary(shard)["skipped"]]
@@ -92,7 +78,7 @@ class ShardSettings:
         if not items:
             raise ConfigError(f"dataset.path={self.path}: none of the held-out images can be used")
         items = sorted(items, key=lambda item: (item.facts.sha256, item.captions))[: self.validation_items]
-        return prepared(items, [item.captions[:1] for item in items], self.preparation().plain())
+        return prepared(items, [item.captions[:1] for item in items], Preparation(self).plain())
 
 
 def _content(index: ShardIndex, shard: int, number: int) -> bytes:

@@ -13,8 +13,9 @@ from torch import Tensor
 from t2i.config import ConfigError
 from t2i.data.batches import Batch, Draws
 from t2i.data.fingerprints import hash_of
-from t2i.data.images import Facts, Preparation
+from t2i.data.images import Facts
 from t2i.data.latent_cache import encode_pixels
+from t2i.data.preparation import Preparation
 from t2i.data.samplers import StreamOrder
 from t2i.data.shard_index import ShardIndex
 from t2i.data.shard_prefetcher import ShardPrefetcher
@@ -67,7 +68,7 @@ class Stream:
         return np.stack(views)
 
     def framing(self, items: Sequence[tuple[int, int]], draws: np.ndarray) -> Tensor:
-        """The size and crop conditioning of Stable Diffusion XL for the same views, [B, 6] (see t2i.data.images)."""
+        """Size and crop conditioning of Stable Diffusion XL for the same views, [B, 6] (see t2i.data.preparation)."""
         facts = self._facts(items)
         return torch.tensor([self.preparation.drawn_framing(*pair) for pair in zip(facts, draws, strict=True)])
 

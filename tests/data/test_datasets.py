@@ -27,9 +27,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
+from t2i.config.instantiate import check_signature
 from t2i.experiment.run import run
 from t2i.plan import make_plan
 from t2i.runs.folder import Run
+
+
+@pytest.mark.parametrize("option", ["folder", "hub", "webdataset", "stream", "openmoji"])
+def test_unknown_settings_are_refused_with_the_known_ones(option):
+    cfg = compose(f"dataset={option}", "++dataset.path=/nowhere", "+dataset.resolutoin=64")
+    with pytest.raises(ConfigError, match=r"dataset: .* takes no such setting .*; it takes .*resolution"):
+        check_signature(cfg, "dataset")
+
 
 FORMATS = [
     (as_jsonl, from_folder),

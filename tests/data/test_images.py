@@ -4,17 +4,9 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from t2i.data.images import BadImage, Facts, Preparation, examine, read, upright
-
-PLAIN = {"crop": "center", "crop_variants": 1, "flip": False, "interpolation": "lanczos", "buckets": False}
-
-
-def preparation(**changes):
-    return Preparation(**{"resolution": 16, "bucket_step": 16, **PLAIN, **changes})
+from t2i.data.images import BadImage, examine, read, upright
 
 
 def saved(image, format="png", **options):
@@ -139,60 +131,6 @@ def test_facts_are_of_the_upright_image(arrow):
     assert (facts.width, facts.height, facts.problem) == (3, 4, "")
 
 
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_an_image_of_any_shape_is_cut_to_the_square(width, height):
-    content = saved(Image.new("RGB", (width, height), (200, 100, 50)))
-    pixels = preparation(crop="random", crop_variants=2, flip=True).pixels(content, examine(content), 3)
-    assert pixels.shape == (16, 16, 3)
-    assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= 1
-
-
-def test_the_middle_of_wide_and_of_tall_images():
-    """Of an image with thirds of red, green and blue the green one is left."""
-    thirds = Image.new("RGB", (48, 16), "blue")
-    thirds.paste((255, 0, 0), (0, 0, 16, 16))
-    thirds.paste((0, 255, 0), (16, 0, 32, 16))
-    for image in (thirds, thirds.rotate(90, expand=True)):
-        content = saved(image)
-        pixels = preparation(interpolation="nearest").pixels(content, examine(content), 0)
-        assert (pixels == [0, 255, 0]).all()
-
-
-def test_views_are_windows_and_their_mirror_images():
-    ramp = Image.fromarray(np.tile(np.arange(160, dtype=np.uint8), (16, 1)))
-    content = saved(ramp)
-    cut = preparation(crop="random", crop_variants=4, flip=True, interpolation="nearest")
-    views = [cut.pixels(content, examine(content), view)[..., 0] for view in range(cut.views)]
-    assert len(views) == 8
-    starts = {int(view[0, 0]) for view in views[::2]}
-    assert len(starts) > 1
-    for plain, mirrored in zip(views[::2], views[1::2], strict=True):
-        assert np.array_equal(plain[:, ::-1], mirrored)
-        assert np.array_equal(plain[0], np.arange(plain[0, 0], plain[0, 0] + 16))
-
-
-@given(st.sampled_from([(64, 16), (256, 64), (512, 64), (1024, 64)]))
-def test_buckets_have_about_the_area(given_sizes):
-    resolution, step = given_sizes
-    sizes = preparation(resolution=resolution, bucket_step=step, buckets=True).sizes()
-    assert (resolution, resolution) in sizes
-    assert {(height, width) for width, height in sizes} == set(sizes)
-    for width, height in sizes:
-        assert width % step == height % step == 0
-        assert resolution**2 - max(width, height) * step < width * height <= resolution**2
-        assert max(width, height) <= 2 * min(width, height)
-
-
-def test_an_image_goes_to_the_bucket_of_its_shape():
-    """And is scaled to cover it with the same factor in width and height: a circle stays one."""
-    cut = preparation(resolution=512, bucket_step=64, buckets=True)
-    assert cut.size(Facts("", 1000, 1000, "")) == (512, 512)
-    assert cut.size(Facts("", 1500, 1000, "")) == (576, 448) or cut.size(Facts("", 1500, 1000, ""))[0] == 640
-    assert cut.size(Facts("", 300, 3000, ""))[0] < 448
-    for width, height in cut.sizes():
-        assert cut.size(Facts("", 3 * width, 3 * height, "")) == (width, height)
-
-
 # Columns of the matrices from linear red, green and blue to XYZ under D50: Adobe RGB (1998) and sRGB.
 ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
 SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
@@ -248,29 +186,3 @@ def test_other_profiles_leave_the_colours(what):
         content = ImageCms.ImageCmsProfile(ImageCms.createProfile(profiles[what])).tobytes()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(read(png(pixels, content))), pixels)
-
-
-@given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
-def test_the_framing_says_where_the_cut_lies(long, wide, flip, draws):
-    """In the image, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
-    width, height = (long, 16) if wide else (16, long)
-    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
-    content = png(values, None)
-    facts, draws = examine(content), np.array(draws)
-    *size, top, left, high, across = cut.drawn_framing(facts, draws)
-    assert (size, high, across) == ([height, width], 16, 16)
-    seen = values[:, ::-1] if flip and draws[2] < 0.5 else values
-    windows = [
-        seen[top + down : top + down + 16, left + right : left + right + 16]
-        for down in (-1, 0, 1) for right in (-1, 0, 1)
-        if top + down >= 0 and left + right >= 0
-    ]  # fmt: skip
-    assert any(np.array_equal(cut.drawn(content, facts, draws), window) for window in windows)
-
-
-def test_the_framing_is_in_pixels_of_the_scaled_image():
-    facts = Facts("0" * 64, width=1000, height=500, problem="")
-    square = preparation(resolution=100)
-    assert square.framing(facts, 0) == (500, 1000, 0, 50, 100, 100)
-    assert preparation(resolution=100, flip=True).framing(facts, 1) == (500, 1000, 0, 50, 100, 100)
