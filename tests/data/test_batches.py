@@ -46,7 +46,7 @@ def test_a_step_has_the_same_examples_however_it_is_split(micro_batch_size, num_
 
 
 def test_an_example_is_a_function_of_its_position():
-    """Alone or among others, first or last."""
+    """It is the same alone and among others, first and last."""
     together = examples().__getitems__(list(range(40, 60)))
     alone = examples().__getitems__([55])
     for name in ("x0", "noise", "t", "items"):

@@ -53,7 +53,7 @@ FORMATS = [
 
 @pytest.mark.parametrize(("write", "read"), FORMATS)
 def test_the_format_makes_no_difference(write, read, tmp_path):
-    """Which order, which split, which pixels, and where they are cached: all from the images and captions alone."""
+    """Order, split, pixels and fingerprint depend on the images and captions alone."""
     (tmp_path / "given").mkdir()
     write(tmp_path / "given")
     found = read(tmp_path / "given")
@@ -116,7 +116,7 @@ def test_what_changes_a_pixel_changes_the_fingerprint(changes, tmp_path):
 
 @pytest.mark.parametrize("read", [from_folder, from_hub])
 def test_an_image_is_scanned_once_while_its_size_and_modification_time_are_the_same(read, tmp_path):
-    """Files that are damaged without a change of either are not noticed; with another time they are."""
+    """Damage that changes neither goes unnoticed; with another time it is found."""
     as_jsonl(tmp_path)
     fingerprint = read(tmp_path).train.fingerprint
     for file in tmp_path.rglob("*.png"):

@@ -66,7 +66,7 @@ def test_the_validation_split_of_the_data_set_is_used(folder):
         ({"validation_share": 1.0}, r"dataset.validation_share=1.0 must be a fraction of the images, between 0 and 1"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(folder, changes, message):
+def test_what_is_missing_is_named_with_what_is_there(folder, changes, message):
     with pytest.raises(ConfigError, match=message):
         from_hub(folder, **changes)
 
@@ -84,7 +84,7 @@ def test_a_data_set_that_cannot_be_reached(path, message):
 
 
 def test_bad_rows_of_a_data_set_are_listed_too(tmp_path):
-    """Among them one that names a file of this machine instead of holding an image."""
+    """Some name a file on this machine instead of containing an image."""
     outside = tmp_path / "private.png"
     outside.write_bytes(content("private"))
     rows = [{"image": {"bytes": content(name), "path": None}, "text": [text]} for name, text in CAPTIONS.items()]

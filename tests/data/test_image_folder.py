@@ -26,7 +26,7 @@ def found(folder):
 
 
 def test_nested_folders_with_metadata_and_text_files(tmp_path):
-    """The nearest metadata file need not be the only one; hidden files and others are no images."""
+    """Several metadata files may apply; hidden files and other files are ignored."""
     for name in ("a.jpg", "one/b.png", "one/two/c.WEBP", "three/d.png", ".hidden/e.png", "._a.jpg"):
         image(tmp_path / name)
     (tmp_path / "README.txt").write_text("nothing about images")

@@ -59,7 +59,7 @@ def test_the_second_run_encodes_nothing(split, model, tmp_path):
 
 
 def changed_copy(small_pipeline, folder, part):
-    """The pipeline with another number in the weights of a part."""
+    """A copy of the pipeline with one number changed in the weights of a part."""
     shutil.copytree(small_pipeline, folder)
     (file,) = (folder / part).glob("*.safetensors")
     weights = load_file(file)
@@ -77,7 +77,7 @@ def test_other_weights_or_images_are_encoded_anew(split, model, small_pipeline, 
 
 
 def test_a_copy_of_the_pipeline_finds_the_same_encodings(split, model, small_pipeline, tmp_path):
-    """Also one that another version of Diffusers wrote; and the denoiser does not matter."""
+    """So does one that another version of Diffusers wrote, or that has another denoiser."""
     fingerprint = encode(split, model, tmp_path).fingerprint
     copy = changed_copy(small_pipeline, tmp_path / "copy", "unet")
     for part in ("vae", "text_encoder"):

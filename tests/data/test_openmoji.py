@@ -35,7 +35,7 @@ def test_no_image_is_blank(images):
 
 
 def test_no_image_is_cut_off_by_the_frame(images):
-    """What touches the border does so with an outline's width, it doesn't fill it."""
+    """Ink may touch the border, but does not fill it."""
     for entry, image in images.items():
         border = np.asarray(image.convert("L"))[[0, -1]]
         assert (border < 128).mean() < 0.5, entry

@@ -33,7 +33,7 @@ def test_an_image_of_any_shape_is_cropped_to_the_square(width, height):
 
 
 def test_the_middle_of_wide_and_of_tall_images():
-    """Of an image with thirds of red, green and blue the green one is left."""
+    """Only green is left of an image with thirds of red, green and blue."""
     thirds = Image.new("RGB", (48, 16), "blue")
     thirds.paste((255, 0, 0), (0, 0, 16, 16))
     thirds.paste((0, 255, 0), (16, 0, 32, 16))
@@ -69,7 +69,7 @@ def test_buckets_have_about_the_area(given_sizes):
 
 
 def test_an_image_goes_to_the_bucket_of_its_shape():
-    """And is scaled to cover it with the same factor in width and height: a circle stays one."""
+    """It is scaled by the same factor in width and height: a circle stays a circle."""
     cut = preparation(resolution=512, bucket_step=64, buckets=True)
     assert cut.size(Facts("", 1000, 1000, "")) == (512, 512)
     assert cut.size(Facts("", 1500, 1000, "")) == (576, 448) or cut.size(Facts("", 1500, 1000, ""))[0] == 640
@@ -80,7 +80,7 @@ def test_an_image_goes_to_the_bucket_of_its_shape():
 
 @given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
 def test_the_framing_says_where_the_crop_is(long, wide, flip, draws):
-    """In the image, mirrored if the cut is, where it need not be scaled; the short side is as long as the cut."""
+    """The image, mirrored if the crop is, has the crop at that position. It is not scaled: its short side has the size."""
     width, height = (long, 16) if wide else (16, long)
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")

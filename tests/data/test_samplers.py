@@ -17,7 +17,7 @@ def test_every_image_is_seen_once_an_epoch(num_items, seed, epoch):
 
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
 def test_weights_are_how_often_an_image_is_seen(weights):
-    """Within an epoch to the next whole number; on average over epochs as given."""
+    """Within an epoch up to rounding; exactly on average over epochs."""
     weights = np.array(weights)
     order = Order(weights, seed=0)
     expected = weights * order.epoch_length / weights.sum()
@@ -38,7 +38,7 @@ bucketed = st.fixed_dictionaries(
 
 
 def many(buckets, batch_size, seed=0):
-    """An order of as many items as `buckets` sums up to; and the bucket of each."""
+    """An order of sum(buckets) items, and the bucket of each item."""
     of_item = np.random.default_rng(0).permutation(np.repeat(np.arange(len(buckets)), buckets))
     return BucketOrder(np.ones(len(of_item)), of_item, batch_size, seed), of_item
 
@@ -53,7 +53,7 @@ def test_every_batch_has_one_size(given_buckets, step):
 
 @given(bucketed, st.integers(1, 4))
 def test_each_bucket_is_less_than_a_batch_behind_after_each_epoch(given_buckets, epochs):
-    """And within it no image is ahead of another by more than one use: each is seen once before any is again."""
+    """Within a bucket every image is seen once before any is seen again."""
     endless, of_item = many(**given_buckets)
     size, sizes = given_buckets["batch_size"], np.array(given_buckets["buckets"])
     positions = range(endless.dealt(epochs).sum() * size)
@@ -67,7 +67,7 @@ def test_each_bucket_is_less_than_a_batch_behind_after_each_epoch(given_buckets,
 
 @given(bucketed, st.integers(0, 2**31), st.lists(st.integers(0, 3000), min_size=1, max_size=8))
 def test_an_item_depends_on_seed_and_position_alone(given_buckets, seed, positions):
-    """Whichever were asked for before."""
+    """It does not depend on the positions that were used before."""
     endless, _ = many(**given_buckets, seed=seed)
     among_others = [endless[position] for position in positions]
     assert among_others == [many(**given_buckets, seed=seed)[0][position] for position in positions]
@@ -100,7 +100,7 @@ counts = st.lists(st.integers(0, 12), min_size=1, max_size=7).filter(any)
 
 
 def streamed(counts, window, seed=0):
-    """An order over shards with so many items; and the shards that were counted, in turn."""
+    """An order over shards with these numbers of items, and the list of the shards that it has counted."""
     asked = []
 
     def count(shard):
@@ -120,7 +120,7 @@ def test_every_item_of_every_shard_is_seen_once_an_epoch(counts, window, seed, e
 
 @given(counts, st.integers(1, 4), st.lists(st.integers(0, 200), min_size=1, max_size=8))
 def test_the_item_of_a_stream_depends_on_seed_and_position_alone(counts, window, positions):
-    """Whichever were asked for before: a resumed run sees what the uninterrupted one would have seen."""
+    """So a resumed run sees what the uninterrupted one would have seen."""
     whole, _ = streamed(counts, window)
     uninterrupted = [whole[position] for position in range(max(positions) + 1)]
     among_others, _ = streamed(counts, window)

@@ -1,4 +1,4 @@
-"""Shards of this machine, and shards that the real client of the Hub fetches from a small stand-in for it."""
+"""Shards on this machine, and shards that the Hub's real client fetches from a small stand-in for the Hub."""
 
 import logging
 import multiprocessing
@@ -60,7 +60,7 @@ def test_a_copied_shard_has_the_same_content_and_another_state(tmp_path):
     assert after.state != before[0].state
 
 
-def test_no_more_shards_lie_on_the_disk_than_are_kept(hub, tmp_path):
+def test_no_more_shards_are_on_the_disk_than_are_to_be_kept(hub, tmp_path):
     source, shards = find(tmp_path)
     assert [shard.name for shard in shards] == [f"data/train-{i}.tar" for i in range(6)]
     for round in range(2):
@@ -85,7 +85,7 @@ def test_what_is_needed_soon_or_was_used_last_stays(hub, tmp_path):
     assert len(downloads(hub)) == before == 5
 
 
-def test_who_reads_in_a_shard_goes_on_when_it_is_removed(hub, tmp_path):
+def test_a_reader_is_not_disturbed_when_its_shard_is_removed(hub, tmp_path):
     source, shards = find(tmp_path, keep=1)
     with source.open(shards[0]) as file:
         read(source, shards[1])
@@ -101,7 +101,7 @@ def _read_all(folder, order):
 
 
 def test_processes_share_what_is_here(hub, tmp_path):
-    """Two that read the same fetch each shard once; two that read in other orders are both right."""
+    """Two processes in the same order fetch each shard once; in different orders both read the right content."""
     context = multiprocessing.get_context("fork")
     for orders in ([range(3)] * 2, [[5, 4, 3, 2, 1, 0], range(6)]):
         hub.asked.clear()
@@ -114,7 +114,7 @@ def test_processes_share_what_is_here(hub, tmp_path):
         assert len(orders[0]) > 3 or sorted(downloads(hub)) == [f"train-{i}.tar" for i in range(3)]
 
 
-def test_what_may_pass_is_tried_again(hub, tmp_path, monkeypatch, caplog):
+def test_temporary_failures_are_retried(hub, tmp_path, monkeypatch, caplog):
     source, shards = find(tmp_path, pauses=(0, 0))
     original, faults = huggingface_hub.hf_hub_download, [ConnectionError("unplugged"), TimeoutError("slow")]
 
@@ -152,15 +152,15 @@ def test_a_shard_that_is_gone_is_named_at_once(hub, tmp_path):
         ("./images", False, r"dataset.path=./images is not a repository of the Hub .* use dataset=webdataset"),
     ],
 )
-def test_a_repository_that_cannot_be_had(hub, tmp_path, monkeypatch, path, offline, message):
+def test_a_repository_that_cannot_be_reached(hub, tmp_path, monkeypatch, path, offline, message):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     with pytest.raises(ConfigError, match=message) as error:
         Repository.find(path, None, tmp_path, 3)
     assert "\n" not in str(error.value)
 
 
-def test_offline_is_said_in_one_line_also_where_the_hub_has_left_something(hub, tmp_path, monkeypatch):
-    """As after `dataset=hub`: a folder of that repository in the Hub's own cache."""
+def test_being_offline_is_reported_in_one_line_even_with_a_folder_in_the_hubs_cache(hub, tmp_path, monkeypatch):
+    """The Hub's own cache has a folder of that repository, as after `dataset=hub`."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "datasets--lab--images").mkdir()
@@ -169,7 +169,7 @@ def test_offline_is_said_in_one_line_also_where_the_hub_has_left_something(hub, 
     assert "\n" not in str(error.value)
 
 
-def test_fetching_says_what_it_does(hub, tmp_path, caplog):
+def test_fetching_is_logged(hub, tmp_path, caplog):
     source, shards = find(tmp_path)
     with caplog.at_level(logging.INFO):
         read(source, shards[0])

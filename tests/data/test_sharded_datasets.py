@@ -21,7 +21,7 @@ def model(small_pipeline):
 
 def test_a_stream_and_what_is_held_out(shards, tmp_path):
     data = packing.from_files(shards, tmp_path / "cache")
-    assert data.train.images is None  # nobody has looked yet
+    assert data.train.images is None  # no shard has been indexed yet
     assert sorted(data.validation.captions) == [(packing.caption(i),) for i in (57, 58, 59)]
     assert data.validation.pixels(0).shape == (16, 16, 3)
     for shard in range(19):
@@ -67,7 +67,7 @@ def test_a_folder_without_shards(tmp_path):
 
 
 def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
-    """With shards that are larger than a batch, and some of the next epoch's fetched already at its end."""
+    """The shards are larger than a batch; at the end of the epoch some of the next one are fetched already."""
     shards = [packing.write_tar(tmp_path / f"{i}.tar", packing.as_txt(range(12 * i, 12 * i + 12))) for i in range(9)]
     served.repositories["lab/images"] = {f"data/train-{file.name}": file.read_bytes() for file in shards}
     data = packing.from_repository("lab/images", tmp_path / "cache")

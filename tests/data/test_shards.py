@@ -32,7 +32,7 @@ def test_every_form_holds_the_same_images_and_captions(form, tmp_path):
 
 
 def test_names_are_split_at_the_first_dot_of_the_last_part(tmp_path):
-    """As WebDataset does; the files of an item need not stand together."""
+    """As WebDataset does; the files of an item need not be next to each other."""
     members = {"a.b/1.png": packing.image(1), "a.b/1.seg.png": b"", "2.JPG": packing.image(2)}
     members |= {"2.txt": b"two", "a.b/1.txt": "\ufeffone ".encode()}
     items = found(packing.write_tar(tmp_path / "a.tar", members))
@@ -70,7 +70,7 @@ def test_a_tar_file_that_is_cut_anywhere_is_no_shorter_tar_file(tmp_path):
 
 
 def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
-    """Neither of a file to write, nor of one to read; a link holds no image."""
+    """No file is written or read under such a name, and a link contains no image."""
     (tmp_path / "outside.png").write_bytes(packing.image(0))
     members = {"../outside.png": packing.image(1), "../outside.txt": b"one", "2.txt": b"two"}
     file = packing.write_tar(tmp_path / "shards" / "a.tar", members)
@@ -85,7 +85,7 @@ def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
     assert list((tmp_path / "shards").iterdir()) == [file]
 
 
-def test_what_is_no_parquet_file_or_another_one(tmp_path):
+def test_unusable_parquet_files(tmp_path):
     file = packing.write_parquet(tmp_path / "a.parquet", range(4))
     with pytest.raises(BadShard, match=r"no column png \(dataset.image_column\); its columns are image, text"):
         found(file, Columns("png", "text"))

@@ -21,7 +21,7 @@ from t2i.runs.folder import Run
 
 @pytest.fixture
 def train_on(small_pipeline, tmp_path):
-    """Train the small model in a run of some name; each run has a cache of its own."""
+    """Train the small model in a run of the given name; each run has a cache of its own."""
 
     def train_on(name, *overrides, steps=8):
         short = ["experiment=smoke", "model=tiny", f"model.path={small_pipeline}", f"cache_dir={tmp_path}/cache-{name}"]
@@ -47,7 +47,7 @@ def assert_same_run(first, second):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The items that were trained on since it was emptied."""
+    """A list to which the items of each batch that is trained on are appended."""
     seen, original = [], StreamedExamples.finish
 
     def finish(self, read):
@@ -60,7 +60,7 @@ def seen(monkeypatch):
 
 
 def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterrupted_run(train_on, seen, shards):
-    """Nine steps of eight, more than an epoch; stopped in the middle, and the index cache lost on the way."""
+    """Nine steps of eight images are more than an epoch; the run is stopped in the middle, and its cache is deleted."""
     given = ("dataset=webdataset", f"dataset.path={shards}", "dataset.crop=random", "dataset.flip=true")
     whole = train_on("whole", *given, steps=9)
     uninterrupted = list(seen)
@@ -112,7 +112,7 @@ def test_more_room_or_another_cache_is_no_other_run(train_on, served):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(small_pipeline, shards, tmp_path):
-    """Each reads its part of a step; together they look at each shard once."""
+    """Each process reads its part of a step."""
     settings = ["experiment=smoke", f"model.path={small_pipeline}", "dataset=webdataset", "model=tiny", "threads=1"]
     settings += [f"dataset.path={shards}", "dataset.resolution=64", "sample_every=0", "micro_batch_size=4"]
     variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}

@@ -57,7 +57,7 @@ def test_each_image_is_seen_once_an_epoch_with_its_own_caption(shards, model, tm
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_number_of_workers_and_any_resume_point_give_the_same_batches(workers, shards, model, tmp_path):
-    """With the index cache, and without."""
+    """With and without stored indices."""
     examples = training_examples(shards, tmp_path / "cache", model, crop="random", flip=True)
     whole = batches(examples)
     for start, cache in ((11, "cache"), (17, "another")):
@@ -68,7 +68,7 @@ def test_any_number_of_workers_and_any_resume_point_give_the_same_batches(worker
 
 
 def test_latents_on_the_fly_are_those_of_the_cache(shards, model, tmp_path):
-    """The whole of a training example: same pixels, same draws, so the same batch, but for rounding."""
+    """The same pixels and draws give the same batch, except for rounding."""
     data = packing.from_files(shards, tmp_path / "cache", validation_shards=19)
     other = packing.from_files(shards, tmp_path / "cache", validation_shards=1)
     cached = encode(data.validation, model, tmp_path / "cache")
@@ -88,7 +88,7 @@ def test_latents_on_the_fly_are_those_of_the_cache(shards, model, tmp_path):
 
 
 def test_crops_and_mirrors_are_drawn_anew_for_each_use(tmp_path, model):
-    """Anywhere along the longer side, and mirrored half of the time."""
+    """Crops are anywhere along the longer side, and half of them are mirrored."""
     ramp = np.broadcast_to(np.arange(96, dtype=np.uint8)[None, :, None], (16, 96, 3))
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     png = (tmp_path / "ramp.png").read_bytes()
@@ -119,7 +119,7 @@ def test_several_captions_are_drawn_for_each_use(tmp_path, model):
 
 
 def test_a_bad_item_is_one_line_from_a_worker_too(shards, model, tmp_path):
-    """Found while training; at the next start it is known at once."""
+    """The item is found while training, and known at the next start."""
     members = packing.as_txt(range(3))
     del members["00001.txt"]
     packing.write_tar(shards / "train-000.tar", members)

@@ -49,7 +49,7 @@ def write_tar(file: Path, members: dict[str, bytes]) -> Path:
 
 
 def as_txt(numbers: range) -> dict[str, bytes]:
-    """Members of a tar file: images with a text beside each."""
+    """Members of a tar file: images, each with a text file."""
     pairs = [(f"{i:05}.png", image(i), f"{i:05}.txt", f"{caption(i)}\n".encode()) for i in numbers]
     return {name: content for png, pixels, txt, text in pairs for name, content in ((png, pixels), (txt, text))}
 
@@ -69,7 +69,7 @@ def write_parquet(file: Path, numbers: range, rows: int = 3) -> Path:
 
 
 def write_shards(folder: Path, suffix: str, shards: int, items: int) -> Path:
-    """So many shards of so many items each; `suffix` is tar or parquet."""
+    """Write shards with the given number of items each. suffix: tar or parquet."""
     for shard in range(shards):
         numbers, file = range(shard * items, (shard + 1) * items), folder / f"train-{shard:03}.{suffix}"
         if suffix == "tar":
