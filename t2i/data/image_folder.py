@@ -30,7 +30,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(CachedSettings):
-    """Images in a folder and those below it. Held out is validation/; if there is none, the hash of each image decides."""
+    """Images in a folder and those below it. Held out is validation/, or else what hashes decide."""
 
     caption_column: str
 

@@ -80,7 +80,7 @@ def test_an_image_goes_to_the_bucket_of_its_shape():
 
 @given(st.integers(16, 40), st.booleans(), st.booleans(), st.lists(st.floats(0, 0.999), min_size=3, max_size=3))
 def test_the_framing_says_where_the_crop_is(long, wide, flip, draws):
-    """The image, mirrored if the crop is, has the crop at that position. It is not scaled: its short side has the size."""
+    """The image, mirrored if the crop is, has the crop at that position; here it needs no scaling."""
     width, height = (long, 16) if wide else (16, long)
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     cut = preparation(resolution=16, crop="random", flip=flip, interpolation="nearest")
