@@ -23,7 +23,9 @@ OWN = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hy
 
 
 class JobsFailed(CompactHydraException):
-    """Printed by Hydra without a traceback."""
+    """Printed without a traceback."""
+
+    exit_code = 1  # of `t2i train -m`: the command line was right
 
 
 class Outcome(JobReturn):
