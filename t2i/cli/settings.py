@@ -115,7 +115,8 @@ def show(entries: Sequence[Setting]) -> None:
     for (key, default, comment), names in files.items():
         value = f"={default}" if default else ""
         console.print(Text.assemble((key, "bold"), value, "  ", (", ".join(names), "dim")))
-        console.print(Padding(Text(comment), (0, 0, 0, 4)))
+        if comment:
+            console.print(Padding(Text(comment), (0, 0, 0, 4)))
 
 
 def markdown(entries: Sequence[Setting]) -> str:
@@ -162,14 +163,16 @@ def _parse(file: Path) -> tuple[str, yaml.MappingNode]:
 
 
 def _source(text: str, value: yaml.Node) -> str:
-    """A value as it is written."""
+    """A value as it is written, in one line."""
+    if isinstance(value, yaml.SequenceNode) and not value.flow_style:
+        return f"[{', '.join(_source(text, item) for item in value.value)}]"
     return " ".join(text[value.start_mark.index : value.end_mark.index].split())
 
 
 def _comment(text: str, key: yaml.Node, value: yaml.Node) -> str:
     """The comment after a value (or after the key of a table), and the lines of comment above it."""
     lines = text.splitlines()
-    is_block = isinstance(value, yaml.MappingNode) and not value.flow_style
+    is_block = isinstance(value, yaml.CollectionNode) and not value.flow_style
     end = key.end_mark if is_block else value.end_mark
     after = re.search(r"\s#\s*(.*)", lines[end.line][end.column :])
     first = key.start_mark.line
