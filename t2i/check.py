@@ -1,7 +1,8 @@
-"""Try a run before paying for it: `python -m t2i.check [-m] OVERRIDES`, with the overrides of `t2i.train`.
+"""Try a run before paying for it: `t2i check [-m] OVERRIDES`, with the overrides of `t2i train`.
 
-Each job (with -m: each job of the sweep) goes through its whole life with two steps: train, validate, save, be
-interrupted, resume, export, load what was exported, sample. Then its time, memory and disk for all steps are estimated.
+Each job (with -m, each job of the sweep) goes through a run of two steps: it trains, validates, saves, is interrupted,
+resumes, exports, loads what it exported, and samples. From that, t2i estimates the time, memory and disk space of the
+full run. The exit code is 2 if any job fails.
 """
 
 import sys
@@ -9,24 +10,62 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig
 
+from t2i.cli.arguments import Job, overrides_parser, parse_jobs
+from t2i.cli.failing import explain, run
 from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
+
+if TYPE_CHECKING:
+    from t2i.runs.folder import Run
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole run on this machine, from two steps of it."""
+    """What the full run costs on this machine."""
 
     hours: float
-    memory_gb: float  # peak so far of this process, or of the GPU
+    memory_gb: float  # peak of this process so far, or of the GPU
     disk_gb: float
 
 
-def live(cfg: DictConfig, folder: Path) -> Estimate:
-    """Go through the life of a run in `folder`; what can't work raises what the run would have raised."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for job in parse_jobs(overrides_parser("check", __doc__, "loss=minsnr optimizer.lr=1e-4"), arguments):
+        try:
+            cost = try_job(job)
+            numbers = f"{cost.hours:.2f}", f"{cost.memory_gb:.1f}", f"{cost.disk_gb:.2f}"
+            table.add_row(escape(job.name), "[green]works", *numbers)
+        except (ConfigError, HydraException, OSError, ArithmeticError, RuntimeError) as error:
+            failures += 1
+            message = explain(error, job.overrides) or f"{type(error).__name__}: {error}"
+            table.add_row(escape(job.name), f"[red]{escape(' '.join(message.split()))}", "", "", "")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 2 if failures else 0
+
+
+def try_job(job: Job) -> Estimate:
+    from t2i.config.compose import compose, compose_defaults
+
+    cfg = compose(job.overrides)
+    check_types(cfg, compose_defaults(job.overrides))
+    with tempfile.TemporaryDirectory(prefix="t2i-check-") as folder:
+        return try_out(cfg, Path(folder) / "run")
+
+
+def try_out(cfg: DictConfig, folder: Path) -> Estimate:
+    """Take a run of two steps in `folder` through all that happens to a run; raises what the full run would raise."""
     from t2i.experiment.run import run
     from t2i.plan import check_the_rest, make_plan
     from t2i.publishing.push import Publisher
@@ -38,26 +77,37 @@ def live(cfg: DictConfig, folder: Path) -> Estimate:
     make_plan(cfg)
     check_the_rest(cfg)
     Publisher(**cfg.hub).check()
-    short = {"steps": 2, "log_every": 1, "validate_every": 2, "sample_every": 2, "save_every": 1, "stop_at": 1}
-    short |= {"sweep": None, "tracker": {"_target_": "t2i.tracking.NoTracker"}}
-    trial = OmegaConf.create(OmegaConf.to_container(cfg) | short)
-    trial.hub.push = False  # two steps are nothing to publish
-    if "num_warmup_steps" in trial.lr_scheduler:
-        trial.lr_scheduler.num_warmup_steps = 0
-    run(trial, make_plan(trial), folder, [])
-    trial.stop_at = None
-    run(trial, make_plan(trial), folder, [])
+    short = shortened(cfg)
+    for stop_at in (1, None):
+        short.stop_at = stop_at
+        run(short, make_plan(short), folder, [])
     pipeline = load_pipeline(folder)
     started = time.perf_counter()
     sample(pipeline, list(cfg.samples.prompts), cfg.samples.seed, cfg.samples.steps, cfg.samples.guidance_scale)
-    sampling = time.perf_counter() - started
-    lines = Run(folder, trial).metrics()
-    step_seconds = cfg.batch_size / lines[-1]["speed/images_per_second"]
-    checkpoint = _bytes(folder / "checkpoints" / "step-000002")
+    return estimate(cfg, Run(folder, short), sampling=time.perf_counter() - started)
+
+
+def shortened(cfg: DictConfig) -> DictConfig:
+    """The same run with two steps, no tracker, and nothing to publish."""
+    short = cfg.copy()
+    two_steps = {"steps": 2, "log_every": 1, "validate_every": 2, "sample_every": 2, "save_every": 1}
+    for key, value in (two_steps | {"sweep": None, "tracker": {"_target_": "t2i.tracking.NoTracker"}}).items():
+        short[key] = value
+    short.hub.push = False
+    if "num_warmup_steps" in short.lr_scheduler:
+        short.lr_scheduler.num_warmup_steps = 0
+    return short
+
+
+def estimate(cfg: DictConfig, short: "Run", sampling: float) -> Estimate:
+    """The cost of the full run. short: the run of two steps; sampling: seconds for one set of samples."""
+    lines = short.metrics()
+    step = cfg.batch_size / lines[-1]["speed/images_per_second"]
+    before = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0  # the first validation and samples
     times = {name: (cfg.steps // cfg[name] + 2 if cfg[name] else 0) for name in ("sample_every", "validate_every")}
-    validation = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0  # and the first samples
-    seconds = cfg.steps * step_seconds + times["sample_every"] * sampling + times["validate_every"] * validation
-    disk = (cfg.keep_checkpoints + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(folder / "model")
+    seconds = cfg.steps * step + times["sample_every"] * sampling + times["validate_every"] * before
+    checkpoint = _bytes(short.checkpoints / "step-000002")
+    disk = (cfg.keep_checkpoints + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(short.folder / "model")
     return Estimate(seconds / 3600, max(line["memory/peak_gb"] for line in lines), disk / 1e9)
 
 
@@ -65,31 +115,5 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from hydra.errors import HydraException
-    from rich.console import Console
-    from rich.table import Table
-
-    from t2i.config.compose import CONF, asked, compose
-
-    table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for job in asked("t2i.check", __doc__, "loss=minsnr optimizer.lr=1e-4", arguments):
-        texts = [text for _, text in job]
-        name = " ".join(text for override, text in job if override and override.is_sweep_override()) or "run"
-        try:
-            cfg = compose(texts)
-            check_types(cfg, compose([text for text in texts if (CONF / text.partition("=")[0]).is_dir()]))
-            with tempfile.TemporaryDirectory(prefix="t2i-check-") as folder:
-                found = live(cfg, Path(folder) / "run")
-            table.add_row(name, "[green]works", f"{found.hours:.2f}", f"{found.memory_gb:.1f}", f"{found.disk_gb:.2f}")
-        except (ConfigError, HydraException, OSError, ArithmeticError, RuntimeError) as error:
-            failures += 1
-            table.add_row(name, f"[red]{' '.join(str(error).split())}", "", "", "")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    sys.exit(2 if failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run(main)

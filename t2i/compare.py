@@ -1,17 +1,21 @@
-"""Which runs are better, and is it more than noise: `python -m t2i.compare multirun/gamma`.
+"""Say which runs are better, and whether it is more than noise: `t2i compare multirun/gamma`.
 
-Reads run folders alone. Prints tables and verdicts, and writes a page, figures and the numbers behind them.
+It reads the run folders, whatever tracker the runs used. It prints tables and verdicts, and writes an HTML page,
+figures and the numbers behind them.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from t2i.cli.arguments import Parser
+from t2i.cli.failing import run
 from t2i.config import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from t2i.comparison.tables import Cell
     from t2i.comparison.verdicts import Comparison
     from t2i.evaluation.metrics import Metric
@@ -26,14 +30,14 @@ STYLES = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m t2i.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> Parser:
+    parser = Parser("compare", __doc__)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep, or of a run")
+    parser.add_argument(
+        "--by", help="keys that tell settings apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a sweep's folder, or a run's")
-    parser.add_argument("--by", help="keys of a setting: loss.snr_gamma,optimizer.lr (default: those that differ)")
     parser.add_argument("--baseline", help="setting to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
-    parser.add_argument("--metric", default="val/loss", help="what is tested and sorted by (default: %(default)s)")
+    parser.add_argument("--metric", default="val/loss", help="metric to test and to sort by (default: %(default)s)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
     parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
     return parser
@@ -41,28 +45,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    try:
-        from t2i.comparison.grouping import compare
-        from t2i.comparison.results import read_results
-        from t2i.evaluation.metrics import Metric
+    from t2i.comparison.grouping import compare
+    from t2i.comparison.results import read_results
+    from t2i.evaluation.metrics import Metric
 
-        metric = Metric.named(options.metric)
-        by = options.by.split(",") if options.by else None
-        comparison = compare(read_results(options.paths), by, options.baseline, options.step)
-        if metric not in comparison.metrics:
-            raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
-        show(comparison, metric)
-        out = options.out or options.paths[0] / "comparison"
-        out.mkdir(parents=True, exist_ok=True)
-        write(comparison, metric, out)
-    except (ValueError, OSError) as error:
-        print(f"t2i: {error}", file=sys.stderr)
-        sys.exit(2)
+    metric = Metric.named(options.metric)
+    by = options.by.split(",") if options.by else None
+    comparison = compare(read_results(options.paths), by, options.baseline, options.step)
+    if metric not in comparison.metrics:
+        raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
+    show(comparison, metric)
+    out = options.out or options.paths[0] / "comparison"
+    out.mkdir(parents=True, exist_ok=True)
+    write(comparison, metric, out)
     print(out / "comparison.html")
 
 
 def show(comparison: "Comparison", metric: "Metric") -> None:
-    """The tables and what they mean, in the terminal."""
+    """Print the tables, and in words what they mean."""
     from rich.console import Console
 
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, setting_rows
@@ -71,7 +71,7 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
     for note in comparison.notes:
         console.print(note)
     bins, weights = bin_names(comparison), "averaged" if metric.weights else "raw"
-    groups = {
+    groups: dict[str, Sequence[str]] = {
         f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
         "Cost": ("images/s", "GB", "hours"),
         f"Epsilon error by SNR bin, {weights} weights": bins,
@@ -89,34 +89,38 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
         console.print(f"! {warning}", style="yellow")
 
 
-def _print_groups(console, rows: list[dict[str, "Cell"]], groups: dict[str, Sequence[str]]) -> None:
-    """As few tables as the terminal has room for. groups: title -> columns; the first has those of no other group."""
-    elsewhere = {name for columns in groups.values() for name in columns}
-    label, *first = [name for name in rows[0] if name not in elsewhere]
-    titles, columns = [], []
+def _print_groups(console: "Console", rows: list[dict[str, "Cell"]], groups: Mapping[str, Sequence[str]]) -> None:
+    """Print as few tables as fit the width of the terminal.
+
+    groups: title -> columns. The first group has the columns that no other group names.
+    """
+    in_groups = {name for columns in groups.values() for name in columns}
+    label, *first = [name for name in rows[0] if name not in in_groups]
+    titles: list[str] = []
+    columns: list[str] = []
     for title, group in groups.items():
-        group = list(group) or first
-        if titles and _full_width(console, _table(rows, [label, *columns, *group])) > console.width:
+        more = list(group) or first
+        if titles and _full_width(console, _table(rows, [label, *columns, *more])) > console.width:
             _print_table(console, rows, titles, [label, *columns])
             titles, columns = [], []
         titles.append(title)
-        columns += group
+        columns += more
     _print_table(console, rows, titles, [label, *columns])
 
 
-def _print_table(console, rows: list[dict[str, "Cell"]], titles: list[str], columns: list[str]) -> None:
+def _print_table(console: "Console", rows: list[dict[str, "Cell"]], titles: list[str], columns: list[str]) -> None:
     console.print("\n" + ". ".join(titles), style="bold")
     console.print(_table(rows, columns))
 
 
-def _full_width(console, table) -> int:
-    """The width at which no line is broken."""
+def _full_width(console: "Console", table: "Table") -> int:
+    """The width at which no line wraps."""
     from rich.measure import Measurement
 
     return Measurement.get(console, console.options.update(max_width=1000), table).maximum
 
 
-def _table(rows: list[dict[str, "Cell"]], columns: list[str]):
+def _table(rows: list[dict[str, "Cell"]], columns: list[str]) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -135,7 +139,7 @@ def _table(rows: list[dict[str, "Cell"]], columns: list[str]):
 
 
 def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
-    """The page, the figures and the numbers, in `folder`."""
+    """Write the page, the figures and the numbers to `folder`."""
     from rich.progress import track
 
     from t2i.comparison.html_report import write_page
@@ -146,4 +150,4 @@ def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,52 +1,51 @@
-"""Fill the encoding cache ahead of runs: `python -m t2i.encode [-m] OVERRIDES`, with the overrides of `t2i.train`.
+"""Fill the encoding cache ahead of runs: `t2i encode [-m] OVERRIDES`, with the overrides of `t2i train`.
 
-With -m, for each data set and model among the jobs of the sweep. Runs that find all they need load neither autoencoder
-nor text encoder to train; where the encoding is the slow part, this can be done on a machine of its own.
+With -m, it encodes for each data set and model of the sweep. A run whose data set is encoded loads neither the
+autoencoder nor the text encoder to train. Where encoding is the slow part, do it on a machine of its own.
 """
 
-import sys
 from pathlib import Path
 
-from t2i.config import ConfigError
+from omegaconf import DictConfig
+
+from t2i.cli.arguments import overrides_parser, parse_jobs
+from t2i.cli.failing import run
+
+GROUPS = ("dataset", "model", "adapter")  # on which the encodings depend
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from hydra.errors import HydraException
+    from t2i.config.compose import compose
 
-    from t2i.config.compose import asked, compose
-
-    try:
-        jobs = asked("t2i.encode", __doc__, "dataset=naruto model=sd15", arguments)
-        configs = [compose([text for _, text in job]) for job in jobs]
-        different = {repr([cfg[group] for group in ("dataset", "model", "adapter")]): cfg for cfg in configs}
-        for cfg in different.values():
-            fill(cfg)
-    except (ConfigError, HydraException) as error:
-        sys.exit(f"t2i.encode: {error}")
+    jobs = parse_jobs(overrides_parser("encode", __doc__, "dataset=naruto model=sd15"), arguments)
+    configs = [compose(job.overrides) for job in jobs]
+    different = {repr([cfg[group] for group in GROUPS]): cfg for cfg in configs}
+    for cfg in different.values():
+        fill(cfg)
 
 
-def fill(cfg) -> None:
-    """Encode the data set of a configuration, and say what is in the cache."""
+def fill(cfg: DictConfig) -> None:
+    """Encode the data set of a configuration, and print what is in the cache."""
     import torch
 
     from t2i.config.instantiate import build, check_signature
     from t2i.data.latent_cache import encode, readable
 
-    for group in ("dataset", "model", "adapter"):
+    for group in GROUPS:
         check_signature(cfg, group)
-    data, model, adapter = (build(cfg, group) for group in ("dataset", "model", "adapter"))
+    data, model, adapter = (build(cfg, group) for group in GROUPS)
     if adapter.text_encoder:
-        model = adapter.attach(model)  # captions are kept as tokens
+        model = adapter.attach(model)  # captions are cached as tokens
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     for name, split in (("train", data.train), ("validation", data.validation)):
         if not split.cached:
-            print(f"{name}: streamed, so that nothing of it is encoded ahead")
+            print(f"{name}: streamed, so there is nothing to encode ahead")
             continue
         encoded = encode(split, model, cfg.cache_dir)
-        for what, rows in (("images", encoded.latents), ("captions", encoded.captions)):
+        for content, rows in (("images", encoded.latents), ("captions", encoded.captions)):
             file = Path(rows.cache_files[0]["filename"])
-            print(f"{name}: {len(rows)} {what}, {readable(file.stat().st_size)} in {file}")
+            print(f"{name}: {len(rows)} {content}, {readable(file.stat().st_size)} in {file}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,43 +1,78 @@
-"""Build the W&B report of a sweep: `python -m t2i.report --wandb ENTITY/PROJECT --sweep NAME`.
+"""Build the W&B report of a sweep: `t2i report --wandb ENTITY/PROJECT --sweep NAME`.
 
-Curves of the losses by loss.snr_gamma, final loss against learning rate and snr_gamma, the samples, and what tells the
-runs apart. The runs must have been uploaded (online, or by wandb sync).
+It plots the losses by loss.snr_gamma and the final loss against learning rate and snr_gamma, and shows the samples and
+the settings in which the runs differ. The runs must have been uploaded (online, or by wandb sync).
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from t2i.cli.arguments import Parser
+from t2i.cli.failing import run
+from t2i.config import ConfigError, check_installed
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2 as wr
+
+ABOUT = (
+    "The weighted training losses of different weightings can't be compared. These can: the loss before weighting, "
+    "and val/loss, which is measured on the same images, timesteps and noise in every run."
+)
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m t2i.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--wandb", required=True, metavar="ENTITY/PROJECT", help="where the runs are")
+def parser() -> Parser:
+    parser = Parser("report", __doc__)
+    parser.add_argument("--wandb", required=True, metavar="ENTITY/PROJECT", help="project that holds the runs")
     parser.add_argument("--sweep", required=True, metavar="NAME", help="as in sweep=NAME; W&B calls it the group")
-    parser.add_argument("--dry-run", action="store_true", help="write the report's specification instead; no login")
-    parser.add_argument("--out", type=Path, default=Path("report.json"), help="of --dry-run (default: %(default)s)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write its specification to a file instead; needs no login"
+    )
+    parser.add_argument("--out", type=Path, default=Path("report.json"), help="the file (default: %(default)s)")
     return parser
 
 
-def build(entity: str, project: str, sweep: str, upload: bool) -> Any:
-    """The report; with upload=False it does not name the project of its runs, for W&B looks that up at once."""
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    entity, _, project = options.wandb.partition("/")
+    if not (entity and project) or "/" in project:
+        raise ConfigError(f"--wandb {options.wandb}: must be ENTITY/PROJECT")
+    check_installed("wandb_workspaces", "t2i report", "'t2i[reports]'")
+    from t2i.tracking.wandb import has_key
+
+    if options.dry_run:
+        report = build(entity, project, options.sweep, upload=False)
+        options.out.write_text(json.dumps(specification(report), indent=2) + "\n")
+        print(options.out)
+        return
+    if not has_key():
+        raise ConfigError("not logged in to W&B; run: wandb login, or use --dry-run")
+    print(save(build(entity, project, options.sweep, upload=True)))
+
+
+def build(entity: str, project: str, sweep: str, upload: bool) -> "wr.Report":
+    """The report. With upload=False it does not name the project of its runs, which W&B would look up at once."""
     import wandb_workspaces.reports.v2 as wr
 
     snr_gamma, lr, loss = wr.Config("loss.snr_gamma"), wr.Config("optimizer.lr"), wr.SummaryMetric("val/loss")
-    where = {"entity": entity, "project": project} if upload else {}
     runs = wr.Runset(
         name=sweep,
         filters=f"Metric('group') == {sweep!r}",
         order=[wr.OrderBy(name=loss, ascending=True)],
-        **where,
+        entity=entity if upload else "",
+        project=project if upload else "",
     )
 
     def curve(metric: str, title: str) -> wr.LinePlot:
-        by_gamma = {"groupby": snr_gamma, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
-        return wr.LinePlot(title=title, x="step", y=[metric], log_y=True, **by_gamma)
+        return wr.LinePlot(
+            title=title,
+            x="step",
+            y=[metric],
+            log_y=True,
+            groupby=snr_gamma,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
 
     columns = [
         wr.ParallelCoordinatesPlotColumn(metric=lr, log=True),
@@ -52,43 +87,17 @@ def build(entity: str, project: str, sweep: str, upload: bool) -> Any:
         wr.MediaBrowser(title="Samples", media_keys=["samples"], mode="grid", grid_x_axis="step", grid_y_axis="run"),
         wr.RunComparer(diff_only="split"),
     ]
-    about = (
-        "The weighted training losses of different weightings can't be compared. These can: the loss before weighting, "
-        "and val/loss, which is measured on the same images, timesteps and noise in every run."
-    )
-    blocks = [wr.P(about), wr.PanelGrid(runsets=[runs], panels=panels)]
+    blocks = [wr.P(ABOUT), wr.PanelGrid(runsets=[runs], panels=panels)]
     return wr.Report(entity=entity, project=project, title=f"Sweep {sweep}", blocks=blocks, width="fluid")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
-    entity, _, project = options.wandb.partition("/")
-    if not (entity and project) or "/" in project:
-        parser().error(f"--wandb {options.wandb}: must be ENTITY/PROJECT")
-    from t2i.config import ConfigError, check_installed
-    from t2i.tracking.wandb import has_key
-
-    try:
-        check_installed("wandb_workspaces", "python -m t2i.report", "'t2i[reports]'")
-        if options.dry_run:
-            report = build(entity, project, options.sweep, upload=False)
-            specification = report._to_model().model_dump_json(by_alias=True, exclude_none=True)  # what save() sends
-            options.out.write_text(json.dumps(json.loads(specification), indent=2) + "\n")
-            print(options.out)
-            return
-        if not has_key():
-            raise ConfigError("not logged in to W&B; run: wandb login, or use --dry-run")
-        report = build(entity, project, options.sweep, upload=True)
-        print(_save(report))
-    except ConfigError as error:
-        print(f"t2i: {error}", file=sys.stderr)
-        sys.exit(2)
+def specification(report: "wr.Report") -> dict:
+    """What `report.save()` would send. The library has no public name for it; tests/test_report.py pins its form."""
+    return json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
-def _save(report: Any) -> str:
+def save(report: "wr.Report") -> str:
     """Upload the report; returns its address."""
-    from t2i.config import ConfigError
-
     try:
         return report.save().url
     except Exception as error:  # W&B's own, and bare ones, for a wrong name, a wrong key and a lost network alike
@@ -96,4 +105,4 @@ def _save(report: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

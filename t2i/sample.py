@@ -1,38 +1,41 @@
-"""Draw images with a trained model: `python -m t2i.sample RUN "red apple" "grinning face"`."""
+"""Generate images with a trained model: `t2i sample RUN "red apple" "grinning face"`."""
 
-import argparse
-import sys
 from pathlib import Path
 
+from t2i.cli.arguments import Parser
+from t2i.cli.failing import run
+from t2i.config import ConfigError
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m t2i.sample", description=__doc__)
-    parser.add_argument("source", help="run folder, checkpoint, folder of a pipeline, Hub id, or tiny")
+SOURCE = "run folder, checkpoint, folder of a pipeline, Hub id, or tiny"
+
+
+def parser() -> Parser:
+    parser = Parser("sample", __doc__)
+    parser.add_argument("source", metavar="RUN", help=SOURCE)
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument(
-        "--guidance-scale", type=float, default=3.0, help="default: %(default)s; 1 switches guidance off"
+        "--guidance-scale",
+        type=float,
+        default=3.0,
+        help="how closely to follow the prompt; 1 switches guidance off (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the starting noise (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1, help="images per prompt, from successive seeds (default: 1)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="image to write (default: %(default)s)")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.images < 1 or options.steps < 1:
-        parser().error("--images and --steps must be at least 1")
+        raise ConfigError("--images and --steps must be at least 1")
     from t2i.image_grid import grid
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline
 
-    try:
-        pipeline = load_pipeline(options.source, options.weights)
-    except (ValueError, OSError) as error:
-        print(f"t2i: {error}", file=sys.stderr)
-        sys.exit(2)
+    pipeline = load_pipeline(options.source, options.weights)
     seeds = range(options.seed, options.seed + options.images)
     rows = [sample(pipeline, options.prompts, seed, options.steps, options.guidance_scale) for seed in seeds]
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -41,4 +44,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,4 +1,4 @@
-"""Bad settings, each with the words that answer it: the setting, and what to do; before anything heavy is loaded."""
+"""Bad settings, each with the message that names the setting and the remedy; before anything heavy is loaded."""
 
 import pytest
 from helpers.runs import compose
@@ -7,7 +7,7 @@ from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
-from t2i.config.compose import CONF
+from t2i.config.compose import compose_defaults
 from t2i.config.instantiate import build
 from t2i.plan import check_the_rest, make_plan
 
@@ -21,7 +21,7 @@ batch_size=10 micro_batch_size=4                | batch_size=10 is not a multipl
 micro_batch_size=0                              | micro_batch_size=0 must be at least 1
 max_grad_norm=-1                                | max_grad_norm=-1 must be at least 0
 max_bad_steps=0                                 | max_bad_steps=0 must be at least 1
-caption_dropout=1.5                             | caption_dropout=1.5 is a share of the captions: at most 1
+caption_dropout=1.5                             | caption_dropout=1.5 is a fraction of the captions: at most 1
 caption_dropout=-0.1                            | caption_dropout=-0.1 must be at least 0
 noise_offset=-1                                 | noise_offset=-1 must be at least 0
 input_perturbation=-1                           | input_perturbation=-1 must be at least 0
@@ -40,7 +40,7 @@ attention=xformers                              | attention=xformers needs a GPU
 validation.items=0                              | validation.items=0 must be at least 1
 validation.timesteps=0                          | validation.timesteps=0 must be at least 1
 samples.steps=0                                 | samples.steps=0 must be at least 1
-samples.prompts=[]                              | samples.prompts is empty; to draw no samples, use sample_every=0
+samples.prompts=[]                              | samples.prompts is empty; to generate no samples, use sample_every=0
 samples.prompts=cat                             | samples.prompts=cat must be a list, such as [cat]
 gradient_checkpointing=3                        | gradient_checkpointing=3 must be true or false
 loss.snr_gamma=0                                | loss.snr_gamma=0 must be positive; the paper uses 5
@@ -115,9 +115,9 @@ def here(tmp_path_factory):
 
 
 def prepare(overrides):
-    """What `t2i.train` does before it loads a model."""
+    """What `t2i train` does before it loads a model."""
     cfg = compose(*overrides)
-    check_types(cfg, compose(*(each for each in overrides if (CONF / each.partition("=")[0]).is_dir())))
+    check_types(cfg, compose_defaults(overrides))
     check(cfg, num_processes=1)
     make_plan(cfg)
     check_the_rest(cfg)

@@ -8,6 +8,7 @@ import sys
 import datasets
 import pytest
 
+from t2i.config import ConfigError
 from t2i.encode import main
 
 
@@ -43,7 +44,7 @@ def test_captions_of_trained_text_encoders_are_kept_as_tokens(small, train, tmp_
 
 
 def test_a_mistake_is_one_line(small, tmp_path):
-    with pytest.raises(SystemExit, match=r"t2i.encode: model.path=./nowhere holds no pipeline"):
+    with pytest.raises(ConfigError, match=r"^model.path=./nowhere holds no pipeline"):
         fill(small, tmp_path, "model.path=./nowhere")
 
 
@@ -55,8 +56,8 @@ def test_settings_of_training_find_the_same_encodings_and_deleting_them_costs_ti
     cache = tmp_path / "cache"
     first = train(tmp_path / "first", f"cache_dir={cache}")
     before = written(cache)
-    train(tmp_path / "other", f"cache_dir={cache}", "loss=mse", "optimizer.lr=1e-5", "seed=3", "batch_size=4",
-          "micro_batch_size=2", "steps=1")  # fmt: skip
+    others = ["loss=mse", "optimizer.lr=1e-5", "seed=3", "batch_size=4", "micro_batch_size=2", "steps=1"]
+    train(tmp_path / "other", f"cache_dir={cache}", *others)
     assert written(cache) == before
     shutil.rmtree(cache)
     again = train(tmp_path / "again", f"cache_dir={cache}")
@@ -69,18 +70,18 @@ import os, signal, sys
 from t2i import encode
 from t2i.models.stable_diffusion import StableDiffusion
 
-whole, calls = StableDiffusion.encode, []
+encode_images, calls = StableDiffusion.encode, []
 def killed(self, pixels):
     calls.append(len(pixels))
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, pixels)
+    return encode_images(self, pixels)
 StableDiffusion.encode = killed
 encode.main(sys.argv[1:])
 """
 
 
-def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_whole(small, tmp_path, capsys):
+def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_complete(small, tmp_path, capsys):
     settings = [*small, f"cache_dir={tmp_path / 'cache'}"]
     assert subprocess.run([sys.executable, "-c", KILLED, *settings]).returncode == -signal.SIGKILL
     assert not files(tmp_path / "cache")

@@ -22,8 +22,8 @@ ORDER = [
     {"plan"},
     {"experiment"},
     {"tiny"},
+    {"cli"},  # finds the commands by name, so that they can share what it holds
     {"train", "check", "encode", "sample", "evaluate", "compare", "weights", "push", "report"},
-    {"cli"},
     {"__main__", "__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

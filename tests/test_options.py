@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
 
-from t2i.config.compose import CONF
+from t2i.config import CONF
 
 OPTIONS = [
     f"{group}={file.stem}"

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.report import main
 
@@ -74,28 +75,24 @@ def test_images_and_differences_are_there(grid):
     assert panels(grid, "Run Comparer") == [{"diffOnly": "split"}]
 
 
-def test_without_a_login_it_ends_in_one_line(no_login, capsys):
-    with pytest.raises(SystemExit) as end:
+def test_without_a_login_it_says_so(no_login):
+    with pytest.raises(ConfigError, match=r"^not logged in to W&B; run: wandb login, or use --dry-run$"):
         main(["--wandb", "me/t2i", "--sweep", "gamma"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "t2i: not logged in to W&B; run: wandb login, or use --dry-run\n"
 
 
-def test_without_the_package_it_ends_in_one_line(monkeypatch, capsys):
+def test_without_the_package_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(ConfigError) as error:
         main(["--wandb", "me/t2i", "--sweep", "gamma", "--dry-run"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err == (
-        "t2i: python -m t2i.report needs the package wandb_workspaces; install it with: pip install 't2i[reports]'\n"
+    assert str(error.value) == (
+        "t2i report needs the package wandb_workspaces; install it with: pip install 't2i[reports]'"
     )
 
 
 @pytest.mark.parametrize("wandb", ["t2i", "me/", "/t2i", "me/t2i/gamma"])
-def test_the_project_must_be_named_with_its_entity(wandb, capsys):
-    with pytest.raises(SystemExit):
+def test_the_project_must_be_named_with_its_entity(wandb):
+    with pytest.raises(ConfigError, match=f"^--wandb {wandb}: must be ENTITY/PROJECT"):
         main(["--wandb", wandb, "--sweep", "gamma"])
-    assert f"--wandb {wandb}: must be ENTITY/PROJECT" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():

@@ -1,4 +1,4 @@
-"""The command line from end to end, in processes of their own, as a user runs it."""
+"""The command line from end to end, in its own processes, as a user runs it."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from t2i.config.compose import CONF
+from t2i.config import CONF
 from t2i.tracking.offline import records, step_of
 
 pytestmark = pytest.mark.slow

@@ -5,28 +5,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2i.cli.failing import run
 from t2i.weights import compare, main
 
 
 def test_every_combination_with_the_settings_that_it_has():
-    labels = [each.label for each in compare(["loss=minsnr,debiased", "loss.snr_gamma=1,5", "scheduler=epsilon"])]
+    labels = [weights.label for weights in compare(["loss=minsnr,debiased", "loss.snr_gamma=1,5", "scheduler=epsilon"])]
     assert labels == ["minsnr snr_gamma=1", "minsnr snr_gamma=5", "debiased"]
 
 
-def test_the_shares_are_of_what_is_drawn():
+def test_the_fractions_count_how_often_a_timestep_is_drawn():
     uniform, biased = compare(["loss=mse", "timesteps=uniform,biased", "timesteps.multiplier=3"])
-    assert np.allclose(list(uniform.shares().values()), 1 / 8)
+    assert np.allclose(list(uniform.fractions().values()), 1 / 8)
     # A quarter of the timesteps, the noisiest, thrice as often: 3 of 6 parts, in two of eight bins.
-    assert np.allclose(list(biased.shares().values()), [1 / 4] * 2 + [1 / 12] * 6)
+    assert np.allclose(list(biased.fractions().values()), [1 / 4] * 2 + [1 / 12] * 6)
 
 
 def test_normalized_weights_have_a_mean_of_one():
-    for each in compare(["loss=minsnr,p2", "loss.normalize=true", "timesteps=uniform,logit_normal"]):
-        assert each.mean == pytest.approx(1)
-        assert sum(each.shares().values()) == pytest.approx(1)
+    for weights in compare(["loss=minsnr,p2", "loss.normalize=true", "timesteps=uniform,logit_normal"]):
+        assert weights.mean == pytest.approx(1)
+        assert sum(weights.fractions().values()) == pytest.approx(1)
 
 
-def test_a_table_and_a_image(tmp_path, capsys, monkeypatch):
+def test_a_table_and_a_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     arguments = ["loss=minsnr,debiased", "scheduler=v_prediction", "--out", str(tmp_path / "a" / "weights.png")]
     main([*arguments, "loss.snr_gamma=5,7"])
@@ -40,17 +41,17 @@ def test_a_table_and_a_image(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loss=l2"], "t2i: In 'config': Could not find 'loss/l2' Available options in 'loss': debiased edm"),
-        (["los=mse"], "t2i: Could not override 'los'."),
+        (["loss=l2"], "t2i: loss=l2 is not an option; choose from debiased, edm"),
+        (["los=mse"], "t2i: los is not a setting; did you mean loss?"),
         (["loss=mse,debiased", "loss.snr_gamma=5"], "t2i: loss.snr_gamma: none of the chosen options has this setting"),
         (["loss.snr_gamma=fast"], "t2i: loss.snr_gamma=fast must be a number"),
         (["loss.snr_gamma=-1,5"], "t2i: loss.snr_gamma=-1 must be positive"),
-        (["loss=["], "t2i: no viable alternative at input '['"),
+        (["loss=["], "t2i: loss=[ can't be read (no viable alternative at input '[')"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
-        main(arguments)
+        run(main, arguments)
     assert end.value.code == 2
     shown = capsys.readouterr().err
     assert shown.startswith(message)

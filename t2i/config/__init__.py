@@ -1,6 +1,10 @@
-"""Configurations: composed, checked, and made into objects. Here is only what every module may need."""
+"""Configurations: composed, checked, and made into objects. This file is light: almost every module imports it."""
 
 import importlib.util
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())  # in a wheel, in a checkout
 
 
 class ConfigError(ValueError):

@@ -1,4 +1,4 @@
-"""The one place where the configuration becomes objects: each group's `_target_`, called with the group's settings."""
+"""The one place where a configuration becomes objects: each group's `_target_`, called with the group's settings."""
 
 import inspect
 import re
@@ -10,15 +10,16 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
+from t2i.config.moved_targets import MOVED
 
-# What a `_target_` may call without being asked for on the command line: a configuration is often somebody else's.
+# What a `_target_` may call without permission on the command line: a configuration is often somebody else's.
 TRUSTED = re.compile(
     r"t2i\.|torch\.optim\.|diffusers\.optimization\.|diffusers\.(schedulers\.\w+\.)?\w+Scheduler$|"
     r"transformers\.(optimization\.)?Adafactor$|bitsandbytes\.optim\.|torchao\.optim\.|schedulefree\.|prodigyopt\.|"
     r"lion_pytorch\."
 )
 
-EXTRAS = {  # of t2i, by the package that they bring
+EXTRAS = {  # package -> the extra of t2i that installs it
     "bitsandbytes": "adamw8bit",
     "prodigyopt": "optimizers",
     "schedulefree": "optimizers",
@@ -27,9 +28,11 @@ EXTRAS = {  # of t2i, by the package that they bring
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """Refuse a `_target_` of neither t2i nor the libraries it names, before it is imported."""
+    """Refuse every `_target_` outside of t2i and the libraries in TRUSTED, before it is imported."""
     allowed = tuple(f"{prefix.rstrip('.')}." for prefix in cfg.get("allowed_targets") or ())
-    for key, target in _targets(cfg):
+    for key, target in _targets(OmegaConf.to_container(cfg)):
+        if target in MOVED:
+            raise ConfigError(f"{key}={target} has moved to {MOVED[target]}; use the new name")
         if not TRUSTED.match(target) and not target.startswith(allowed):
             module = target.rpartition(".")[0]
             raise ConfigError(
@@ -39,9 +42,8 @@ def check_targets(cfg: DictConfig) -> None:
 
 
 def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every `_target_` in nested dictionaries and lists: its key, and what it names."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    if OmegaConf.is_config(node):
-        yield from _targets(OmegaConf.to_container(node), prefix)
     for name, child in children:
         key = f"{prefix}.{name}".lstrip(".")
         if name == "_target_":
@@ -50,14 +52,14 @@ def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def check_signature(cfg: DictConfig, group: str) -> None:
-    """Refuse a component whose settings its `_target_` does not take; nothing is called."""
+    """Refuse a component whose `_target_` does not take its settings. Nothing is called."""
     node = cfg[group]
     target = node.get("_target_")
     if target is None:
         raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
     try:
         signature = inspect.signature(get_object(target))
-    except Exception as error:
+    except Exception as error:  # importing somebody's module can raise anything
         extra = EXTRAS.get(target.partition(".")[0])
         remedy = f"; pip install 't2i[{extra}]'" if extra else ""
         raise ConfigError(f"{group}._target_={target} can't be imported: {error}{remedy}") from error
@@ -71,7 +73,7 @@ def check_signature(cfg: DictConfig, group: str) -> None:
 
 
 def build(cfg: DictConfig, group: str) -> Any:
-    """The component of a group; what it refuses in its settings is the user's mistake, in its own words."""
+    """The component of a group. Settings that it refuses raise ConfigError, with the component's own message."""
     check_targets(cfg)
     try:
         return instantiate(cfg[group], _convert_="all")  # plain lists: checkpoints hold them
@@ -79,6 +81,6 @@ def build(cfg: DictConfig, group: str) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise ConfigError(str(cause)) from error
-        if isinstance(cause, (ValueError, OSError, NotImplementedError)):  # a library's words do not name the setting
+        if isinstance(cause, (ValueError, OSError, NotImplementedError)):  # of a library, which does not name the group
             raise ConfigError(f"{group}: {cause}") from error
         raise

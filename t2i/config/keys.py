@@ -5,7 +5,7 @@ from typing import Any
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration's values under their full keys."""
+    """The values of a configuration under their full keys."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}

@@ -1,4 +1,4 @@
-"""Where the `_target_`s of configurations that were written before the code moved into packages are today."""
+"""New names of the `_target_`s in configurations that were written before the code moved into packages."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ MOVED = {
 
 
 def with_moved_targets(tree: Any) -> Any:
-    """A configuration (nested dictionaries, or one flat dictionary) in which every `_target_` is where it is today."""
+    """The configuration (nested or flat) with every `_target_` under its present name."""
     if isinstance(tree, dict):
         return {key: with_moved_targets(value) for key, value in tree.items()}
     if isinstance(tree, list):

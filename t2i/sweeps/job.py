@@ -23,7 +23,9 @@ OWN = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hy
 
 
 class JobsFailed(CompactHydraException):
-    """Printed by Hydra without a traceback."""
+    """Printed without a traceback."""
+
+    exit_code = 1  # of `t2i train -m`: the command line was right
 
 
 class Outcome(JobReturn):
@@ -105,7 +107,7 @@ class Job:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGINT)
 
-    def settle(self) -> None:
+    def make_plan(self) -> None:
         """Note how the process ended, in run.json too where the process itself could not."""
         self.look()
         file = self.folder / "run.json"

@@ -129,7 +129,7 @@ class Workshop:
                     job.look()
                 for job in [job for job in running if not job.process.is_alive()]:
                     running.remove(job)
-                    job.settle()
+                    job.make_plan()
                     table.changed(job)
                 table.show()
         finally:
@@ -140,7 +140,7 @@ class Workshop:
                 if job.process.is_alive():
                     os.killpg(job.process.pid, signal.SIGKILL)
                     job.process.join()
-                job.settle()
+                job.make_plan()
 
     def _start(self, job: Job, device: str | None, rung: float) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)

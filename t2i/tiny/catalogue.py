@@ -1,4 +1,4 @@
-"""Write openmoji.csv, the emoji list of `t2i.data.openmoji`: `python -m t2i.tiny.catalogue` (needs package `emoji`)."""
+"""Write openmoji.csv, the emoji list of `t2i.data.openmoji`: `python -m t2i.tiny.catalogue`; needs package emoji."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ HELD_OUT = 0.06
 SALT = "openmoji"
 TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
 
-# Ranges of first code points; the first group that fits is taken, and what fits none is an object.
+# Ranges of first code points. An emoji is in the first group that fits; if none fits, it is an object.
 GROUPS = {
     "flags": "1F1E6-1F1FF 1F38C 1F3C1 1F3F3-1F3F4 1F6A9",
     "people": "1F440-1F445 1F464-1F46F 1F5E3 1F93A 1F9B0-1F9B9 1F9CC 1F9CD-1F9CF 1F9D1-1F9E0 1FAC0-1FAC2 1FAC8 26F7",
@@ -62,9 +62,9 @@ def caption_of(emoji: str) -> str:
 
 
 def split_of(image: Image.Image) -> str:
-    """By the pixels, so that no two names of one image are divided, and nothing moves when emoji are added."""
-    share = int(hashlib.sha256(SALT.encode() + image.tobytes()).hexdigest(), 16) / 16**64
-    return "validation" if share < HELD_OUT else "train"
+    """By a hash of the pixels: two names of one image stay together, and no emoji moves when others are added."""
+    position = int(hashlib.sha256(SALT.encode() + image.tobytes()).hexdigest(), 16) / 16**64
+    return "validation" if position < HELD_OUT else "train"
 
 
 def main() -> None:
@@ -73,16 +73,15 @@ def main() -> None:
     font = _font(100)
     by_image: dict[bytes, list[Emoji]] = {}
     for one in emoji:
-        if (
-            len(TONES & set(one)) > 1 or font.getlength(one) > 100 * FRAME * 1.2
-        ):  # wider than a glyph: the font lacks this sequence
+        too_wide = font.getlength(one) > 100 * FRAME * 1.2  # the font lacks this sequence
+        if too_wide or len(TONES & set(one)) > 1:
             continue
         image = draw(one, 64)
         if image.getextrema() == ((255, 255),) * 3:
             continue
-        found = Emoji(one, caption_of(one), group_of(one, with_tones), split_of(image))
-        by_image.setdefault(image.tobytes(), []).append(found)
-    # Of emoji with the same image the shortest name stays: France, not Clipperton Island.
+        entry = Emoji(one, caption_of(one), group_of(one, with_tones), split_of(image))
+        by_image.setdefault(image.tobytes(), []).append(entry)
+    # Among emoji with the same image, the one with the shortest name is kept: France, not Clipperton Island.
     kept = [min(same, key=lambda one: (len(one.caption), one.caption)) for same in by_image.values()]
     with CATALOGUE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

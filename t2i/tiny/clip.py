@@ -1,6 +1,6 @@
 """Train the tokenizer, text encoder and judge of model=tiny on OpenMoji: `python -m t2i.tiny.clip`.
 
-One small CLIP (Radford et al. 2021): its text half conditions the diffusion model, the whole of it judges the samples.
+One small CLIP (Radford et al. 2021): its text half conditions the diffusion model, and all of it judges the samples.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from t2i.data.openmoji import Emoji, catalogue
-from t2i.tiny.vae import RESOLUTION, load_images
+from t2i.tiny.vae import RESOLUTION, load_images, update_average
 
 HERE = Path(__file__).parent
 VOCABULARY, TOKENS, WIDTH = 2000, 24, 128
@@ -34,26 +34,26 @@ DIRECTED = re.compile(
 
 
 def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's vocabulary: every byte, every byte that ends a word, the merges, then start and end."""
+    """A tokenizer with CLIP's vocabulary: every byte, every byte that ends a word, the merges, then start and end."""
     blank = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    ends = [letter + "</w>" for letter in letters]  # given as special tokens, or their order would change every time
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # The trainer keeps the order of special tokens only; that of other tokens changes from run to run.
+    ends = [character + "</w>" for character in characters]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2, special_tokens=ends, initial_alphabet=letters, end_of_word_suffix="</w>"
+        vocab_size=VOCABULARY - 2, special_tokens=ends, initial_alphabet=characters, end_of_word_suffix="</w>"
     )
     learner.train_from_iterator(captions, trainer)
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    merges = [tuple(merge) for merge in merges]
-    vocabulary = [*letters, *ends, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    merges: list = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
+    vocabulary = [*characters, *ends, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     numbered = {token: number for number, token in enumerate(vocabulary)}
     return CLIPTokenizer(vocab=numbered, merges=merges, model_max_length=TOKENS)
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
-    # eos_token_id tells transformers which token to pool; it would take CLIP's own, which this vocabulary hasn't.
+    # eos_token_id says which token transformers pools; its default is CLIP's own, which this vocabulary does not have.
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     length = {"vocab_size": len(tokenizer), "max_position_embeddings": TOKENS}
     text = {**shared, **special, **length, "num_hidden_layers": 3}
@@ -67,7 +67,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def vary_caption(caption: str) -> str:
-    """The same caption said less precisely: without skin tone, with another word for the person, with words missing."""
+    """The same caption, less precise: without skin tone, with another word for the person, with words missing."""
     words = caption.split()
     if words[-2:] == ["skin", "tone"] and random.random() < 0.1:
         words = re.sub(r" (medium-)?(light|medium|dark) skin tone$", "", caption).split()
@@ -81,7 +81,7 @@ def vary_caption(caption: str) -> str:
 
 
 def vary_images(images: Tensor, may_mirror: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] to [-1, 1]: scaled, shifted, tilted, mirrored where the caption allows, tinted, noisy."""
+    """uint8 [B, 3, H, W] to [-1, 1]: scaled, shifted, tilted, mirrored where the caption allows it, tinted, noisy."""
     size = len(images)
     ink = 1 - images.float() / 255  # so that what comes in at the border is white
     scale, tilt = 1 + 0.12 * torch.randn(size).clamp(-2, 2), 0.08 * torch.randn(size)
@@ -94,7 +94,7 @@ def vary_images(images: Tensor, may_mirror: Tensor) -> Tensor:
 
 
 def contrastive_loss(similarities: Tensor, tokens: Tensor) -> Tensor:
-    """CLIP's loss [B, B] both ways; what has the same caption by chance counts as right, too."""
+    """CLIP's loss of similarities [B, B], both ways. Another image with the same caption counts as right, too."""
     same = (tokens[:, None] == tokens[None]).all(-1).float()
     targets = same / same.sum(1, keepdim=True)
     return (F.cross_entropy(similarities, targets) + F.cross_entropy(similarities.T, targets)) / 2
@@ -109,13 +109,14 @@ def recall(clip: CLIPModel, tokens: Tensor, images: Tensor) -> list[float]:
 
 
 def save(clip: CLIPModel) -> None:
+    """Save the judge, and its text half as the text encoder of the pipeline, in half precision."""
     clip = copy.deepcopy(clip).half()
     clip.save_pretrained(HERE / "judge")
     half = {"do_resize": True, "size": {"shortest_edge": RESOLUTION}, "crop_size": RESOLUTION}
     CLIPImageProcessor(**half, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(HERE / "judge")
-    text = CLIPTextModel(clip.config.text_config).half()
+    text = CLIPTextModel(clip.text_model.config).half()
     weights = {name: value for name, value in clip.state_dict().items() if name.startswith("text_model.")}
-    if not hasattr(text, "text_model"):  # transformers 5 has no such level
+    if not hasattr(text, "text_model"):  # as in transformers 5
         weights = {name.removeprefix("text_model."): value for name, value in weights.items()}
     text.load_state_dict(weights)
     text.save_pretrained(HERE / "pipeline" / "text_encoder")
@@ -123,7 +124,7 @@ def save(clip: CLIPModel) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="training time (default: %(default)s)")
     budget = parser.parse_args().minutes * 60
     torch.manual_seed(0)
     random.seed(0)
@@ -132,7 +133,7 @@ def main() -> None:
         entries[entry.split].append(entry)
     tokenizer = train_tokenizer([entry.caption for entry in catalogue()])
     tokenizer.save_pretrained(HERE / "pipeline" / "tokenizer")
-    tokenizer.backend_tokenizer.model.save(str(HERE / "pipeline" / "tokenizer"))  # as transformers 4 reads it
+    tokenizer.backend_tokenizer.model.save(str(HERE / "pipeline" / "tokenizer"))  # for transformers 4
     (images, weights), (held_out, _) = load_images("train"), load_images("validation")
     captions = [entry.caption for entry in entries["train"]]
     may_mirror = torch.tensor([not DIRECTED.search(caption) for caption in captions])
@@ -157,7 +158,7 @@ def main() -> None:
         optimizer.step()
         clip.logit_scale.data.clamp_(max=4.6)  # 100, as in the paper
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in clip.parameters()], 1 - decay)
+        update_average(ema, clip, decay)
         step += 1
         if step % 50 == 0:
             first, five = recall(ema, held_out_tokens, held_out)

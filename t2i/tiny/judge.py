@@ -1,4 +1,4 @@
-"""How well samples match their captions, as a small CLIP trained on the real images sees it."""
+"""Scores how well samples match their captions, with a small CLIP that was trained on the real images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,28 +7,32 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from t2i.models.loading import hide_loading_bars
+from t2i.tiny.vae import RESOLUTION
 
 TINY = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Match:
+    """How well samples match their captions."""
+
     score: float  # mean cosine similarity of a sample and its caption
-    shuffled: float  # the same with another sample's caption: what a score is worth when the caption doesn't matter
-    recall: float  # share of samples whose own caption is the most similar of all candidates
+    shuffled: float  # the same with another sample's caption: the score of images that ignore their captions
+    recall: float  # fraction of samples whose own caption is the most similar of all candidates
 
 
 class Judge:
-    """Hardly notices blur: look at the images, too."""
+    """Scores images against captions with a small CLIP; insensitive to blur."""
 
     def __init__(self, device: str | torch.device = "cpu"):
         hide_loading_bars()
-        self.clip = CLIPModel.from_pretrained(TINY / "judge", dtype=torch.float32).to(device).eval()
+        self.clip = CLIPModel.from_pretrained(TINY / "judge", dtype=torch.float32).eval()
+        nn.Module.to(self.clip, device)
         self.tokenizer = CLIPTokenizer.from_pretrained(TINY / "pipeline" / "tokenizer")
 
     def score(self, images: Tensor | Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
@@ -38,15 +42,15 @@ class Judge:
     def match(
         self, images: Tensor | Sequence[Image.Image], captions: Sequence[str], candidates: Sequence[str] = ()
     ) -> Match:
-        """`candidates` are the captions to confuse a sample's own with; without any, those of the other samples."""
+        """candidates: captions that compete with a sample's own for recall; by default those of the other samples."""
         distinct = list(dict.fromkeys(captions))
-        # Shuffled, then each gets its neighbour's: a fixed permutation that leaves no caption in its place.
-        shuffled = [distinct[i] for i in np.random.default_rng(0).permutation(len(distinct))]
-        other = dict(zip(shuffled, [*shuffled[1:], shuffled[0]], strict=True))
-        seen = self.image_features(images)
-        own = (seen * self.text_features(captions)).sum(-1)
-        shuffled = (seen * self.text_features([other[caption] for caption in captions])).sum(-1)
-        best = (seen @ self.text_features(sorted({*candidates, *captions})).T).max(dim=1).values
+        # A fixed permutation that moves every caption: each takes its neighbour's in a shuffled list.
+        order = [distinct[i] for i in np.random.default_rng(0).permutation(len(distinct))]
+        other = dict(zip(order, [*order[1:], order[0]], strict=True))
+        features = self.image_features(images)
+        own = (features * self.text_features(captions)).sum(-1)
+        shuffled = (features * self.text_features([other[caption] for caption in captions])).sum(-1)
+        best = (features @ self.text_features(sorted({*candidates, *captions})).T).max(dim=1).values
         return Match(own.mean().item(), shuffled.mean().item(), (own >= best - 1e-5).float().mean().item())
 
     @torch.no_grad()
@@ -55,10 +59,10 @@ class Judge:
         if not isinstance(images, Tensor):
             stacked = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
             images = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
-        size = self.clip.config.vision_config.image_size
+        size = (RESOLUTION, RESOLUTION)
         images = images.to(self.clip.device, torch.float32)
-        if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
         pooled = self.clip.vision_model(pixel_values=images).pooler_output
         return F.normalize(self.clip.visual_projection(pooled), dim=-1)
 
@@ -71,13 +75,13 @@ class Judge:
 
 
 def nearest_is_own(samples: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
-    """Share of samples whose nearest real image, by mean squared pixel distance, is the one of their own caption.
+    """Fraction of samples whose nearest real image, by mean squared pixel distance, is the one of their own caption.
 
-    real: N images; samples: those of the same captions in the same order, any number of times over. Needs no judge.
+    real: N images; samples: images of the same captions in the same order, repeated any number of times.
     """
-    flat = [
-        np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).ravel() for image in part])
-        for part in (samples, real)
-    ]
-    distances = (flat[0] ** 2).sum(1)[:, None] - 2 * flat[0] @ flat[1].T + (flat[1] ** 2).sum(1)
+    a, b = (
+        np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).ravel() for image in images])
+        for images in (samples, real)
+    )
+    distances = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
     return float((distances.argmin(1) == np.arange(len(samples)) % len(real)).mean())

@@ -5,7 +5,7 @@ import socket
 import hydra
 from omegaconf import DictConfig
 
-from t2i.config.compose import CONF
+from t2i.config import CONF
 
 
 def compose(*overrides: str) -> DictConfig:

@@ -8,6 +8,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from t2i import train
+from t2i.cli.failing import run
 from t2i.distributed import processes
 
 
@@ -20,4 +21,4 @@ def forced(**settings) -> Accelerator:
 
 if __name__ == "__main__":
     processes.Accelerator = forced
-    train.cli()
+    run(train.cli)

@@ -7,6 +7,7 @@ import pytest
 from helpers import hub_server
 from helpers.hub_server import TOKEN
 
+from t2i.cli import failing
 from t2i.config import ConfigError
 from t2i.publishing.push import Publisher, PushFailed, check_rights, push
 from t2i.push import main
@@ -151,6 +152,6 @@ def test_without_a_network_it_is_said_how_to_push_later(hub, monkeypatch, offlin
 
 def test_an_unfinished_run_is_not_pushed(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        main([str(tmp_path), "--repo", "mine"])
+        failing.run(main, [str(tmp_path), "--repo", "mine"])
     assert end.value.code == 2
     assert capsys.readouterr().err == f"t2i: {tmp_path} holds no finished run; only its model/ can be pushed\n"

@@ -7,6 +7,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from omegaconf import OmegaConf
 from PIL import Image
 
+from t2i.cli import failing
 from t2i.config import ConfigError
 from t2i.sample import main
 from t2i.sampling.images import sample
@@ -85,7 +86,7 @@ def test_command_line(run, tmp_path, capsys):
 )
 def test_a_missing_model_is_one_clear_line(source, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as end:
-        main([source, "red apple", "--out", str(tmp_path / "s.png")])
+        failing.run(main, [source, "red apple", "--out", str(tmp_path / "s.png")])
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("t2i: ")

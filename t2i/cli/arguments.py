@@ -1,0 +1,44 @@
+"""What the parsers of the commands share."""
+
+import argparse
+from typing import NamedTuple, NoReturn
+
+from t2i.config import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of `t2i COMMAND`. A mistake raises ConfigError, like a mistake in a setting."""
+
+    def __init__(self, command: str, description: str | None):
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=f"t2i {command}", description=description, formatter_class=layout)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class Job(NamedTuple):
+    """A run of a command line, or with -m one of its runs."""
+
+    overrides: list[str]
+    name: str  # the overrides in which it differs from the other runs
+
+
+def overrides_parser(command: str, description: str | None, example: str) -> Parser:
+    """A parser of overrides, as `t2i train` takes them."""
+    parser = Parser(command, description)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"a setting or an option, as in {example}")
+    return parser
+
+
+def parse_jobs(parser: Parser, arguments: list[str] | None) -> list[Job]:
+    """The jobs that a command line names; `parser` comes from `overrides_parser`."""
+    from t2i.config.compose import expand
+
+    parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
+    options = parser.parse_intermixed_args(arguments)
+    if not options.multirun:
+        return [Job(options.overrides, "run")]
+    jobs = expand(options.overrides)
+    varied = [[text for override, text in job if override.is_sweep_override()] for job in jobs]
+    return [Job([text for _, text in job], " ".join(texts) or "run") for job, texts in zip(jobs, varied, strict=True)]

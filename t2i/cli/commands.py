@@ -1,0 +1,32 @@
+"""The commands of `t2i`, in the order of a user's day. Each is imported only when it is called."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A line of `t2i --help`."""
+
+    module: str
+    summary: str
+    takes_overrides: bool = False  # settings and options of conf/, which completion then offers
+    function: str = "main"
+
+    def load(self) -> Callable[[list[str]], int | None]:
+        """The function that runs the command; it takes the arguments and may return an exit code."""
+        return getattr(import_module(self.module), self.function)
+
+
+COMMANDS = {
+    "train": Command("t2i.train", "Train one run, or with -m every run of a sweep.", True, "cli"),
+    "compare": Command("t2i.compare", "Say which runs are better, by how much, and whether it is more than noise."),
+    "sample": Command("t2i.sample", "Generate images from a run, a checkpoint or a pipeline."),
+    "evaluate": Command("t2i.evaluate", "Score a model's images of emoji against their captions."),
+    "check": Command("t2i.check", "Try a run in miniature, and estimate its time, memory and disk space.", True),
+    "encode": Command("t2i.encode", "Encode a data set ahead of the runs that use it.", True),
+    "weights": Command("t2i.weights", "Plot what a loss weighting does, before paying for a run.", True),
+    "push": Command("t2i.push", "Push a finished run's model to the Hugging Face Hub."),
+    "report": Command("t2i.report", "Build the W&B report of a sweep."),
+    "settings": Command("t2i.cli.settings", "Search all settings and options, with defaults and explanations."),
+}

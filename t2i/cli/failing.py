@@ -1,0 +1,71 @@
+"""How every command fails: a line for what the user can mend, a traceback for a fault of t2i, and the exit code."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from t2i.config import ConfigError
+
+
+def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
+    """Call a command with its arguments (sys.argv's by default), and exit with what it returns, or as `exits` says."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with exits(arguments):
+        code = command(arguments)
+        sys.stdout.flush()  # the last moment at which a closed pipe can be handled
+    sys.exit(code)
+
+
+@contextmanager
+def exits(arguments: Sequence[str] = ()) -> Generator[None, None, None]:
+    """Exit the process where the block raises an error.
+
+    The exit code is 2 for what the user can mend, 128 + its number for a signal, and 1 for a fault of t2i. An error may
+    choose another one by its attribute `exit_code`. `arguments` are searched for misspelt settings.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        advice = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        print(f"\nt2i: interrupted{advice}", file=sys.stderr)
+        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
+        if (message := explain(error, arguments)) is not None:
+            print(f"t2i: {message}", file=sys.stderr)
+            sys.exit(getattr(error, "exit_code", 2))
+        traceback.print_exception(error)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"t2i: {text}; please report it, with the traceback above and `t2i --version`", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: Exception, arguments: Sequence[str] = ()) -> str | None:
+    """The message for an error that the user can mend; None for any other."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if "hydra.errors" in sys.modules:  # Hydra is slow to import, and has raised nothing where it was not
+        from hydra.errors import HydraException
+
+        from t2i.config.misspelt import explain as explain_hydra
+
+        if isinstance(error, HydraException):
+            return explain_hydra(error, arguments)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of stdout has gone, as `head` does; if so, what is left to write is thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
