@@ -26,4 +26,11 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def on_page_content(content: str, **_) -> str:
-    return re.sub(r"\$<code>(.*?)</code>\$", lambda inline: convert(html.unescape(inline[1])), content)
+    content = re.sub(r"\$<code>(.*?)</code>\$", lambda inline: convert(html.unescape(inline[1])), content)
+    return re.sub(r"<td>.*?</td>", lambda cell: re.sub(r"<code>.*?</code>", _breakable, cell[0]), content, flags=re.S)
+
+
+def _breakable(code: re.Match) -> str:
+    """Code in a table that a narrow screen may break within long names, but not before a file's suffix."""
+    suffix = r"(?!(?:csv|html|jsonl?|parquet|png|py|safetensors|yaml)\b)"
+    return re.sub(rf'(?<=\w)([._/=,:]){suffix}(?=[\w$"~])', r"\1<wbr>", code[0].removesuffix("</code>")) + "</code>"

@@ -1,6 +1,6 @@
 """Diffusion on a two-dimensional spiral: t2i's maths as a library, without Hydra. Draws toy.png, in less than a minute.
 
-    python examples/toy.py
+python examples/toy.py
 """
 
 import math
@@ -35,9 +35,15 @@ class MLP(nn.Module):
 
     def __init__(self, width: int = 128):
         super().__init__()
-        sizes = [27, width, width, width]
-        hidden = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.SiLU())]
-        self.layers = nn.Sequential(*hidden, nn.Linear(width, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(27, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 2),
+        )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         inputs = torch.cat([x.flatten(1), time[:, None] / T], dim=1)

@@ -45,7 +45,11 @@ def test_the_tests_that_a_page_shows_pass(written, tmp_path):
 def test_the_option_that_a_page_shows_composes_and_builds(written):
     (file,) = written.glob("my_conf/*/*.yaml")
     group, (module,) = file.parent.name, written.glob("my_*.py")
-    overrides = [f"{group}={file.stem}", f"allowed_targets=[{module.stem}]", f"hydra.searchpath=[file://{file.parent.parent}]"]
+    overrides = [
+        f"{group}={file.stem}",
+        f"allowed_targets=[{module.stem}]",
+        f"hydra.searchpath=[file://{file.parent.parent}]",
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=overrides)
     if group == "model":
