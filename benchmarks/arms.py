@@ -99,15 +99,14 @@ def machine() -> dict[str, Any]:
 
 
 def assembled(cfg: DictConfig, folder: str):
-    """The parts of the loop as a run in `folder` would have them, what it says of them, and its plan."""
+    """The experiment as a run in `folder` would have it, and what run.json would say of it."""
     from t2i.config.checks import check
-    from t2i.experiment import assemble
-    from t2i.plan import settle
+    from t2i.experiment.assembly import assemble, describe
+    from t2i.plan import make_plan
 
     check(cfg, num_processes=1)
-    plan = settle(cfg)
-    parts, _, facts = assemble(cfg, plan, Path(folder))
-    return parts, facts, plan
+    experiment = assemble(cfg, make_plan(cfg), Path(folder))
+    return experiment, describe(experiment)
 
 
 def encode(cfg: DictConfig, turns: Turns) -> None:
@@ -118,19 +117,41 @@ def encode(cfg: DictConfig, turns: Turns) -> None:
 
 
 def t2i(cfg: DictConfig, turns: Turns) -> None:
-    """The real loop, its run folder and its journal."""
+    """The real loop with its run folder and its records."""
+    from t2i.experiment.run import schedule
     from t2i.runs.folder import Run
-    from t2i.training.loop import Observers, train
-    from t2i.training.recorder import journal
+    from t2i.training.loop import Hooks, train
+    from t2i.training.recorder import recording
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), cfg)
         run.begin()
-        parts, facts, plan = assembled(cfg, folder)
-        with journal(run, plan.tracker, None, [], cfg.steps, -1) as records:
+        experiment, facts = assembled(cfg, folder)
+        plan = experiment.plan
+        with recording(run, plan.tracker, None, [], cfg.steps, -1) as recorder:
             turns.begin(precision=facts["precision"], attention=facts["attention"])
-            observers = Observers(None, None, records.log, turns.step_done)
-            train(**vars(parts), observers=observers, run=run, checkpoint=None)
+            train(
+                model=experiment.model,
+                diffusion=plan.diffusion,
+                loss=plan.loss,
+                optimization=experiment.optimization,
+                examples=experiment.examples,
+                schedule=schedule(cfg, first_step=0),
+                hooks=Hooks(
+                    meter=experiment.meter,
+                    validate=never,
+                    sample=never,
+                    log=recorder.log,
+                    save=never,
+                    should_stop=turns.step_done,
+                ),
+                accelerator=experiment.accelerator,
+            )
+
+
+def never(step: int) -> None:
+    """A hook that the benchmark has switched off."""
+    raise AssertionError("validation, samples and checkpoints are switched off")
 
 
 def bare(cfg: DictConfig, turns: Turns) -> None:
@@ -138,11 +159,12 @@ def bare(cfg: DictConfig, turns: Turns) -> None:
     from t2i.training.loop import clip_grad_norm
 
     with tempfile.TemporaryDirectory() as folder:
-        parts, facts, _ = assembled(cfg, folder)
-    accelerator, optimizer, denoiser = parts.accelerator, parts.optimizer, parts.model.denoiser
-    batch = parts.examples.__getitems__(list(range(cfg.batch_size))).to(accelerator.device)
-    text, weights = batch.text["encoder_hidden_states"], list(parts.trained.weights.values())
-    del parts  # with the frozen networks
+        experiment, facts = assembled(cfg, folder)
+    accelerator, denoiser = experiment.accelerator, experiment.model.denoiser
+    optimizer, weights = experiment.optimization.optimizer, list(experiment.optimization.trained.weights.values())
+    batch = experiment.examples.__getitems__(list(range(cfg.batch_size))).to(accelerator.device)
+    text = batch.text["encoder_hidden_states"]
+    del experiment  # with the frozen networks
     turns.begin(precision=facts["precision"], attention=facts["attention"])
     while True:
         prediction = denoiser(batch.x0, batch.t, text).sample

@@ -27,15 +27,15 @@ class Estimate:
 
 def live(cfg: DictConfig, folder: Path) -> Estimate:
     """Go through the life of a run in `folder`; what can't work raises what the run would have raised."""
-    from t2i.experiment import run
-    from t2i.plan import check_the_rest, settle
+    from t2i.experiment.run import run
+    from t2i.plan import check_the_rest, make_plan
     from t2i.publishing.push import Publisher
     from t2i.runs.folder import Run
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline
 
     check(cfg, num_processes=1)
-    settle(cfg)
+    make_plan(cfg)
     check_the_rest(cfg)
     Publisher(**cfg.hub).check()
     short = {"steps": 2, "log_every": 1, "validate_every": 2, "sample_every": 2, "save_every": 1, "stop_at": 1}
@@ -44,9 +44,9 @@ def live(cfg: DictConfig, folder: Path) -> Estimate:
     trial.hub.push = False  # two steps are nothing to publish
     if "num_warmup_steps" in trial.lr_scheduler:
         trial.lr_scheduler.num_warmup_steps = 0
-    run(trial, settle(trial), folder, [])
+    run(trial, make_plan(trial), folder, [])
     trial.stop_at = None
-    run(trial, settle(trial), folder, [])
+    run(trial, make_plan(trial), folder, [])
     pipeline = load_pipeline(folder)
     started = time.perf_counter()
     sample(pipeline, list(cfg.samples.prompts), cfg.samples.seed, cfg.samples.steps, cfg.samples.guidance_scale)

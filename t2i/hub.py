@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: whether what is asked of it can be had, and what its refusals mean."""
+"""The Hugging Face Hub: whether a repository can be reached, and which failures are worth another attempt."""
 
 import re
 from pathlib import Path
@@ -11,15 +11,15 @@ MAY_PASS = (408, 429)  # timeout, too many requests: the refusals (4xx) that are
 
 
 def is_repository(path: str) -> bool:
-    """Whether a path can only be the id of a repository: OWNER/NAME, and no file or folder."""
+    """Whether a path is the id of a repository: OWNER/NAME, and neither a file nor a folder."""
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path)) and not Path(path).exists()
 
 
 def check_reachable(key: str, path: str, kind: str) -> None:
-    """Refuse a repository that is neither in the Hub's cache nor within reach; kind is model or dataset.
+    """Refuse a repository that is neither in the Hub's cache nor reachable. kind: model or dataset.
 
-    Left to themselves, the libraries would ask six times in half a minute, and then say that a file is missing. What
-    is no repository is none of the Hub's business.
+    Without this check the libraries retry six times in half a minute and then report a missing file. A `path` that
+    cannot be the id of a repository is not checked.
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.file_download import repo_folder_name
@@ -34,13 +34,14 @@ def check_reachable(key: str, path: str, kind: str) -> None:
     except (httpx.HTTPError, OSError) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error)
         raise ConfigError(
-            f"{key}={path} is not on this machine, and {constants.ENDPOINT} can't be reached ({why}); where there "
-            f"is a network, `hf download {path} --repo-type {kind} --local-dir FOLDER` makes a copy for {key}=FOLDER"
+            f"{key}={path} is not on this machine, and {constants.ENDPOINT} can't be reached ({why}); "
+            f"on a machine with network access, `hf download {path} --repo-type {kind} --local-dir FOLDER` "
+            f"makes a copy for {key}=FOLDER"
         ) from error
 
 
 def is_final(error: Exception) -> bool:
-    """Whether the same would happen again: the Hub has refused, or must not be asked."""
+    """Whether another attempt would fail in the same way: the Hub has refused, or may not be asked."""
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -49,7 +50,7 @@ def is_final(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """One line, without the query of an address: that of an upload is signed."""
+    """The error in one line, without the query part of URLs: upload URLs are signed."""
     error = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     text = " ".join(str(error).split()) or type(error).__name__
     return re.sub(r"\?[^\s'\")]+", "", text)[:300]

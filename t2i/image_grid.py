@@ -9,9 +9,9 @@ MARGIN = 4
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
-    """Rows of images of one size; `labels` stand under the columns, `row_labels` before the rows."""
+    """A grid of images of one size, with `labels` below the columns and `row_labels` to the left of the rows."""
     width, height = rows[0][0].size
-    scale = max(1, round(96 / width))  # small images are shown larger, or nobody can read the labels
+    scale = max(1, round(96 / width))  # enlarge small images, so that the labels are readable
     width, height = width * scale, height * scale
     font = ImageFont.load_default(size=11)
     left = max((int(font.getlength(label)) for label in row_labels), default=0) + MARGIN
@@ -33,7 +33,7 @@ def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_label
     return sheet
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,6 +1,6 @@
-"""The components that cost nothing to build: with them, every contradiction in a configuration has been found.
+"""The components that are cheap to build. Building them finds every contradiction in a configuration.
 
-Imports no more than torch and Diffusers' schedulers, so that a mistake is answered in two seconds.
+This module imports nothing heavier than torch and Diffusers' schedulers, so that a mistake is reported within seconds.
 """
 
 import copy
@@ -24,8 +24,10 @@ from t2i.optim.trained_weights import Trained
 from t2i.tracking import Tracker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
+    """The cheap components of a run."""
+
     precision: Precision
     attention: str  # sdpa, math, by_size or xformers
     loss: Weighting
@@ -37,8 +39,8 @@ class Plan:
     diffusion: Diffusion
 
 
-def settle(cfg: DictConfig) -> Plan:
-    """Build what is cheap, cheapest first, and refuse what can't work."""
+def make_plan(cfg: DictConfig) -> Plan:
+    """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work."""
     check_targets(cfg)
     precision = resolve_precision(**cfg.precision)
     attention = resolve_attention(cfg.attention, precision.dtype)
@@ -48,32 +50,42 @@ def settle(cfg: DictConfig) -> Plan:
         build(cfg, group) for group in ("loss", "timesteps", "ema", "adapter", "tracker", "scheduler")
     )
     if adapter.needs_pretrained and not cfg.model.pretrained:
-        raise ConfigError("model.pretrained=false leaves nothing to adapt; use adapter=none, or pretrained weights")
+        raise ConfigError("model.pretrained=false leaves no base to adapt; use adapter=none, or pretrained weights")
     diffusion = Diffusion.from_scheduler(scheduler)
     try:
         copy.deepcopy(scheduler).set_timesteps(2)
     except (ValueError, NotImplementedError) as error:
-        raise ConfigError(f"scheduler: it can't sample ({error})") from error
+        raise ConfigError(f"scheduler: this scheduler can't sample ({error})") from error
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
-    return Plan(precision, attention, loss, timesteps, ema, adapter, tracker, scheduler, diffusion)
+    return Plan(
+        precision=precision,
+        attention=attention,
+        loss=loss,
+        timesteps=timesteps,
+        ema=ema,
+        adapter=adapter,
+        tracker=tracker,
+        scheduler=scheduler,
+        diffusion=diffusion,
+    )
 
 
 def check_the_rest(cfg: DictConfig) -> None:
-    """Refuse settings that data set, model or optimizer do not take, before any of them is loaded."""
+    """Refuse settings that the data set, model or optimizer does not accept, before anything is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
     optimizer = get_object(cfg.optimizer._target_)
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
     if cfg.precision.weights == "stochastic" and not rounds:
         raise ConfigError(
-            f"precision.weights=stochastic: {cfg.optimizer._target_} rounds to the nearest, which loses small updates; "
+            f"precision.weights=stochastic: {cfg.optimizer._target_} rounds to nearest, which loses small updates; "
             "use optimizer=adamw_sr, or precision=bf16"
         )
     rehearse(cfg)
 
 
 def rehearse(cfg: DictConfig) -> None:
-    """Build optimizer, learning-rate schedule and average for one dummy weight: what they refuse, they refuse now."""
+    """Build optimizer, learning-rate schedule and average for one dummy weight, so that bad settings fail now."""
     try:
         trained = Trained(torch.nn.Linear(1, 1, bias=False))
         optimizer = build(cfg, "optimizer")(list(trained.weights.values()))

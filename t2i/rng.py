@@ -1,15 +1,15 @@
-"""Random numbers by address: what is drawn depends on where it is used, never on what was drawn before.
+"""Random numbers by address: a draw depends on where it is used, never on earlier draws.
 
 A counter-based generator (Philox: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") makes the n-th
-random number of a stream computable on its own. So a training example draws the same crop, timestep and noise for every
-micro-batch size, number of workers or processes, and resume point, and the runs of a sweep see the same draws.
+random number of a stream computable on its own. A training example therefore draws the same crop, timestep and noise
+for every micro-batch size, number of workers or processes, and resume point; and the runs of a sweep share their draws.
 """
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-# One stream for each kind of choice, so that switching one on or off leaves the others as they were.
+# One stream for each kind of choice, so that switching one on or off does not change the others.
 # The numbers are part of every result: append, never renumber.
 STREAMS = {
     "order": 0,  # address: epoch; or (bucket, counted from 1, epoch)
@@ -36,9 +36,9 @@ def generator(seed: int, stream: str, *address: int) -> np.random.Generator:
 
 
 def generators(seed: int, stream: str, addresses: Iterable[int]) -> Iterator[np.random.Generator]:
-    """The generators of several addresses, one by one: each is good until the next is asked for.
+    """The generators of several addresses; each is valid until the next one is requested.
 
-    It is one generator that moves, which takes a sixth of the time that making another does.
+    A single generator moves from address to address, in a sixth of the time that creating each one would take.
     """
     random = generator(seed, stream, 0)
     state = random.bit_generator.state
@@ -49,5 +49,5 @@ def generators(seed: int, stream: str, addresses: Iterable[int]) -> Iterator[np.
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed for torch's own generators at one step, which makes what a layer draws there (dropout) a function of it."""
+    """The seed for torch's own generators at one step, so that dropout too is a function of seed, step and rank."""
     return int(generator(seed, "step", rank, step).integers(2**63))

@@ -36,11 +36,11 @@ def main(cfg: DictConfig) -> float:
         check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
         if int(os.environ.get("RANK", 0)) > 0:
             logging.getLogger().setLevel(logging.WARNING)  # the main process speaks for all
-        from t2i.plan import check_the_rest, settle
+        from t2i.plan import check_the_rest, make_plan
 
-        plan = settle(cfg)
+        plan = make_plan(cfg)
         check_the_rest(cfg)
-        from t2i.experiment import run
+        from t2i.experiment.run import run
 
         groups = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
         return run(cfg, plan, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task), groups)

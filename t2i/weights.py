@@ -76,9 +76,9 @@ def compare(arguments: list[str]) -> list[Weights]:
 
 
 def examine(cfg: DictConfig, label: str) -> Weights:
-    from t2i.plan import settle
+    from t2i.plan import make_plan
 
-    plan = settle(cfg)
+    plan = make_plan(cfg)
     diffusion = plan.diffusion
     scale = plan.loss.scale(diffusion.snr, diffusion.x0_scale)
     return Weights(label, scale.numpy(), plan.timesteps.probabilities(len(diffusion)), diffusion.snr.numpy())

@@ -14,9 +14,9 @@ import torch
 from helpers import layouts
 from helpers.runs import compose
 
-from t2i.experiment import run
+from t2i.experiment.run import run
 from t2i.models.loading import BUNDLED
-from t2i.plan import settle
+from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def train(small) -> Callable[..., Run]:
 
     def train(folder: Path, *overrides: str) -> Run:
         cfg = compose(*small, *overrides)
-        run(cfg, settle(cfg), folder, list(overrides))
+        run(cfg, make_plan(cfg), folder, list(overrides))
         return Run(folder, cfg)
 
     return train

@@ -9,7 +9,7 @@ from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 from t2i.config.compose import CONF
 from t2i.config.instantiate import build
-from t2i.plan import check_the_rest, settle
+from t2i.plan import check_the_rest, make_plan
 
 TABLE = """
 steps=-1                                        | steps=-1 must be at least 0
@@ -66,7 +66,7 @@ ema.decay=-0.1                                  | ema.decay=-0.1 must be in [0, 
 tracker.mode=on                                 | tracker.mode=on is not known; choose from auto, online
 scheduler.prediction_type=noise                 | scheduler.prediction_type=noise is not known; choose from epsilon
 scheduler=zero_terminal_snr scheduler.prediction_type=epsilon | zero terminal SNR
-scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: it can't sample
+scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: this scheduler can't sample
 timesteps=biased timesteps.portion=2            | timesteps.portion=2 is a share of the timesteps: between 0 and 1
 timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 is no bias
 timesteps=biased timesteps.strategy=often       | timesteps.strategy=often is not known; choose from earlier
@@ -74,7 +74,7 @@ timesteps=logit_normal timesteps.std=0          | timesteps.std=0 must be positi
 adapter=lora adapter.rank=0                     | adapter.rank=0 must be positive
 adapter=lora adapter.init=zeros                 | adapter.init=zeros is not known; choose from kaiming, gaussian
 adapter=lora adapter.dropout=1                  | adapter.dropout=1 is a share of the inputs
-adapter=lora model.pretrained=false             | model.pretrained=false leaves nothing to adapt
+adapter=lora model.pretrained=false             | model.pretrained=false leaves no base to adapt
 model.path=./nowhere                            | model.path=./nowhere holds no pipeline (no model_index.json)
 model.pathh=tiny                                | Could not override 'model.pathh'
 model=sd16                                      | Could not find 'model/sd16'
@@ -119,7 +119,7 @@ def prepare(overrides):
     cfg = compose(*overrides)
     check_types(cfg, compose(*(each for each in overrides if (CONF / each.partition("=")[0]).is_dir())))
     check(cfg, num_processes=1)
-    settle(cfg)
+    make_plan(cfg)
     check_the_rest(cfg)
     build(cfg, "dataset")
 

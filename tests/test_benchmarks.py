@@ -17,9 +17,9 @@ from helpers.runs import compose
 from transformers import CLIPTextModel
 
 from t2i.distributed import processes
-from t2i.experiment import run
+from t2i.experiment.run import run
 from t2i.models.stable_diffusion import load
-from t2i.plan import settle
+from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -47,7 +47,7 @@ def test_gradients_of_the_reference_are_those_of_t2i(small_pipeline, loss, predi
     import reference
 
     cfg = compose(f"model.path={small_pipeline}", f"scheduler={prediction_type}", f"loss={loss}", *LOSSES[loss])
-    plan, model = settle(cfg), load(small_pipeline)
+    plan, model = make_plan(cfg), load(small_pipeline)
     scheduler = DDPMScheduler.from_config({**plan.scheduler.config})
     generator = torch.Generator().manual_seed(0)
     latents, noise = (torch.randn(8, 4, 16, 16, generator=generator) for _ in range(2))
@@ -107,7 +107,7 @@ def test_both_learn_with_the_same_settings(small_pipeline, images, tmp_path):
         "ema=none", "caption_dropout=0", "lr_scheduler=constant", "optimizer.lr=2e-3", "precision=fp32", "steps=24",
         "validate_every=0", "sample_every=0", "save_every=0", "validation.items=2",
     )  # fmt: skip
-    run(cfg, settle(cfg), tmp_path / "run", [])
+    run(cfg, make_plan(cfg), tmp_path / "run", [])
     ours = [line["train/loss"] for line in Run(tmp_path / "run", cfg).metrics() if line["step"] > 0]
     for losses in (ours, theirs):
         assert len(losses) == 24

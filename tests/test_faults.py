@@ -11,15 +11,15 @@ import pytest
 import torch
 from helpers.runs import compose
 
-from t2i.experiment import run
-from t2i.plan import settle
+from t2i.experiment.run import run
+from t2i.plan import make_plan
 from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about
     ("t2i.training.loop", "squared_error", 40),
     ("t2i.evaluation.battery", "summary", 8),
     ("t2i.runs.checkpoints", "_write", 40),
-    ("t2i.runs.checkpoints", "_sync", 60),
+    ("t2i.runs.records", "sync", 60),
     ("t2i.runs.folder", "atomic_write", 10),
     ("t2i.runs.checkpoints", "_bytes", 100),
 ]
@@ -42,7 +42,7 @@ def train(folder, overrides, module, function, call, signum):
     setattr(owner, function, fatal)
     torch.set_num_threads(1)
     cfg = compose(*overrides)
-    run(cfg, settle(cfg), Path(folder), overrides)
+    run(cfg, make_plan(cfg), Path(folder), overrides)
 
 
 def finish(folder, overrides, moments, spoil=lambda folder: None) -> int:

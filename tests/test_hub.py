@@ -11,8 +11,8 @@ def test_a_repository_out_of_reach_is_named_with_the_way_to_a_local_copy(key, ki
         check_reachable(key, "somebody/something", kind)
     assert str(error.value) == (
         f"{key}=somebody/something is not on this machine, and https://huggingface.co can't be reached (HF_HUB_OFFLINE "
-        f"is set); where there is a network, `hf download somebody/something --repo-type {kind} --local-dir FOLDER` "
-        f"makes a copy for {key}=FOLDER"
+        f"is set); on a machine with network access, `hf download somebody/something --repo-type {kind} "
+        f"--local-dir FOLDER` makes a copy for {key}=FOLDER"
     )
 
 

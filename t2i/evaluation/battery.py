@@ -6,7 +6,7 @@ timestep's error by a constant, so the ratio of two runs' headlines is the same 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,14 +20,16 @@ from t2i.data.latent_cache import Encoded
 from t2i.diffusion.process import Diffusion
 from t2i.distributed.processes import shares
 from t2i.evaluation.metrics import snr_bins
+from t2i.models.model import Model
+from t2i.optim.ema import EMA, NoEMA
 from t2i.rng import generator
 
-FORWARD_LATENTS = 64 * 16 * 16  # positions of a forward pass; fixed, so that no setting of the training changes a bit
+FORWARD_LATENTS = 64 * 16 * 16  # latent pixels per forward pass; fixed, so that no training setting changes a bit
 
 
 @dataclass(frozen=True)
 class Battery:
-    """N images and K timesteps; what is fixed is fixed by `seed` and the held-out split alone."""
+    """N images × K timesteps, determined by `seed` and the held-out split alone."""
 
     x0: list[Tensor]  # N times [C, h, w]: the mean of the posterior
     text: dict[str, Tensor]  # [N, ...]
@@ -36,16 +38,16 @@ class Battery:
     hash: str
 
     def noise(self, cells: np.ndarray) -> Tensor:
-        """The noise of the cells (image · K + timestep), of images of one size, [B, C, h, w]."""
+        """The noise of some cells (image · K + timestep) whose images have one size, [B, C, h, w]."""
         shape, k = self.x0[cells[0] // len(self.t)].shape, len(self.t)
         draws = [generator(self.seed, "battery", cell // k, cell % k) for cell in cells]
         return torch.from_numpy(np.stack([draw.standard_normal(shape, dtype=np.float32) for draw in draws]))
 
     @torch.no_grad()
-    def errors(self, model, diffusion: Diffusion, accelerator: Accelerator) -> np.ndarray:
+    def errors(self, model: Model, diffusion: Diffusion, accelerator: Accelerator) -> np.ndarray:
         """Mean squared epsilon error of each image at each timestep, [N, K] in float64.
 
-        The processes share the work, each batch whole, so that their number changes no bit.
+        The processes divide whole batches among themselves, so that their number does not change a bit.
         """
         device, parts = accelerator.device, []
         for cells in shares(self._batches(), accelerator):
@@ -63,7 +65,7 @@ class Battery:
         return errors.reshape(len(self.x0), len(self.t))
 
     def _batches(self) -> list[np.ndarray]:
-        """All cells, in batches of one size of image each."""
+        """All cells, in batches whose images have one size."""
         batches, shapes = [], np.array([x0.shape for x0 in self.x0])
         for shape in np.unique(shapes, axis=0):
             items = np.flatnonzero((shapes == shape).all(1))
@@ -73,15 +75,15 @@ class Battery:
         return batches
 
 
-def battery(
+def make_battery(
     encoded: Encoded, weights: np.ndarray, diffusion: Diffusion, seed: int, items: int, timesteps: int
 ) -> Battery:
-    """At most `items` held-out images and `timesteps` stratified timesteps.
+    """A battery of at most `items` held-out images and `timesteps` stratified timesteps.
 
-    The images are spread over the split evenly by weight, so that they are of the kinds that are trained.
+    The images are spread evenly by weight over the split, so that they are of the same kinds as the training images.
     """
-    places = (np.arange(items) + 0.5) / items * weights.sum()
-    chosen = np.unique(np.searchsorted(np.cumsum(weights), places)).tolist()
+    positions = (np.arange(items) + 0.5) / items * weights.sum()
+    chosen = np.unique(np.searchsorted(np.cumsum(weights), positions)).tolist()
     x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
     t = ((np.arange(timesteps) + 0.5) * len(diffusion) / timesteps).astype(np.int64)
     t = t[diffusion.snr.numpy()[t] > 0]
@@ -110,21 +112,21 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
 
 
 def evaluate(
-    battery: Battery, model, diffusion: Diffusion, ema, accelerator: Accelerator
+    battery: Battery, model: Model, diffusion: Diffusion, ema: EMA | NoEMA, accelerator: Accelerator
 ) -> tuple[dict[str, float], dict]:
-    """Metrics under val/ (raw weights) and val/ema/, and the errors [N, K] behind them under the same prefixes."""
+    """Metrics as val/... (raw weights) and val/ema/..., and the errors [N, K] they are computed from, by prefix."""
     metrics, errors = {}, {}
     for prefix, weights in ema.variants().items():
         with weights, evaluating(model.denoiser):
             errors[prefix] = battery.errors(model, diffusion, accelerator)
-        found = summary(errors[prefix], diffusion, battery.t)
-        metrics |= {f"val/{prefix}{name}": value for name, value in found.items()}
+        means = summary(errors[prefix], diffusion, battery.t)
+        metrics |= {f"val/{prefix}{name}": value for name, value in means.items()}
     return metrics, errors
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, the module is in evaluation mode: no dropout."""
+def evaluating(module: nn.Module) -> Generator[None]:
+    """Within, the module is in evaluation mode, without dropout."""
     module.eval()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The validation metrics by which runs are compared: which errors each is made of, and how it averages them."""
+"""The validation metrics that runs are compared by: the errors that each one averages, and how."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PATTERN = re.compile(r"val/(ema/)?(?:(loss)|(eps_mse)|snr_bin_(\d+)/eps)")
 
 
 def snr_bins(num_timesteps: int) -> list[np.ndarray]:
-    """Places of neighbouring timesteps in an ascending list, bin by bin; bin 0 is the noisiest."""
+    """Indices of neighbouring timesteps in an ascending list, for each bin; bin 0 is the noisiest."""
     return np.array_split(np.arange(num_timesteps)[::-1], min(NUM_SNR_BINS, num_timesteps))
 
 
@@ -35,20 +35,21 @@ class Metric:
                 f"val/snr_bin_0/eps (the noisiest) to val/snr_bin_{NUM_SNR_BINS - 1}/eps, or one of them as val/ema/..."
             )
         averaged, headline, _, snr_bin = match.groups()
-        return cls(name, averaged or "", "geometric" if headline else "arithmetic", snr_bin and int(snr_bin))
+        mean = "geometric" if headline else "arithmetic"
+        return cls(name, averaged or "", mean, None if snr_bin is None else int(snr_bin))
 
     @property
     def twin(self) -> "Metric":
-        """The same of the other weights: averaged for raw ones."""
+        """The same metric of the other weights: averaged for raw ones, raw for averaged ones."""
         bare = self.name.removeprefix(f"val/{self.weights}")
         return Metric.named(f"val/{bare}" if self.weights else f"val/ema/{bare}")
 
     def part(self, errors: np.ndarray) -> np.ndarray:
-        """The errors that it is made of, [..., K] of [..., all K]."""
+        """The errors of the timesteps that the metric averages, [..., K'] of [..., K]."""
         return errors if self.snr_bin is None else errors[..., snr_bins(errors.shape[-1])[self.snr_bin]]
 
     def value(self, errors: np.ndarray) -> float:
-        """Its value for the errors of one run, [N, K]."""
+        """The metric of one run from its errors, [N, K]."""
         per_timestep = self.part(errors).mean(0)
         return float(np.exp(np.log(per_timestep).mean()) if self.mean == "geometric" else per_timestep.mean())
 
@@ -59,6 +60,6 @@ def bin_metrics(weights: str, num_timesteps: int) -> list[Metric]:
 
 
 def all_metrics(weights: str, num_timesteps: int) -> list[Metric]:
-    """All that can be compared: the headline, the plain mean, the bins."""
+    """Every metric that can be compared: the headline, the plain mean and the bins."""
     names = (f"val/{weights}loss", f"val/{weights}eps_mse")
     return [*map(Metric.named, names), *bin_metrics(weights, num_timesteps)]

@@ -1,4 +1,4 @@
-"""What a model family has to offer: the seam between the family and the loop, cache, validation, sampling and export."""
+"""What a model family offers: the seam between the family and the loop, cache, validation, sampling and export."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

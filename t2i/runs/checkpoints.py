@@ -1,12 +1,11 @@
-"""Checkpoints: written beside, synced, renamed; a manifest makes a torn one recognisable."""
+"""Checkpoints: written to a temporary folder, synced, renamed; a manifest with checksums reveals damage."""
 
 import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from t2i.config import ConfigError
+from t2i.runs.records import METRICS, lost, records, sync, sync_tree
+
 log = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
 
 
 class Stateful(Protocol):
@@ -28,46 +31,48 @@ def save(
     parts: Mapping[str, Stateful],
     keep: int,
     losses: Mapping[int, float] | None = None,
+    vouched: Mapping[str, int] | None = None,
     writes: bool = True,
 ) -> Path:
-    """Write step-NNNNNN, then remove all but the newest `keep` and the best by `losses` (step -> val/loss).
+    """Write step-NNNNNN, then remove all checkpoints but the newest `keep` and the best by `losses` (step -> val/loss).
 
-    writes: whether this process does so; the others bring their share, where the parts are shared out.
-    Parts that hold other things than tensors (optimizers) are saved by torch.save and loaded with weights_only; the
-    others are safetensors. Raises OSError if the disk is full; the checkpoints before stay.
+    vouched: the run's records that this checkpoint vouches for, already synced (see t2i.runs.records).
+    writes: whether this process writes; the other processes only contribute their slices of sharded parts.
+    Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
+    weights_only. Raises OSError if the disk is full; earlier checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
-    beside = folder / f".{final.name}.tmp"
+    temporary = folder / f".{final.name}.tmp"
     states = {name: part.state_dict() for name, part in parts.items()}
     if not writes:
         return final
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     needed, free = _bytes(states), shutil.disk_usage(folder).free
     try:
         if needed > free:
-            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
         for name, state in states.items():
-            _write(beside / name, state)
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in beside.iterdir()}
-        (beside / "manifest.json").write_text(json.dumps({"step": step, "files": files}, indent=2, sort_keys=True))
-        for file in beside.iterdir():
-            _sync(file)
+            _write(temporary / name, state)
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in temporary.iterdir()}
+        manifest = {"step": step, "files": files, "records": dict(vouched or {})}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+        sync_tree(temporary)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         before = max(_by_step(folder), key=step_of, default=None)
         raise OSError(
-            f"no checkpoint could be written to {folder} at step {step} ({error}); make room, and the same command "
-            f"goes on from {before.name if before else 'the start'}"
+            f"the checkpoint of step {step} could not be written to {folder} ({error}); free some disk space and "
+            f"run the same command again: it continues from {before.name if before else 'the start'}"
         ) from error
     if final.exists():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
-    beside.replace(final)
-    _sync(folder)
-    there = _by_step(folder)
-    measured = [checkpoint for checkpoint in there if step_of(checkpoint) in (losses or {})]
+    temporary.replace(final)
+    sync(folder)
+    complete, losses = _by_step(folder), losses or {}
+    measured = [checkpoint for checkpoint in complete if step_of(checkpoint) in losses]
     best = min(measured, key=lambda checkpoint: losses[step_of(checkpoint)], default=final)
-    for old in set(there[:-keep]) - {final, best}:
+    for old in set(complete[:-keep]) - {final, best}:
         shutil.rmtree(old)
     return final
 
@@ -81,7 +86,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _bytes(tree: Any) -> int:
-    """Of all tensors in a state."""
+    """Total bytes of all tensors in a state."""
     if isinstance(tree, Tensor):
         return tree.nbytes
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
@@ -89,12 +94,62 @@ def _bytes(tree: Any) -> int:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and whole; a torn one is named in a warning and passed over."""
+    """The newest complete checkpoint; damaged ones are skipped with a warning."""
+    return next(_complete(folder), None)
+
+
+def resume(folder: Path, parts: Mapping[str, Stateful]) -> int | None:
+    """Restore every part from the newest usable checkpoint in `folder`; returns its step, or None if there is none.
+
+    Usable means: its files are complete, its records are in the run folder (the parent of `folder`), and it can be
+    loaded. Unusable checkpoints are named in a warning. If every checkpoint lacks records, the newest one is used, and
+    what is left of those records is deleted. Raises ConfigError if there are checkpoints and none can be loaded.
+    """
+    run, lacking, reasons = folder.parent, dict[Path, list[str]](), dict[Path, str]()
+    for checkpoint in _complete(folder):
+        if missing := lost(run, _records(checkpoint)):
+            log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
+            lacking[checkpoint] = missing
+        elif (step := _try_load(checkpoint, parts, reasons)) is not None:
+            return step
+    for checkpoint, missing in lacking.items():
+        if (step := _try_load(checkpoint, parts, reasons)) is not None:
+            for name in set(missing) - {METRICS}:
+                (run / name).unlink(missing_ok=True)
+            log.warning("%s: the run continues from %s without these records", run, checkpoint.name)
+            return step
+    if reasons:
+        raise ConfigError(
+            f"no checkpoint in {folder} can be loaded ({'; '.join(reasons.values())}); use another run=NAME"
+        )
+    return None
+
+
+def _try_load(checkpoint: Path, parts: Mapping[str, Stateful], reasons: dict[Path, str]) -> int | None:
+    """The step of the checkpoint if it can be loaded; otherwise None, a warning, and an entry in `reasons`."""
+    try:
+        return load(checkpoint, parts)
+    except (RuntimeError, ValueError, LookupError, TypeError, safetensors.SafetensorError) as error:
+        reasons[checkpoint] = f"{checkpoint.name}: {' '.join(str(error).split())}"
+        log.warning("checkpoint %s can't be loaded (%s)", checkpoint, reasons[checkpoint])
+        return None
+
+
+def _complete(folder: Path) -> Iterator[Path]:
+    """The complete checkpoints, newest first."""
     for checkpoint in reversed(_by_step(folder)):
         if (damage := _damage(checkpoint)) is None:
-            return checkpoint
-        log.warning("checkpoint %s is not whole (%s); the one before it is used", checkpoint, damage)
-    return None
+            yield checkpoint
+        else:
+            log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, damage)
+
+
+def _records(checkpoint: Path) -> dict[str, int]:
+    """What the checkpoint's manifest lists; in the manifests of older versions, every record that is not empty."""
+    listed = json.loads((checkpoint / MANIFEST).read_text()).get("records")
+    if isinstance(listed, dict):
+        return listed
+    return {name: max(size, 1) for name, size in records(checkpoint.parent.parent, step_of(checkpoint)).items()}
 
 
 def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
@@ -118,14 +173,14 @@ def _by_step(folder: Path) -> list[Path]:
 
 def _damage(checkpoint: Path) -> str | None:
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
         for name, expected in files.items():
             file = checkpoint / name
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _sha256(file) != expected["sha256"]:
-                return f"{name} has another checksum"
-    except (OSError, ValueError, KeyError) as error:
+                return f"{name} has a different checksum"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # of any content of the manifest
         return str(error)
     return None
 
@@ -133,11 +188,3 @@ def _damage(checkpoint: Path) -> str | None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

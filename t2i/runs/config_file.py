@@ -4,16 +4,33 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from t2i.config import ConfigError
+from t2i.config.keys import flat
 from t2i.config.moved_targets import with_moved_targets
 from t2i.runs.files import atomic_write
 
 NAME = "config.yaml"
+REMEDY = "restore the file from a copy, or use another run"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in `folder`, with its `_target_`s where they are in this version."""
-    return with_moved_targets(OmegaConf.to_container(OmegaConf.load(folder / NAME)))
+    """The configuration of the run in `folder`, with its `_target_`s where they are in this version.
+
+    Raises ConfigError if the file is damaged, or holds interpolations: a run writes what they resolved to.
+    """
+    file = folder / NAME
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(file))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())}); {REMEDY}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file} does not hold a configuration; {REMEDY}")
+    if interpolated := [key for key, value in flat(config).items() if "${" in str(value)]:
+        raise ConfigError(f"{file}: {interpolated[0]} holds an interpolation, which t2i never writes; {REMEDY}")
+    return with_moved_targets(config)
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -1,30 +1,45 @@
 """The files of a run folder: replaced in one step, locked by the process that works there, numbered by step."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+
+from t2i.config import ConfigError
 
 LOCK = ".lock"
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader, or a crash, sees the old or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
+    """Replace a file atomically: after a crash, the file holds either the old or the new text."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
+
+
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises ConfigError, with the remedy, if the file holds anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds {type(content).__name__} instead of an object; {remedy}")
+    return content
 
 
 def lock(folder: Path) -> FileLock:
-    """The lock of the process that works in `folder`; acquiring it raises filelock.Timeout if there is one."""
+    """The lock of the process that works in `folder`; acquiring it raises filelock.Timeout while another has it."""
     return FileLock(folder / LOCK, timeout=0)
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works in `folder`. Only looks: where there is no lock, none is made."""
+    """Whether a process works in `folder`; creates no lock file."""
     if not (folder / LOCK).is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and how the same command finds it again."""
+"""The run folder: what a run leaves behind, and how the same command continues it."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
@@ -18,17 +18,21 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
-from t2i.runs.files import atomic_write, lock
+from t2i.runs.files import LOCK, atomic_write, lock, read_json
+from t2i.runs.records import METRICS, read_metrics
 
-# Changing these does not change what is computed (threads: but for rounding): a run may be continued with other values.
+# A run may be continued with other values of these: they do not change what is computed (threads: only its rounding).
 FREE_KEYS = (
-    "run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker",
-    "allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards",
-)  # fmt: skip
-# Nor does this, and it decides whether the memory suffices.
-ROOM_KEYS = (
-    "micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last",
-)  # fmt: skip
+    *("run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker"),
+    *("allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards"),
+)
+# Neither do these, which decide whether the run fits into memory.
+MEMORY_KEYS = (
+    *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
+)
+INFO = "run.json"
+FOLDERS = ("checkpoints", "validation", "samples", "model")
+FILES = (INFO, config_file.NAME, METRICS, LOCK)
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -37,21 +41,22 @@ class RunExists(ConfigError):
 
 
 class Run:
-    """One run folder. Only the main process writes; the others read the same files."""
+    """One run folder. Only the main process writes; the other processes read the same files."""
 
     def __init__(self, folder: Path, config: DictConfig, writes: bool = True):
         self.folder, self.writes = folder, writes
-        self.config = OmegaConf.to_container(config, resolve=True)
+        self.config: dict[str, Any] = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
         self.info: dict[str, Any] = {}
-        if (folder / "run.json").is_file():
-            self.info = json.loads((folder / "run.json").read_text())
+        _refuse_wrong_kinds(folder)
+        if (folder / INFO).is_file():
+            self.info = read_info(folder)
             if self.has_results and (folder / config_file.NAME).is_file():
                 self._refuse_another_configuration()
 
     @property
     def has_results(self) -> bool:
-        """Whether there is anything that another configuration could spoil."""
-        return (self.folder / "metrics.jsonl").is_file() or self.checkpoints.is_dir()
+        """Whether the folder holds results that another configuration would mix with its own."""
+        return (self.folder / METRICS).is_file() or self.checkpoints.is_dir()
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -69,17 +74,17 @@ class Run:
             ) from error
 
     def refuse_changes(self, facts: dict[str, Any]) -> None:
-        """Refuse to go on with other data, another battery or precision than the run began with."""
+        """Refuse to continue with different data, battery or precision. Raises RunExists."""
         for key in ("data_fingerprint", "battery", "precision"):
             if self.has_results and self.info.get(key, facts[key]) != facts[key]:
                 before, now = self.info[key], facts[key]
-                raise RunExists(f"{self.folder} began with another {key} ({before} → {now}); use another run=NAME")
+                raise RunExists(f"{self.folder} began with a different {key} ({before} → {now}); use another run=NAME")
 
     def _refuse_another_configuration(self) -> None:
         before, now = flat(read_config(self.folder)), flat(self.config)
         if differ := changes(before, now):
             raise RunExists(
-                f"{self.folder} holds a run with another configuration ({', '.join(differ.values())}); "
+                f"{self.folder} holds a run with a different configuration ({', '.join(differ.values())}); "
                 f"use another {'sweep' if self.config.get('sweep') else 'run'}=NAME"
             )
 
@@ -89,20 +94,21 @@ class Run:
 
     @property
     def result(self) -> float:
-        """The final val/loss of a finished run; not a number if validation was switched off."""
-        return self.info["final"].get("val/loss", float("nan"))
+        """The final val/loss of a finished run; NaN if validation was switched off."""
+        final = self.info.get("final")
+        return final.get("val/loss", float("nan")) if isinstance(final, dict) else float("nan")
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
     def _config_hash(self) -> str:
-        free = (*FREE_KEYS, *ROOM_KEYS)
+        free = (*FREE_KEYS, *MEMORY_KEYS)
         counts = {key: value for key, value in flat(self.config).items() if not belongs(key, free)}
         return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
 
     def begin(self, **fields: Any) -> None:
-        """Say in the folder what this run is. A continued run keeps what it was."""
+        """Write config.yaml and run.json; `started` of a continued run is kept."""
         for outdated in ("error", "ended", "stopped"):
             self.info.pop(outdated, None)
         if self.writes:
@@ -122,36 +128,34 @@ class Run:
         """Set fields of run.json, atomically."""
         self.info |= fields
         if self.writes:
-            atomic_write(self.folder / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
+            atomic_write(self.folder / INFO, json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
 
     def end(self, state: str, **fields: Any) -> None:
-        """state: finished, failed or interrupted."""
+        """state: finished, paused, failed or interrupted."""
         self.update(state=state, ended=_now(), **fields)
 
     @staticmethod
     def mark(folder: Path, **fields: Any) -> None:
-        """Set fields of a folder's run.json from outside: what its own process could not say, or does not know."""
-        file = folder / "run.json"
-        info = json.loads(file.read_text()) if file.is_file() else {}
+        """Set fields of a folder's run.json from another process, such as the reason why the run's own process died."""
+        file = folder / INFO
+        info = read_info(folder) if file.is_file() else {}
         atomic_write(file, json.dumps(info | fields | {"ended": _now()}, indent=2, ensure_ascii=False) + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         if self.writes:
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps({"step": step, **metrics}) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after `step`: it is about to be computed again."""
-        file = self.folder / "metrics.jsonl"
-        if self.writes and file.is_file():
-            lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-            atomic_write(file, "".join(f"{line}\n" for line in lines))
+        """Drop the lines logged after `step`, which will be computed again, and lines that a crash has torn."""
+        if self.writes and (self.folder / METRICS).is_file():
+            kept = [text for text, line in read_metrics(self.folder).items() if line["step"] <= step]
+            atomic_write(self.folder / METRICS, "".join(f"{text}\n" for text in kept))
 
     def metrics(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl."""
-        file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return list(read_metrics(self.folder).values())
 
     def validated(self) -> dict[int, float]:
         """step -> val/loss, where it was measured."""
@@ -162,19 +166,27 @@ class Run:
         return {key: value for line in self.metrics() for key, value in line.items()}
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # a line torn by a crash
-        return float("inf")
+def read_info(folder: Path) -> dict[str, Any]:
+    """The run.json of a run folder. Raises ConfigError if it is damaged."""
+    return read_json(folder / INFO, "delete this file, and the run continues from its newest checkpoint")
+
+
+def _refuse_wrong_kinds(folder: Path) -> None:
+    """Refuse a run folder in which a file stands where t2i needs a folder, or the other way round."""
+    for name in FOLDERS:
+        if (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is a file, not a folder; move it away, or use another run=NAME")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise ConfigError(f"{folder / name} is a folder, not a file; move it away, or use another run=NAME")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """The keys in which two flat configurations differ, as far as it matters to what is computed -> the change."""
+    """key -> description, for each difference of two flat configurations that changes what is computed."""
     return {
         key: f"{key}: {before.get(key)} → {now.get(key)}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *ROOM_KEYS))
+        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *MEMORY_KEYS))
     }
 
 
@@ -183,7 +195,7 @@ def _now() -> str:
 
 
 def _revision() -> str | None:
-    """The commit of the checkout this code runs from, with + when files differ from it; None outside a checkout."""
+    """The commit of the checkout this code runs from, with + if files were changed since; None outside a checkout."""
     checkout = Path(__file__).resolve().parent.parent.parent
 
     def git(*arguments: str) -> str:

@@ -1,6 +1,7 @@
 """Images of fixed prompts from fixed seeds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,17 @@ FORWARD_BATCH = 16
 
 @torch.no_grad()
 def sample(
-    pipeline,
+    pipeline: Any,
     prompts: Sequence[str],
     seed: int,
     steps: int,
     guidance_scale: float,
     places: Sequence[int] | None = None,
 ) -> list[Image.Image]:
-    """One image for each prompt, or for those at some places in the list, with a stock Diffusers pipeline.
+    """One image for each prompt, from a stock Diffusers pipeline.
 
-    The starting noise of an image depends on `seed` and its place in the list only, never on what else is drawn.
+    places: indices of the prompts to sample; None means all. The initial noise of an image depends on `seed` and the
+    index of its prompt only, not on which other prompts are sampled.
     """
     places = range(len(prompts)) if places is None else places
     prompts = [prompts[place] for place in places]

@@ -1,7 +1,8 @@
-"""Pipelines to sample from: of a run, of a checkpoint, of a folder, of the Hub."""
+"""Pipelines to sample from: opened from a run, a checkpoint, a folder or the Hub."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
@@ -17,12 +18,12 @@ from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
 
 
-def load_pipeline(source: str | Path, weights: str = "ema"):
-    """A pipeline to sample from, on the GPU if there is one.
+def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
+    """Open a pipeline to sample from, on the GPU if there is one.
 
-    source: a run folder (its exported model, or its newest checkpoint while it is unfinished), a checkpoint, the folder
-    of a pipeline, a Hub id, or the name of a bundled model. weights: ema or raw. Adapters are put into the base that
-    their run names.
+    source: a run folder (its exported model, or its newest checkpoint while the run is unfinished), a checkpoint, a
+    pipeline folder, a Hub id, or the name of a bundled model. weights: ema or raw. LoRA weights are loaded into the
+    base model that their run was trained on.
     """
     hide_loading_bars()
     folder = Path(source)
@@ -32,7 +33,7 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
     elif (folder / config_file.NAME).is_file():
         checkpoint = checkpoints.newest(folder / "checkpoints")
         if checkpoint is None:
-            raise ConfigError(f"{folder} holds neither model/ nor a whole checkpoint yet")
+            raise ConfigError(f"{folder} has neither a model/ folder nor a complete checkpoint yet")
         folder = checkpoint
     on_gpu = torch.cuda.is_available()
     if (folder / "manifest.json").is_file():
@@ -46,39 +47,40 @@ def load_pipeline(source: str | Path, weights: str = "ema"):
     return pipeline.to("cuda" if on_gpu else "cpu")
 
 
-def _from_pretrained(name: str | Path, weights: str, dtype: torch.dtype):
+def _from_pretrained(name: str | Path, weights: str, dtype: torch.dtype) -> Any:
     with loading(str(name)):
-        place = locate(name)
-        unused = {"safety_checker": None} if "safety_checker" in DiffusionPipeline.load_config(place) else {}
-        pipeline = DiffusionPipeline.from_pretrained(place, dtype=dtype, **unused)
-    if weights == "raw" and (Path(place) / "unet" / "diffusion_pytorch_model.non_ema.safetensors").is_file():
-        pipeline.unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", variant="non_ema", dtype=dtype)
+        located = locate(name)
+        unused = {"safety_checker": None} if "safety_checker" in DiffusionPipeline.load_config(located) else {}
+        pipeline: Any = DiffusionPipeline.from_pretrained(located, dtype=dtype, **unused)
+    if weights == "raw" and (Path(located) / "unet" / "diffusion_pytorch_model.non_ema.safetensors").is_file():
+        pipeline.unet = UNet2DConditionModel.from_pretrained(located, subfolder="unet", variant="non_ema", dtype=dtype)
     return pipeline
 
 
 def _config(run: Path) -> DictConfig:
-    """The configuration of a run, which may be a stranger's: what it has allowed itself does not count."""
+    """The configuration of a run. It may be a stranger's, so its own allowed_targets are ignored."""
     cfg = OmegaConf.create(read_config(run))
     cfg.allowed_targets = []
     return cfg
 
 
-def _from_adapters(folder: Path, weights: str):
-    """The base of the run that `folder`, its model/, lies in, with the adapters in it."""
+def _from_adapters(folder: Path, weights: str) -> Any:
+    """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
     pipeline = build(cfg, "model").pipeline(build(cfg, "scheduler"))
     raw = weights == "raw" and (folder / RAW).is_file()
-    logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)  # a text encoder without is no surprise
+    # Diffusers would warn that the text encoder has no LoRA weights.
+    logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
     pipeline.load_lora_weights(folder, weight_name=RAW if raw else AVERAGED)
     return pipeline
 
 
-def _from_checkpoint(checkpoint: Path, weights: str):
+def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     cfg = _config(checkpoint.parent.parent)
     model = build(cfg, "adapter").attach(build(cfg, "model"))
     file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
     if not file.is_file():
-        raise ConfigError(f"{checkpoint} has no averaged weights (ema=none); use --weights raw")
+        raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")
     state = load_file(file)
     state.pop("updates", None)
     Trained(model.denoiser).load_state_dict(state)

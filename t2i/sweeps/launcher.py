@@ -29,7 +29,7 @@ from t2i.sweeps.halving import hopeless
 from t2i.sweeps.job import Job, JobsFailed, command_line
 from t2i.sweeps.table import JobsTable
 
-PRELOADED = ["t2i.experiment", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
+PRELOADED = ["t2i.experiment.run", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
 PATIENCE = 60  # seconds that an interrupted job has to write down where it is
 
 

@@ -1,7 +1,7 @@
 """Where curves and images go besides the run folder. A tracker is called on the main process only.
 
 The run folder comes first and has everything; a tracker holds a copy to look at. What it lost of that copy in a crash
-the journal tells it again, so a run may also be continued with another tracker.
+the recorder tells it again, so a run may also be continued with another tracker.
 """
 
 from pathlib import Path

@@ -79,7 +79,7 @@ class Wandb:
         elif not self.run.disabled:
             log.info("W&B: %s", self.run.url)
             recorded = self.run.starting_step - 1  # what the server has; logged again, the client would drop it
-            mark_uploaded(folder / "wandb", self.run.id)  # the journal tells again what the server lacks
+            mark_uploaded(folder / "wandb", self.run.id)  # the recorder tells again what the server lacks
         self.upload = self._upload(folder)
         if group and folder.parent.name == Path(group).name and not self.run.disabled:
             _show_in_sweep(folder, Path(self.run.dir).parent)

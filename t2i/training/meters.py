@@ -1,4 +1,4 @@
-"""What is measured between two lines of the log."""
+"""Training metrics between two lines of the log."""
 
 import logging
 import math
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 
 
 class Meter:
-    """Means over the examples and steps since the last reading; what is not finite is counted, not averaged.
+    """Means over the examples and steps since the last reading; values that are not finite are counted, not averaged.
 
-    Its state is part of a checkpoint: a resumed run logs what the uninterrupted one would have, but for the speed.
+    The state is part of a checkpoint, so a resumed run logs the same values, except speed, as an uninterrupted one.
     """
 
     def __init__(self, batch_size: int, max_grad_norm: float, num_timesteps: int, max_bad_steps: int):
         self.batch_size, self.max_grad_norm, self.num_timesteps = batch_size, max_grad_norm, num_timesteps
         self.max_bad_steps = max_bad_steps
         self.bad_steps = torch.tensor(0)  # in a row
-        self.suspects: list[tuple[int, int]] = []  # timestep and image of every example of these whose loss is bad
+        self.suspects: list[tuple[int, int]] = []  # timestep and image of each example in them whose loss is not finite
         self.reset()
 
     def reset(self) -> None:
@@ -65,11 +65,11 @@ class Meter:
         return False
 
     def pause(self) -> None:
-        """Don't count the time since the last step (validation, samples, checkpoints) as training time."""
+        """Exclude the time since the last step (validation, samples, checkpoints) from the training speed."""
         self.clock = time.perf_counter()
 
     def gather(self, accelerator: Accelerator) -> None:
-        """Bring the counts of all processes to the main one, which then reads or saves them; all must call it."""
+        """Add the counts of all processes to those of the main process; every process must call it."""
         if accelerator.num_processes > 1:
             self.bins = accelerator.reduce(self.bins.to(accelerator.device)).cpu()
             if not accelerator.is_main_process:
@@ -80,7 +80,7 @@ class Meter:
         loss, unweighted = (self.bins[:2].sum(1) / self.bins[2].sum()).tolist()
         grad_norm, clipped = (self.sums[:2] / self.sums[2]).tolist()
         skipped = int(self.sums[3])
-        bins = enumerate((self.bins[:2] / self.bins[2]).T.tolist())  # nan where there was no example
+        bins = enumerate((self.bins[:2] / self.bins[2]).T.tolist())  # NaN where there was no example
         speed = self.batch_size * self.timed_steps / self.seconds if self.seconds else 0.0
         self.reset()
         per_bin = {
@@ -97,7 +97,7 @@ class Meter:
             "speed/images_per_second": speed,
             **per_bin,
         }
-        return {name: value for name, value in metrics.items() if value == value}  # no mean where nothing was finite
+        return {name: value for name, value in metrics.items() if not math.isnan(value)}  # no example: no mean
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"bins": self.bins, "sums": self.sums, "bad_steps": self.bad_steps}

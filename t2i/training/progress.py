@@ -1,4 +1,4 @@
-"""The progress of a run: a bar in the terminal. Without a terminal the log has lines instead."""
+"""The progress of a run: a bar in the terminal, or lines in the log if there is no terminal."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ SHOWN = (
 
 
 class Bar:
-    """`total` steps; `advance` shows where they are."""
+    """A progress bar of `total` steps. shown: whether this process shows it."""
 
     def __init__(self, total: int, shown: bool):
         self.total, self.shown = total, shown
@@ -38,7 +38,7 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self.progress.start()
-        _log_to_stdout()  # which rich has replaced, to keep lines of the log above the bar
+        _log_to_stdout()  # rich has replaced it, to print log lines above the bar
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -46,7 +46,7 @@ class Bar:
         _log_to_stdout()
 
     def advance(self, step: int, metrics: dict[str, float]) -> None:
-        """Show `step` and what was measured there; without a terminal in the log, where validation always goes."""
+        """Show a step and its metrics. Validation results go to the log too; without a terminal, all do."""
         shown = [f"{name} {metrics[key]:{form}}" for key, name, form in SHOWN if key in metrics]
         self.progress.update(self.task, completed=step)
         if "train/loss" in metrics:

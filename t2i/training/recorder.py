@@ -1,10 +1,10 @@
-"""What a run writes down while it trains: the run folder first, then the tracker and the terminal."""
+"""Records a run while it trains: in the run folder first, then in the tracker and the terminal."""
 
 import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,18 +22,18 @@ from t2i.tracking.guarded import Guarded
 from t2i.training.progress import Bar
 
 log = logging.getLogger(__name__)
-LONGEST_TAG = 64  # characters that W&B takes
+LONGEST_TAG = 64  # characters; W&B refuses longer tags
 
 
-class Journal:
-    """Records of one run."""
+class Recorder:
+    """Writes the records of one run."""
 
     def __init__(self, run: Run, tracker: Guarded, bar: Bar):
         self.run, self.tracker, self.bar = run, tracker, bar
         self.hours_before, self.began = 0.0, time.monotonic()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, one row of the tracker."""
+        """Append a line to metrics.jsonl, and tell the tracker and the progress bar."""
         hours = self.hours_before + (time.monotonic() - self.began) / 3600
         metrics = metrics | {"memory/peak_gb": peak_memory_gb(), "speed/hours": hours}
         self.run.log(step, metrics)
@@ -41,18 +41,18 @@ class Journal:
         self.bar.advance(step, metrics)
 
     def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray]) -> None:
-        """The battery's errors, image by image."""
+        """Store the battery's errors, one for each image and timestep."""
         if self.run.writes:
             write_errors(numbered_file(self.run.folder / "validation", step, "parquet"), battery.t, errors)
 
     def images(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
-        """The samples of a step: a strip without labels, and samples/progress.png with a row for each step so far."""
+        """Store the samples of a step: a strip without labels, and progress.png with a row for each step so far."""
         folder = self.run.folder / "samples"
         folder.mkdir(exist_ok=True)
         width, height = images[0].size
         strip = Image.new("RGB", (width * len(images), height))
-        for place, image in enumerate(images):
-            strip.paste(image, (place * width, 0))
+        for column, image in enumerate(images):
+            strip.paste(image, (column * width, 0))
         strip.save(numbered_file(folder, step, "png"))
         strips = self._strips()
         rows = [_cut(file, len(prompts)) for file in strips.values()]
@@ -60,10 +60,10 @@ class Journal:
         self.tracker.images(step, "samples", images, prompts)
 
     def catch_up(self, last_step: int) -> None:
-        """Tell the tracker what it lacks of the steps up to `last_step`; drop what the run folder has of later ones.
+        """Send the tracker the steps up to `last_step` that it does not have; delete the records of later steps.
 
-        A tracker writes behind, so a crash takes more from it than from the run folder; and one that the run did not
-        begin with lacks everything.
+        Trackers write with a delay, so a crash loses more of their records than of the run folder's. A tracker that
+        the run did not start with has none of them.
         """
         self.run.rewind(last_step)
         self.hours_before = self.run.latest().get("speed/hours", 0.0)
@@ -79,7 +79,7 @@ class Journal:
                 self.tracker.log(step, lines[step])
 
     def _strips(self) -> dict[int, Path]:
-        """The file with the samples of each step."""
+        """step -> the file with its samples."""
         return numbered(self.run.folder / "samples", "png")
 
 
@@ -90,12 +90,12 @@ def _cut(strip: Path, count: int) -> list[Image.Image]:
 
 
 @contextmanager
-def journal(
+def recording(
     run: Run, tracker: Tracker, sweep: str | None, overrides: list[str], steps: int, last_step: int
-) -> Iterator[Journal]:
-    """The journal of `run`, with the tracker and the progress bar switched on until the run ends.
+) -> Generator[Recorder]:
+    """The recorder of `run`; the tracker and the progress bar are active within.
 
-    last_step: after which the run goes on; -1 for one that starts anew.
+    last_step: the step of the checkpoint that the run continues from; -1 for a new run.
     """
     name = run.folder.name if sweep else "-".join(run.folder.parts[-2:])
     tags = [
@@ -110,7 +110,7 @@ def journal(
     succeeded = False
     try:
         with Bar(steps, shown=run.writes) as bar:
-            records = Journal(run, guarded, bar)
+            records = Recorder(run, guarded, bar)
             if run.writes:
                 records.catch_up(last_step)
             yield records
@@ -120,7 +120,7 @@ def journal(
 
 
 def peak_memory_gb() -> float:
-    """Peak memory so far: of the GPU where there is one, else of the process; in 10⁹ bytes."""
+    """Peak memory so far in GB (10⁹ bytes): of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,13 +1,14 @@
-"""Stopping in good order: a signal, or the end of the allowed time, lets the step finish and the run save itself."""
+"""Stopping in good order: after a signal or at the end of the time limit, the step finishes and the run is saved."""
 
 import signal
 import threading
 import time
-from types import TracebackType
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 
-# SIGUSR1 is what SLURM sends before it takes a node away.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# SLURM sends SIGUSR1 before it takes a node away, a closed terminal sends SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,39 +20,51 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Asked after every step whether to stop.
+    """Says after every step whether the run should stop.
 
-    While `patient`, the first signal is only noted, and a second ends the run at once; else the first does. A handler
-    of SIGUSR1 that was there before (submitit's, which queues the job again) gets its turn when the run is saved.
-    max_hours: of this process; null = no limit.
+    A signal ends the run at once, except within `patiently()`: there the first signal is only noted, for `Stop` to
+    report it after the step, and the second one ends the run. If SIGUSR1 had a handler before (submitit's, which
+    requeues the job), that handler is called once the run is saved.
+
+    max_hours: time limit for this process; None means no limit.
     """
 
     def __init__(self, max_hours: float | None):
         self.deadline = float("inf") if max_hours is None else time.monotonic() + max_hours * 3600
         self.signum: int | None = None
-        self.patient = False
-        self.asked_at, self.longest = time.monotonic(), 0.0
+        self._patient = False
+        self._asked_at, self._longest_step = time.monotonic(), 0.0
+        self._previous_handlers: dict[int, signal._HANDLER] = {}
 
     def __call__(self) -> bool:
-        """Whether to stop now: after a signal, or if the next step might not end in time."""
+        """Whether to stop now: a signal was received, or the next step might not end in time."""
         now = time.monotonic()
-        self.longest, self.asked_at = max(self.longest, now - self.asked_at), now
-        return self.signum is not None or now + 2 * self.longest > self.deadline
+        self._longest_step, self._asked_at = max(self._longest_step, now - self._asked_at), now
+        return self.signum is not None or now + 2 * self._longest_step > self.deadline
+
+    @contextmanager
+    def patiently(self) -> Generator[None]:
+        """Within, the first signal lets the step finish."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def __enter__(self) -> "Stop":
-        in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-        self.before = {each: signal.signal(each, self._note) for each in SIGNALS} if in_main_thread else {}
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
+            self._previous_handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for each, handler in self.before.items():
-            signal.signal(each, handler)
+        for signum, handler in self._previous_handlers.items():
+            signal.signal(signum, handler)
         if isinstance(error, Interrupted) and error.signum == getattr(signal, "SIGUSR1", None):
-            handler = self.before.get(error.signum)
+            handler = self._previous_handlers.get(error.signum)
             if callable(handler):
                 handler(error.signum, None)
 
-    def _note(self, signum: int, frame: Any) -> None:
-        if self.signum is not None or not self.patient:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None or not self._patient:
             raise Interrupted(signum)
         self.signum = signum

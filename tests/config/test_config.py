@@ -15,14 +15,14 @@ from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 from t2i.config.compose import CONF
 from t2i.config.instantiate import check_signature
-from t2i.plan import check_the_rest, settle
+from t2i.plan import check_the_rest, make_plan
 from t2i.train import misspelt
 
 
 def prepare(cfg):
     """What comes before the data set and the model."""
     check(cfg, num_processes=1)
-    settle(cfg)
+    make_plan(cfg)
     check_the_rest(cfg)
 
 
@@ -136,11 +136,11 @@ def test_settings_that_a_target_does_not_take():
         ConfigError,
         match=r"loss: t2i.diffusion.losses.MinSNR takes no such setting .*gamma.*it takes normalize, error, snr_gamma",
     ):
-        settle(compose("+loss.gamma=5"))
+        make_plan(compose("+loss.gamma=5"))
     with pytest.raises(ConfigError, match=r"^dataset.path must be given$"):
         check_the_rest(compose("dataset=hub"))
     with pytest.raises(ConfigError, match=r"loss._target_=t2i.diffusion.losses.Nothing can't be imported"):
-        settle(compose("loss._target_=t2i.diffusion.losses.Nothing"))
+        make_plan(compose("loss._target_=t2i.diffusion.losses.Nothing"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,10 @@ def test_settings_that_a_target_does_not_take():
             ["scheduler=ddpm", "scheduler.beta_schedule=lin"],
             "scheduler: lin is not implemented",
         ),
-        (["scheduler.timestep_spacing=trailling"], "scheduler: it can't sample (trailling is not supported"),
+        (
+            ["scheduler.timestep_spacing=trailling"],
+            "scheduler: this scheduler can't sample (trailling is not supported",
+        ),
         (["scheduler.rescale_betas_zero_snr=no"], "scheduler.rescale_betas_zero_snr=no must be true, false or null"),
         (["samples.prompts=[]"], "samples.prompts is empty; to draw no samples, use sample_every=0"),
         (["threads=-1"], "threads=-1 must be at least 1"),
@@ -178,7 +181,7 @@ def test_settings_that_a_target_does_not_take():
     ],
 )
 def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
-    """In under two seconds of work; `settle` comes before the data set and the model."""
+    """In under two seconds of work; `make_plan` comes before the data set and the model."""
     cfg, start = compose(*overrides), time.process_time()
     with pytest.raises(ConfigError) as error:
         prepare(cfg)
@@ -259,7 +262,7 @@ def test_code_outside_of_the_project_is_not_called(override):
     with pytest.raises(
         ConfigError, match=r"_target_=.* calls code outside of t2i; .*on the command line: 'allowed_tar"
     ):
-        settle(compose(override))
+        make_plan(compose(override))
 
 
 def test_code_outside_is_called_where_it_is_allowed_on_the_command_line(tmp_path):
@@ -267,7 +270,7 @@ def test_code_outside_is_called_where_it_is_allowed_on_the_command_line(tmp_path
     arguments = ("loss=mse", "loss._target_=mine.Mine", "steps=-1", "allowed_targets=[mine]")
     run, _ = command(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert run.stderr == "t2i: steps=-1 must be at least 0\n"
-    assert settle(compose("loss=mse", "loss._target_=t2i.diffusion.losses.MSE"))
+    assert make_plan(compose("loss=mse", "loss._target_=t2i.diffusion.losses.MSE"))
 
 
 def test_a_file_cannot_allow_itself_anything(tmp_path):

@@ -21,8 +21,8 @@ from t2i.data import datasets as loaders
 from t2i.data import image_folder
 from t2i.data.datasets import folder as read_folder
 from t2i.data.datasets import hub, openmoji
-from t2i.experiment import run
-from t2i.plan import settle
+from t2i.experiment.run import run
+from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 GROUPS = {"food": 1.0, "people_tones": 0.4}
@@ -327,7 +327,7 @@ def train_on(small_pipeline, tmp_path):
         settings = ["experiment=smoke", "steps=3", "sample_every=0", "save_every=3", "dataset.validation_share=0.2"]
         own = [f"model.path={small_pipeline}", f"dataset.path={folder}", f"cache_dir={folder}-cache"]
         cfg = compose(*settings, *overrides, *own, "dataset.resolution=64")
-        run(cfg, settle(cfg), folder.with_name(f"{folder.name}-run"), list(overrides))
+        run(cfg, make_plan(cfg), folder.with_name(f"{folder.name}-run"), list(overrides))
         return Run(folder.with_name(f"{folder.name}-run"), cfg)
 
     return train_on

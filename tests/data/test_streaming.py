@@ -27,9 +27,9 @@ from t2i.data.samplers import StreamOrder
 from t2i.data.streaming import StreamedExamples, hub, webdataset
 from t2i.diffusion.timesteps import Uniform
 from t2i.encode import main as fill_cache
-from t2i.experiment import run
+from t2i.experiment.run import run
 from t2i.models.stable_diffusion import load
-from t2i.plan import settle
+from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "shards.yaml")) | {"resolution": 16}
@@ -231,7 +231,7 @@ def train_on(small_pipeline, tmp_path):
         short = ["experiment=smoke", "model=tiny", f"model.path={small_pipeline}", f"cache_dir={tmp_path}/cache-{name}"]
         short += ["sample_every=0", f"steps={steps}", "validate_every=0", "dataset.resolution=64"]
         cfg = compose(*short, *overrides)
-        run(cfg, settle(cfg), tmp_path / f"run-{name}", list(overrides))
+        run(cfg, make_plan(cfg), tmp_path / f"run-{name}", list(overrides))
         return Run(tmp_path / f"run-{name}", cfg)
 
     return train_on

@@ -8,8 +8,7 @@ from accelerate import Accelerator
 from t2i.data.datasets import openmoji
 from t2i.data.latent_cache import encode
 from t2i.diffusion.process import Diffusion
-from t2i.evaluation.battery import battery as make_battery
-from t2i.evaluation.battery import summary
+from t2i.evaluation.battery import make_battery, summary
 from t2i.models.stable_diffusion import load
 from t2i.runs.errors_file import write_errors
 

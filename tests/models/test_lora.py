@@ -17,7 +17,7 @@ from t2i.evaluation.battery import battery
 from t2i.models.lora import AVERAGED, RAW, LoRA
 from t2i.models.stable_diffusion import load
 from t2i.optim.trained_weights import Trained
-from t2i.plan import settle
+from t2i.plan import make_plan
 from t2i.publishing.model_card import use_adapter
 from t2i.sampling.pipelines import load_pipeline
 
@@ -183,12 +183,12 @@ def test_captions_are_kept_as_tokens_where_text_encoders_are_trained(layout, tmp
         ("adapter.alpha=-1", "adapter.alpha=-1 must be positive"),
         ("adapter.dropout=1", "adapter.dropout=1 is a share of the inputs"),
         ("adapter.init=pissa", "adapter.init=pissa is not known; choose from kaiming, gaussian"),
-        ("model.pretrained=false", "model.pretrained=false leaves nothing to adapt; use adapter=none"),
+        ("model.pretrained=false", "model.pretrained=false leaves no base to adapt; use adapter=none"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(override, message):
     with pytest.raises(ConfigError) as error:
-        settle(compose("adapter=lora", override))
+        make_plan(compose("adapter=lora", override))
     assert message in str(error.value)
 
 

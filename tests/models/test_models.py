@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from t2i.config import ConfigError
-from t2i.experiment import run
+from t2i.experiment.run import run
 from t2i.models.loading import BUNDLED, locate
 from t2i.models.stable_diffusion import load
-from t2i.plan import settle
+from t2i.plan import make_plan
 from t2i.runs.folder import Run
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline
@@ -169,7 +169,7 @@ def test_naruto_trains_from_local_copies(layout, tmp_path):
     data = ["dataset=naruto", f"dataset.path={tmp_path}", "dataset.resolution=64", "dataset.validation_share=0.3"]
     paths = [f"model.path={layout('sd15')}", f"cache_dir={tmp_path / 'cache'}", "tracker=none"]
     cfg = compose(*data, *paths, "steps=2", "sample_every=0", "validation.items=2", "log_every=1")
-    run(cfg, settle(cfg), tmp_path / "run", [])
+    run(cfg, make_plan(cfg), tmp_path / "run", [])
     assert [line["step"] for line in Run(tmp_path / "run", cfg).metrics()] == [0, 1, 2]
     assert_trained(tmp_path / "run", layout("sd15"), "sd15", "epsilon")
 
@@ -189,6 +189,6 @@ def test_sdxl_is_told_of_the_crops_that_it_sees(train, layout, tmp_path, monkeyp
     data = ["dataset=folder", f"dataset.path={tmp_path}", "dataset.resolution=64", "dataset.validation_share=0.4"]
     settings = ["batch_size=4", "micro_batch_size=4", "steps=3", "sample_every=0", "validation.items=2", "tracker=none"]
     cfg = compose("model=sdxl", f"model.path={layout('sdxl')}", *data, *settings, f"cache_dir={tmp_path / 'cache'}")
-    run(cfg, settle(cfg), tmp_path / "run", [])
+    run(cfg, make_plan(cfg), tmp_path / "run", [])
     wide, tall, large, plain = [64, 128, 0, 32], [128, 64, 32, 0], [96, 96, 0, 0], [64, 64, 0, 0]
     assert {tuple(each) for each in told} == {(*each, 64, 64) for each in (wide, tall, large, plain)}

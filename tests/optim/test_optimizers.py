@@ -13,7 +13,7 @@ from t2i.config import ConfigError
 from t2i.optim.ema import ScheduleFree
 from t2i.optim.optimizers import StochasticAdamW, random_halves, round_stochastically
 from t2i.optim.trained_weights import Trained
-from t2i.plan import check_the_rest, settle
+from t2i.plan import check_the_rest, make_plan
 
 ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 
@@ -156,12 +156,12 @@ def test_the_average_is_the_one_that_the_optimizer_keeps():
         (["optimizer=schedulefree", "ema=standard"], "averages the weights itself; use ema=schedule_free"),
         (["optimizer=schedulefree", "ema=none"], "averages the weights itself; use ema=schedule_free"),
         (["ema=schedule_free"], "ema=schedule_free is the average of optimizer=schedulefree"),
-        (["precision=bf16_sr", "optimizer=adamw"], "rounds to the nearest, which loses small updates"),
+        (["precision=bf16_sr", "optimizer=adamw"], "rounds to nearest, which loses small updates"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides, message):
     cfg = compose(*overrides)
-    settle(cfg)
+    make_plan(cfg)
     with pytest.raises(ConfigError, match=message):
         check_the_rest(cfg)
 
@@ -176,5 +176,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
 def test_no_average_takes_the_settings_that_a_model_brings():
     cfg = compose("ema=none", "+ema.decay=0.9999")
-    settle(cfg)
+    make_plan(cfg)
     check_the_rest(cfg)

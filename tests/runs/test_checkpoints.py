@@ -52,7 +52,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, how, na
     whole = checkpoints.save(tmp_path, 5, parts(), keep=2)
     damage(checkpoints.save(tmp_path, 10, parts(), keep=2) / name, how)
     assert checkpoints.newest(tmp_path) == whole
-    assert "step-000010 is not whole" in caplog.text
+    assert "step-000010 is damaged" in caplog.text
 
 
 def test_an_unfinished_one_does_not_count(tmp_path):
@@ -84,7 +84,7 @@ def test_the_best_is_kept(tmp_path):
 def test_too_little_room_is_found_before_writing(tmp_path, monkeypatch):
     before = checkpoints.save(tmp_path, 5, parts(), keep=1)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(OSError, match=r"at step 10 .*0 MB are free.*goes on from step-000005"):
+    with pytest.raises(OSError, match=r"checkpoint of step 10 .*0 MB free.*continues from step-000005"):
         checkpoints.save(tmp_path, 10, parts(), keep=1)
     assert checkpoints.newest(tmp_path) == before
     assert list(tmp_path.iterdir()) == [before]
@@ -103,7 +103,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, reporte
         before = checkpoints.save(disk, 5, small, keep=1)
         if not reported:
             monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
-        with pytest.raises(OSError, match=r"make room, and the same command goes on from step-000005"):
+        with pytest.raises(
+            OSError, match=r"free some disk space and run the same command again: it continues from step-000005"
+        ):
             checkpoints.save(disk, 10, large, keep=1)
         assert checkpoints.newest(disk) == before
         assert checkpoints.load(before, small) == 5

@@ -55,7 +55,7 @@ def test_other_data_is_not_continued(tmp_path):
     run.update(**facts)
     run.log(0, {"val/loss": 1.0})
     run.refuse_changes(facts)
-    with pytest.raises(RunExists, match=r"began with another precision \(fp32 → bf16\)"):
+    with pytest.raises(RunExists, match=r"began with a different precision \(fp32 → bf16\)"):
         run.refuse_changes(facts | {"precision": "bf16"})
 
 

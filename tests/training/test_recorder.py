@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i.runs.folder import Run
 from t2i.tracking import NoTracker
-from t2i.training.recorder import journal
+from t2i.training.recorder import recording
 
 PROMPTS = ["red apple", "sea"]
 
@@ -23,7 +23,7 @@ def run(tmp_path) -> Run:
 
 def record(run, tracker, steps, last_step=-1):
     """A run over `steps` with a row at each, and images at every fifth."""
-    with journal(run, tracker, None, ["run=mine", "seed=1", "loss=" + "x" * 64], len(steps), last_step) as records:
+    with recording(run, tracker, None, ["run=mine", "seed=1", "loss=" + "x" * 64], len(steps), last_step) as records:
         for step in steps:
             if step % 5 == 0:
                 records.images(step, PROMPTS, [Image.new("RGB", (8, 8), (step, place, 0)) for place in range(2)])
@@ -92,6 +92,6 @@ def test_the_tracker_knows_that_a_run_has_failed(run):
             self.succeeded = succeeded
 
     tracker = End()
-    with pytest.raises(FloatingPointError), journal(run, tracker, None, [], 10, -1):
+    with pytest.raises(FloatingPointError), recording(run, tracker, None, [], 10, -1):
         raise FloatingPointError
     assert tracker.succeeded is False

@@ -13,8 +13,7 @@ def send(signum):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_is_noted_and_the_second_ends_the_run(signum):
-    with pytest.raises(Interrupted, match=signal.Signals(signum).name), Stop(None) as stop:  # noqa: PT012
-        stop.patient = True
+    with pytest.raises(Interrupted, match=signal.Signals(signum).name), Stop(None) as stop, stop.patiently():  # noqa: PT012
         assert not stop()
         send(signum)
         assert stop()
@@ -38,8 +37,7 @@ def test_a_scheduler_that_queues_the_job_again_gets_its_turn_when_the_run_is_sav
     heard = []
     before = signal.signal(signal.SIGUSR1, lambda signum, frame: heard.append(signum))
     try:
-        with pytest.raises(Interrupted), Stop(None) as stop:  # noqa: PT012
-            stop.patient = True
+        with pytest.raises(Interrupted), Stop(None) as stop, stop.patiently():  # noqa: PT012
             send(signal.SIGUSR1)
             assert stop.signum == signal.SIGUSR1
             assert heard == []

@@ -1,0 +1,164 @@
+"""The components of a run, built from its configuration. All parts of t2i that train meet here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from omegaconf import DictConfig
+
+from t2i.config import ConfigError
+from t2i.config.instantiate import build
+from t2i.data.batches import Draws
+from t2i.data.latent_cache import encode
+from t2i.data.loader import Readable
+from t2i.data.splits import Captioned
+from t2i.distributed import fsdp, processes
+from t2i.evaluation.battery import Battery, make_battery
+from t2i.models.attention import recompute, set_attention
+from t2i.models.model import Model
+from t2i.optim.precision import MIXED_PRECISION
+from t2i.optim.trained_weights import Trained
+from t2i.plan import Plan
+from t2i.runs.checkpoints import Stateful
+from t2i.training import memory
+from t2i.training.loop import Optimization
+from t2i.training.meters import Meter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What a run trains, measures and saves, ready to start."""
+
+    cfg: DictConfig
+    plan: Plan
+    data: Captioned
+    model: Model
+    optimization: Optimization
+    examples: Readable
+    battery: Battery
+    meter: Meter
+    accelerator: Accelerator
+    state: dict[str, Stateful]  # what a checkpoint holds
+
+
+def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
+    """Load the data set and the model, encode, and put together what the loop needs."""
+    accelerator, layout = _launch(cfg, plan, folder)
+    data: Captioned = build(cfg, "dataset")
+    torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
+    model = _load_model(cfg, plan, accelerator)
+    draws = Draws(
+        num_timesteps=len(plan.diffusion),
+        timesteps=plan.timesteps,
+        caption_dropout=cfg.caption_dropout,
+        noise_offset=cfg.noise_offset,
+        input_perturbation=cfg.input_perturbation,
+        seed=cfg.seed,
+    )
+    examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
+    held_out = encode(data.validation, model, cfg.cache_dir)
+    model.release()
+    if accelerator.device.type == "cpu":
+        memory.keep_freed()
+
+    model.denoiser.to(accelerator.device).train()
+    trained = Trained(model.denoiser, plan.precision)
+    optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
+    trained.attach(optimizer)
+    lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
+    trained, prepared = layout.prepare(model, trained, optimizer)
+    plan.ema.track(trained, optimizer)
+    max_grad_norm = cfg.max_grad_norm or float("inf")
+    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps)
+    state = layout.parts(denoiser=trained, optimizer=prepared, lr_scheduler=lr_scheduler, ema=plan.ema)
+    if accelerator.scaler is not None:  # fp16
+        state["scaler"] = accelerator.scaler
+    return Experiment(
+        cfg=cfg,
+        plan=plan,
+        data=data,
+        model=model,
+        optimization=Optimization(
+            trained=trained,
+            optimizer=prepared,
+            lr_scheduler=lr_scheduler,
+            ema=plan.ema,
+            max_grad_norm=max_grad_norm,
+        ),
+        examples=examples,
+        battery=make_battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation),
+        meter=meter,
+        accelerator=accelerator,
+        state={**state, "meter": meter},
+    )
+
+
+def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Replicated | fsdp.Sharded]:
+    """Join the other processes, if there are any; returns also how they divide the network among themselves."""
+    accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
+    layout = processes.Replicated(accelerator)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        switches = {"adapter.text_encoder": plan.adapter.text_encoder}
+        switches |= {name: cfg[name] for name in ("compile", "channels_last")}
+        fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
+        layout = fsdp.Sharded(accelerator)
+    if any(other != str(folder) for other in gather_object([str(folder)])):
+        raise ConfigError(f"the processes work in different folders, this one in {folder}; give them run=NAME")
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    return accelerator, layout
+
+
+def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
+    """The model with everything that the configuration changes in it before training."""
+    model: Model = build(cfg, "model")
+    set_attention(model.denoiser, plan.attention, plan.precision.dtype)
+    if cfg.gradient_checkpointing:
+        recompute(model.denoiser, cfg.checkpoint_levels)
+    if cfg.channels_last:
+        model.denoiser.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        model.denoiser.compile()
+    model = plan.adapter.attach(model, processes.autocast(accelerator))
+    model.to(accelerator.device)
+    return model
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """What run.json says of the run's hardware, model, data, battery and weighting."""
+    plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
+    battery, snr = experiment.battery, experiment.plan.diffusion.snr
+    return {
+        "precision": plan.precision.name,
+        "attention": plan.attention,
+        "device": str(accelerator.device),
+        "threads": torch.get_num_threads(),
+        "num_processes": accelerator.num_processes,
+        "distributed": accelerator.distributed_type.value,
+        "parameters": sum(weight.numel() for weight in experiment.model.denoiser.parameters()),
+        "trained_parameters": sum(weight.numel() for weight in experiment.optimization.trained.weights.values()),
+        "pictures": {"train": data.train.images, "validation": len(data.validation)},
+        "skipped": list(data.skipped),
+        "data_fingerprint": experiment.examples.fingerprint,
+        "battery": {
+            "hash": battery.hash,
+            "items": len(battery.x0),
+            "timesteps": battery.t.tolist(),
+            "snr": snr[battery.t].tolist(),
+        },
+        "weighting": weighting_table(plan),
+    }
+
+
+def weighting_table(plan: Plan) -> dict[str, float]:
+    """What the loss weighting does to the prediction's error; the mean is over the timesteps as they are drawn."""
+    weight = plan.loss.scale(plan.diffusion.snr, plan.diffusion.x0_scale).numpy()
+    return {
+        "mean": float(plan.timesteps.probabilities(len(weight)) @ weight),
+        "smallest": float(weight.min()),
+        "largest": float(weight.max()),
+        "zero_steps": int((weight == 0).sum()),
+    }

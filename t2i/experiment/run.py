@@ -1,0 +1,174 @@
+"""One experiment: train what a configuration says, and leave a run folder behind."""
+
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from omegaconf import DictConfig
+
+from t2i.config import ConfigError
+from t2i.distributed import processes
+from t2i.evaluation.battery import evaluate, evaluating
+from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.plan import Plan
+from t2i.publishing.push import Publisher
+from t2i.runs import checkpoints
+from t2i.runs.folder import Run
+from t2i.runs.records import RecordSync, sync_tree
+from t2i.sampling.images import sample
+from t2i.tracking import NoTracker
+from t2i.training.loop import Hooks, Schedule, train
+from t2i.training.recorder import Recorder, recording
+from t2i.training.signals import Interrupted, Stop
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    cfg: DictConfig, plan: Plan, folder: Path, overrides: list[str], choices: dict[str, str] | None = None
+) -> float:
+    """Train the configuration `cfg` in `folder`; returns the final val/loss.
+
+    overrides, choices: the command line and the option of each group, noted in the run folder.
+    """
+    run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
+    publisher = Publisher(**cfg.hub)
+    if run.finished:
+        log.info("%s is finished already; val/loss %.6f", folder, run.result)
+        if run.writes and "pushed" not in run.info:
+            publisher.publish(folder)
+        return run.result
+
+    if run.writes:
+        publisher.check()
+    with run.claimed():
+        run.begin(overrides=overrides, choices=choices or {})
+        with Stop(cfg.max_hours) as stop, _failures_noted(run):
+            _train(cfg, plan, run, overrides, stop)
+    log.info("%s: %s · val/loss %.5f", run.info["state"], run.folder, run.result)
+    if run.writes and run.finished:
+        publisher.publish(folder)
+    return run.result
+
+
+@contextmanager
+def _failures_noted(run: Run) -> Generator[None]:
+    """Note in run.json how the run ended if it did not finish; say what helps where memory ran out."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.end("interrupted")
+        raise
+    except BaseException as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # GPU, CPU
+        with suppress(OSError):  # a full disk
+            run.end("failed", error=f"{'out of memory' if out_of_memory else type(error).__name__}: {error}")
+        if not out_of_memory:
+            raise
+        raise ConfigError(
+            f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller micro_batch_size (the result is the "
+            "same), gradient_checkpointing=true, precision=bf16, or bf16_sr for a new run"
+        ) from error
+
+
+def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> None:
+    experiment = assemble(cfg, plan, run.folder)
+    facts = describe(experiment)
+    run.refuse_changes(facts)
+    run.update(**facts)
+    is_main = experiment.accelerator.is_main_process
+    last_step = checkpoints.resume(run.checkpoints, experiment.state)
+    if not is_main:
+        experiment.meter.reset()  # the main process has the counts of all
+    tracker = plan.tracker if is_main else NoTracker()
+    with recording(run, tracker, cfg.sweep, overrides, cfg.steps, -1 if last_step is None else last_step) as recorder:
+        with stop.patiently():
+            done = train(
+                model=experiment.model,
+                diffusion=plan.diffusion,
+                loss=plan.loss,
+                optimization=experiment.optimization,
+                examples=experiment.examples,
+                schedule=schedule(cfg, first_step=last_step or 0),
+                hooks=hooks(experiment, run, recorder, stop),
+                accelerator=experiment.accelerator,
+            )
+        if done == cfg.steps:
+            optimization = experiment.optimization
+            exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
+            plan.adapter.export(*exported, run.folder / "model", is_main)
+            if run.writes:  # a power cut must not leave a finished run without its results
+                RecordSync(run.folder)(done)
+                sync_tree(run.folder / "model")
+            run.end("finished", final=run.latest())
+        elif stop.signum is not None:
+            raise Interrupted(stop.signum)
+        else:
+            run.end("paused", paused_at=done, final=run.latest())
+
+
+def schedule(cfg: DictConfig, first_step: int) -> Schedule:
+    """How long, how large, how often, as the configuration says."""
+    return Schedule(
+        seed=cfg.seed,
+        steps=cfg.steps,
+        first_step=first_step,
+        batch_size=cfg.batch_size,
+        micro_batch_size=cfg.micro_batch_size,
+        num_workers=cfg.num_workers,
+        log_every=cfg.log_every,
+        validate_every=cfg.validate_every,
+        sample_every=cfg.sample_every,
+        save_every=cfg.save_every,
+        stop_at=cfg.stop_at,
+    )
+
+
+def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> Hooks:
+    """What the loop calls between steps: validation, samples, the records and checkpoints of the run folder."""
+    cfg, plan, model, accelerator = experiment.cfg, experiment.plan, experiment.model, experiment.accelerator
+    ema = experiment.optimization.ema
+
+    def validate(step: int) -> dict[str, float]:
+        metrics, errors = evaluate(experiment.battery, model, plan.diffusion, ema, accelerator)
+        recorder.errors(step, experiment.battery, errors)
+        return metrics
+
+    def sample_images(step: int) -> None:
+        mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
+        with ema.applied(), evaluating(model.denoiser):
+            images = sample(model.pipeline(plan.scheduler), **cfg.samples, places=mine)
+        by_place = dict(gather_object(list(zip(mine, images, strict=True))))
+        if accelerator.is_main_process:
+            recorder.images(step, cfg.samples.prompts, [by_place[place] for place in sorted(by_place)])
+
+    sync_records = RecordSync(run.folder)
+
+    def save(step: int) -> None:
+        vouched = sync_records(step) if run.writes else {}
+        checkpoints.save(
+            run.checkpoints, step, experiment.state, cfg.keep_checkpoints, run.validated(), vouched, writes=run.writes
+        )
+
+    return Hooks(
+        meter=experiment.meter,
+        validate=validate,
+        sample=sample_images,
+        log=recorder.log,
+        save=save,
+        should_stop=partial(_any_process_stops, stop, accelerator),
+    )
+
+
+def _any_process_stops(stop: Stop, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: all stop at the same step."""
+    asked = stop()
+    if accelerator.num_processes > 1:
+        asked = bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device)) > 0)
+    return asked

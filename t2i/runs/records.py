@@ -1,0 +1,86 @@
+"""The records of a run: metrics, validation errors and samples. A checkpoint vouches for those of the steps before it.
+
+A power cut takes everything that was not synced to the disk. The records are therefore synced before the checkpoint is
+renamed, and the checkpoint's manifest lists them with their sizes, so that a run never continues with a gap.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i.runs.files import numbered
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run: Path) -> dict[str, dict[str, float]]:
+    """The lines of metrics.jsonl: text -> its metrics, with the step. Lines that a crash has torn are left out."""
+    file = run / METRICS
+    texts = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    lines = {text: _parsed(text) for text in texts}
+    return {text: line for text, line in lines.items() if isinstance(line, dict) and isinstance(line.get("step"), int)}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def records(run: Path, step: int) -> dict[str, int]:
+    """The records of the steps up to `step`: path below the run folder -> size in bytes."""
+    files = [run / METRICS] if (run / METRICS).is_file() else []
+    for kind, suffix in (("validation", "parquet"), ("samples", "png")):
+        files += [file for number, file in numbered(run / kind, suffix).items() if number <= step]
+    return {file.relative_to(run).as_posix(): file.stat().st_size for file in files}
+
+
+def lost(run: Path, expected: Mapping[str, int]) -> list[str]:
+    """The records that are missing, or of another size; metrics.jsonl may have grown since."""
+    return [name for name, size in expected.items() if not _is_complete(run / name, size)]
+
+
+def _is_complete(file: Path, size: int) -> bool:
+    found = file.stat().st_size if file.is_file() else -1
+    return found >= size if file.name == METRICS else found == size
+
+
+class RecordSync:
+    """Writes the records of a run to the disk, each file once."""
+
+    def __init__(self, run: Path):
+        self.run, self.synced = run, set[str]()
+
+    def __call__(self, step: int) -> dict[str, int]:
+        """Sync the records of the steps up to `step` and the folders that hold them; returns their sizes."""
+        found = records(self.run, step)
+        new = found.keys() - self.synced
+        for name in new:
+            sync(self.run / name)
+        for folder in {(self.run / name).parent for name in new} | {self.run}:
+            sync(folder)
+        if not self.synced:  # the first time: the run folder and its parents may be new
+            for parent in self.run.resolve().parents:
+                sync(parent)
+        self.synced |= new - {METRICS}  # which grows
+        return found
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write a folder and everything below it to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent) / name)
+        sync(Path(parent))
