@@ -16,7 +16,8 @@ def on_page_markdown(markdown: str, **_) -> str:
         from t2i.cli.settings import markdown as tables
         from t2i.cli.settings import settings
 
-        markdown = markdown.replace(SETTINGS, tables(settings()))
+        plain = re.sub(r"(?<![`\\])\b_target_\b", "`_target_`", tables(settings()))  # not in italics
+        markdown = markdown.replace(SETTINGS, plain)
     return re.sub(
         r"^```math\n(.*?)^```$",
         lambda block: f'<div class="formula">{convert(block[1], display="block")}</div>',
