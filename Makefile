@@ -4,10 +4,11 @@ PYTHON ?= python3
 #   make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" train
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+export NO_MKDOCS_2_WARNING := 1  # a notice that Material prints at each build
 
-.PHONY: train test test-slow test-browser lint bench clean
+.PHONY: train test test-slow test-browser lint docs docs-serve bench clean
 
-train: .venv/installed  ## trains the small model on animals and food: minutes on two CPU cores
+train: .venv/installed  ## trains the tiny model on animals and fruit: minutes on two CPU cores
 	$(BIN)/python -m t2i.train $(ARGS)
 
 test: .venv/installed  ## the fast suite: offline, on the CPU
@@ -19,18 +20,25 @@ test-slow: .venv/installed  ## whole sweeps that are killed, and other things th
 test-browser: .venv/installed  ## needs Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
-lint: .venv/installed
+lint: .venv/installed  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/pyrefly check --output-format=min-text
 
-bench: .venv/installed  ## t2i against the usual loop and the bare step, on the small model: minutes
+docs: .venv/installed  ## the documentation, into site/; a broken link fails
+	$(BIN)/mkdocs build --strict $(ARGS)
+
+docs-serve: .venv/installed  ## the documentation at http://127.0.0.1:8000, while you write
+	$(BIN)/mkdocs serve $(ARGS)
+
+bench: .venv/installed  ## t2i against the usual loop and the bare step, on the tiny model: minutes
 	$(BIN)/python benchmarks/speed.py --set tiny $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	$(BIN)/pip install --quiet --editable ".[dev,docs]" --constraint constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site
