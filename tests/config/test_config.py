@@ -171,7 +171,10 @@ def test_settings_that_a_target_does_not_take():
             ["scheduler=ddpm", "scheduler.beta_schedule=lin"],
             "scheduler: lin is not implemented",
         ),
-        (["scheduler.timestep_spacing=trailling"], "scheduler: it can't sample (trailling is not supported"),
+        (
+            ["scheduler.timestep_spacing=trailling"],
+            "scheduler: this scheduler can't sample (trailling is not supported",
+        ),
         (["scheduler.rescale_betas_zero_snr=no"], "scheduler.rescale_betas_zero_snr=no must be true, false or null"),
         (["samples.prompts=[]"], "samples.prompts is empty; to generate no samples, use sample_every=0"),
         (["threads=-1"], "threads=-1 must be at least 1"),
