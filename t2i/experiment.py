@@ -24,9 +24,9 @@ from t2i.diffusion.process import Diffusion
 from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery, battery, evaluate, evaluating
 from t2i.models.attention import recompute, set_attention
-from t2i.optim.ema import EMA, NoEMA
+from t2i.optim.ema import WeightAverage
 from t2i.optim.precision import MIXED_PRECISION
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import TrainedWeights, hold_weights
 from t2i.plan import Plan
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
@@ -48,12 +48,12 @@ class Parts:
 
     schedule: Schedule
     model: Any  # a class of t2i.models
-    trained: Trained
+    trained: TrainedWeights
     diffusion: Diffusion
     loss: Weighting
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
-    ema: EMA | NoEMA
+    ema: WeightAverage
     examples: Readable
     accelerator: Accelerator
     state: dict[str, Stateful]  # what of these a checkpoint holds
@@ -103,7 +103,7 @@ def _run(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop
                 return metrics
 
             def draw(step: int) -> None:
-                mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
+                mine = processes.assigned(range(len(cfg.samples.prompts)), accelerator)
                 with parts.ema.applied(), evaluating(parts.model.denoiser):
                     images = sample(parts.model.pipeline(plan.scheduler), **cfg.samples, places=mine)
                 images = dict(gather_object(list(zip(mine, images, strict=True))))
@@ -189,13 +189,13 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Parts, Battery,
     fixed = battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation)
 
     model.denoiser.to(accelerator.device).train()
-    trained = Trained(model.denoiser, plan.precision)
+    trained = hold_weights(model.denoiser, plan.precision)
     optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
     trained.attach(optimizer)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
     trained, prepared = layout.prepare(model, trained, optimizer)
     plan.ema.track(trained, optimizer)
-    state = layout.parts(denoiser=trained, optimizer=prepared, lr_scheduler=lr_scheduler, ema=plan.ema)
+    state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
     schedule = Schedule(**{name: cfg[name] for name in Schedule.__dataclass_fields__})

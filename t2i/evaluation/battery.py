@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2i.data.latent_cache import Encoded
 from t2i.diffusion.process import Diffusion
-from t2i.distributed.processes import shares
+from t2i.distributed.processes import assigned
 from t2i.evaluation.metrics import snr_bins
 from t2i.rng import generator
 
@@ -48,7 +48,7 @@ class Battery:
         The processes share the work, each batch whole, so that their number changes no bit.
         """
         device, parts = accelerator.device, []
-        for cells in shares(self._batches(), accelerator):
+        for cells in assigned(self._batches(), accelerator):
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             x0 = torch.stack([self.x0[item] for item in items]).to(device)
             noised = diffusion.add_noise(x0, self.noise(cells).to(device), t.to(device))

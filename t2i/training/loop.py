@@ -14,8 +14,8 @@ from t2i.data.loader import MicroBatches, Readable, loader
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.residuals import squared_error
-from t2i.optim.ema import EMA, NoEMA
-from t2i.optim.trained_weights import Trained
+from t2i.optim.ema import WeightAverage
+from t2i.optim.trained_weights import TrainedWeights
 from t2i.rng import step_seed
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
@@ -63,12 +63,12 @@ class Observers:
 def train(
     schedule: Schedule,
     model,
-    trained: Trained,
+    trained: TrainedWeights,
     diffusion: Diffusion,
     loss: Weighting,
     optimizer: torch.optim.Optimizer,
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ema: EMA | NoEMA,
+    ema: WeightAverage,
     examples: Readable,
     accelerator: Accelerator,
     state: Mapping[str, Stateful],
