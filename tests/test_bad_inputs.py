@@ -58,7 +58,7 @@ optimizer.lr=fast                               | optimizer.lr=fast must be a nu
 optimizer.betas=[2,3]                           | Invalid beta parameter at index 0: 2
 optimizer.eps=-1                                | Invalid epsilon value: -1
 optimizer._target_=torch.optim.AdamX            | optimizer._target_=torch.optim.AdamX can't be imported
-lr_scheduler.decay_share=2                      | lr_scheduler.decay_share=2 is a share of the steps
+lr_scheduler.decay_share=2                      | lr_scheduler.decay_share=2 must be a fraction of the steps
 precision.dtype=fp8                             | precision.dtype=fp8 is not known; choose from auto, fp32, fp16, bf16
 precision=fp16                                  | precision=fp16 needs a GPU
 ema.decay=1.5                                   | ema.decay=1.5 must be in [0, 1)
@@ -67,13 +67,13 @@ tracker.mode=on                                 | tracker.mode=on is not known; 
 scheduler.prediction_type=noise                 | scheduler.prediction_type=noise is not known; choose from epsilon
 scheduler=zero_terminal_snr scheduler.prediction_type=epsilon | zero terminal SNR
 scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: it can't sample
-timesteps=biased timesteps.portion=2            | timesteps.portion=2 is a share of the timesteps: between 0 and 1
-timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 is no bias
+timesteps=biased timesteps.portion=2            | timesteps.portion=2 must be a fraction of the timesteps
+timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 means no bias
 timesteps=biased timesteps.strategy=often       | timesteps.strategy=often is not known; choose from earlier
 timesteps=logit_normal timesteps.std=0          | timesteps.std=0 must be positive
 adapter=lora adapter.rank=0                     | adapter.rank=0 must be positive
 adapter=lora adapter.init=zeros                 | adapter.init=zeros is not known; choose from kaiming, gaussian
-adapter=lora adapter.dropout=1                  | adapter.dropout=1 is a share of the inputs
+adapter=lora adapter.dropout=1                  | adapter.dropout=1 must be a fraction of the inputs
 adapter=lora model.pretrained=false             | model.pretrained=false leaves nothing to adapt
 model.path=./nowhere                            | model.path=./nowhere holds no pipeline (no model_index.json)
 model.pathh=tiny                                | Could not override 'model.pathh'
