@@ -21,9 +21,10 @@ class PipelineParts:
     """
 
     def __init__(self, path: str, classes: Mapping[str, Any], pretrained: bool, variant: str | None):
-        """path: a folder. classes: of each part. pretrained: otherwise the denoiser is drawn from torch's seed.
+        """path: a folder. classes: the class of each part, by its name.
 
-        variant: of the weights files, such as fp16 in `model.fp16.safetensors`; None: those without a variant.
+        pretrained: false gives the denoiser fresh weights, drawn from torch's seed. variant: which of several files of
+        weights is read, such as fp16 for `model.fp16.safetensors`; None: the one without a variant.
         """
         self.folder, self.classes, self.pretrained, self.variant = Path(path), classes, pretrained, variant
         self.device = torch.device("cpu")
