@@ -79,12 +79,8 @@ def peak_gb() -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
-    has = {
-        "AVX2": torch.cpu._is_avx2_supported(),
-        "AVX-512": torch.cpu._is_avx512_supported(),
-        "AVX512-BF16": torch.cpu._is_avx512_bf16_supported(),
-        "AMX": torch.cpu._is_amx_tile_supported(),
-    }
+    capabilities = torch.cpu.get_capabilities()
+    names_of = {"avx2": "AVX2", "avx512_f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_tile": "AMX"}
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -93,7 +89,7 @@ def machine() -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "features": [name for name, there in has.items() if there],
+        "features": [name for key, name in names_of.items() if capabilities.get(key)],
         "torch": torch.__version__,
     }
 

@@ -16,11 +16,11 @@ from t2i.config.instantiate import build, check_signature, check_targets
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Distribution
+from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
-from t2i.models.lora import LoRA, NoAdapter
-from t2i.optim.ema import EMA, NoEMA
+from t2i.optim.ema import WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 from t2i.tracking import Tracker
 
 
@@ -32,8 +32,8 @@ class Plan:
     attention: str  # sdpa, math, by_size or xformers
     loss: Weighting
     timesteps: Distribution
-    ema: EMA | NoEMA
-    adapter: NoAdapter | LoRA
+    ema: WeightAverage
+    adapter: Adapter
     tracker: Tracker
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
@@ -87,7 +87,7 @@ def check_the_rest(cfg: DictConfig) -> None:
 def rehearse(cfg: DictConfig) -> None:
     """Build optimizer, learning-rate schedule and average for one dummy weight, so that bad settings fail now."""
     try:
-        trained = Trained(torch.nn.Linear(1, 1, bias=False))
+        trained = hold_weights(torch.nn.Linear(1, 1, bias=False))
         optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
         build(cfg, "lr_scheduler")(optimizer)
         build(cfg, "ema").track(trained, optimizer)

@@ -67,13 +67,13 @@ tracker.mode=on                                 | tracker.mode=on is not known; 
 scheduler.prediction_type=noise                 | scheduler.prediction_type=noise is not known; choose from epsilon
 scheduler=zero_terminal_snr scheduler.prediction_type=epsilon | zero terminal SNR
 scheduler=ddpm scheduler.num_train_timesteps=0  | scheduler: this scheduler can't sample
-timesteps=biased timesteps.portion=2            | timesteps.portion=2 is a share of the timesteps: between 0 and 1
-timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 is no bias
+timesteps=biased timesteps.portion=2            | timesteps.portion=2 must be a fraction of the timesteps
+timesteps=biased timesteps.multiplier=-1        | timesteps.multiplier=-1 must be positive; 1 means no bias
 timesteps=biased timesteps.strategy=often       | timesteps.strategy=often is not known; choose from earlier
 timesteps=logit_normal timesteps.std=0          | timesteps.std=0 must be positive
 adapter=lora adapter.rank=0                     | adapter.rank=0 must be positive
 adapter=lora adapter.init=zeros                 | adapter.init=zeros is not known; choose from kaiming, gaussian
-adapter=lora adapter.dropout=1                  | adapter.dropout=1 is a share of the inputs
+adapter=lora adapter.dropout=1                  | adapter.dropout=1 must be a fraction of the inputs
 adapter=lora model.pretrained=false             | model.pretrained=false leaves no base to adapt
 model.path=./nowhere                            | model.path=./nowhere holds no pipeline (no model_index.json)
 model.pathh=tiny                                | Could not override 'model.pathh'

@@ -1,10 +1,10 @@
-"""Losses: an error, times a weighting written once as w(SNR), the weight of the squared x0 error.
+"""Losses: an error times a weighting w(SNR), the weight of the squared x0 error.
 
-    loss = w(SNR) · x0_scale · error(prediction, target)        error: ‖prediction − target‖², or a robust shape of it
+    loss = w(SNR) · x0_scale · error(prediction, target)        error: ‖prediction − target‖², or a robust form of it
 
-`x0_scale` turns the squared error of whatever is predicted (epsilon, v, x0) into that of x0, so the same w trains the
-same thing with every prediction type. A new loss is one class here, one file in conf/loss/, and one truth in
-tests/test_losses.py.
+`x0_scale` turns the squared error of whatever is predicted (epsilon, v, x0) into that of x0, so one w means the same
+with every prediction type. A new loss is one class here, one file in conf/loss/, and one test in
+tests/diffusion/test_losses.py.
 """
 
 import logging
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2i.config import ConfigError, check_positive
 from t2i.diffusion.process import Diffusion, Noised
-from t2i.diffusion.residuals import Squared
+from t2i.diffusion.residuals import ErrorShape
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ class Weighting:
     """
 
     normalize: bool
-    error: Squared
+    error: ErrorShape
     mean: float = field(default=1.0, init=False, repr=False)  # what `normalize` divides by, from `prepare`
 
     def weight(self, snr: Tensor) -> Tensor:
-        """w(SNR), same shape as `snr`."""
+        """w(SNR), in the shape of `snr`."""
         raise NotImplementedError
 
     def scale(self, snr: Tensor, x0_scale: Tensor) -> Tensor:
@@ -46,7 +46,10 @@ class Weighting:
         return self.scale(noised.snr, noised.x0_scale) * self.error(prediction, noised)
 
     def prepare(self, diffusion: Diffusion, probabilities: np.ndarray) -> None:
-        """Settle what depends on the process and on the probability of each timestep, [T]; refuse what is undefined."""
+        """Compute what depends on the noise schedule and on the probability of each timestep, [T].
+
+        ConfigError if the weight of a timestep is infinite or not a number.
+        """
         self.error.prepare(diffusion)
         self.mean = 1.0
         name, snr = type(self).__name__, diffusion.snr
@@ -54,19 +57,17 @@ class Weighting:
         if (undefined := ~scale.isfinite()).any():
             raise ConfigError(
                 f"loss: {name} has no finite weight at timestep {_span(undefined)} of this noise schedule, where the "
-                f"signal-to-noise ratio is {snr[undefined].min():.3g}; loss=mse has, and so has loss=minsnr with "
+                f"signal-to-noise ratio is {snr[undefined].min():.3g}; use loss=mse, or loss=minsnr with "
                 "scheduler.prediction_type=v_prediction"
             )
         if (zero := scale == 0).any():
-            log.warning(
-                "loss: the weight of %s is exactly zero at %d of %d timesteps (%s), where nothing is learned; "
-                "loss=mse and loss=truncated_snr weigh them all", name, zero.sum(), len(scale), _span(zero),
-            )  # fmt: skip
+            where = f"{zero.sum()} of {len(scale)} timesteps ({_span(zero)})"
+            log.warning("loss: the weight of %s is exactly zero at %s, so nothing is learned there", name, where)
         mean = float((torch.as_tensor(probabilities) * scale).sum())
         if self.normalize and mean == 0:
             raise ConfigError(
                 f"loss.normalize=true divides by the mean weight, but {name} is zero at every timestep that is drawn; "
-                "choose another loss=... or timesteps=..."
+                "use another loss or other timesteps, or loss.normalize=false"
             )
         if self.normalize:
             self.mean = mean
@@ -86,7 +87,7 @@ class MinSNR(Weighting):
     snr_gamma: float
 
     def __post_init__(self):
-        check_positive("loss.snr_gamma", self.snr_gamma, "the paper uses 5 (for no weighting: loss=mse)")
+        check_positive("loss.snr_gamma", self.snr_gamma, "the paper uses 5 (for no weighting use loss=mse)")
 
     def weight(self, snr: Tensor) -> Tensor:
         return snr.clamp(max=self.snr_gamma)
@@ -123,7 +124,7 @@ class P2(Weighting):
     def __post_init__(self):
         check_positive("loss.k", self.k, "the paper uses 1")
         if not self.p >= 0:
-            raise ConfigError(f"loss.p={self.p} must be at least 0; the paper uses 0.5 and 1 (0 is the epsilon error)")
+            raise ConfigError(f"loss.p={self.p} must be at least 0; the paper uses 0.5 and 1 (0: the epsilon error)")
 
     def weight(self, snr: Tensor) -> Tensor:
         return snr / (self.k + snr) ** self.p
@@ -136,13 +137,13 @@ class EDM(Weighting):
     sigma_data: float
 
     def __post_init__(self):
-        check_positive("loss.sigma_data", self.sigma_data, "the standard deviation of the latents is about 1")
+        check_positive("loss.sigma_data", self.sigma_data, "1 is about the standard deviation of the latents")
 
     def weight(self, snr: Tensor) -> Tensor:
         return snr + self.sigma_data**-2
 
 
 def _span(mask: Tensor) -> str:
-    """The first and the last true place of a mask."""
+    """The first and the last index at which a mask is true."""
     first, last = mask.nonzero().flatten()[[0, -1]].tolist()
     return str(first) if first == last else f"{first}–{last}"

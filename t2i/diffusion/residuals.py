@@ -1,6 +1,7 @@
-"""The shape of the error of an example: squared, or one that forgives outliers."""
+"""The error of an example, from its residuals: squared, or less sensitive to outliers."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,27 +11,38 @@ from t2i.diffusion.process import Diffusion, Noised
 
 
 def residual(prediction: Tensor, noised: Noised) -> Tensor:
-    """What is wrong in a prediction, [B, C·H·W], in the precision of the latents rather than of autocast."""
+    """Prediction − target, [B, C·H·W], in the type of the latents rather than of autocast."""
     return (prediction.to(noised.target.dtype) - noised.target).flatten(1)
 
 
 def squared_error(prediction: Tensor, noised: Noised) -> Tensor:
-    """Mean squared error of each example in the space that is predicted, [B]."""
+    """Mean squared error of each prediction, [B]."""
     return residual(prediction, noised).square().mean(1)
+
+
+class ErrorShape(Protocol):
+    """An error of each example that a weighting weighs."""
+
+    def prepare(self, diffusion: Diffusion) -> None:
+        """Compute what depends on the noise schedule."""
+        ...
+
+    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
+        """Error of each example, [B]."""
+        ...
 
 
 class Squared:
     """r², averaged over the residuals r of an example."""
 
     def prepare(self, diffusion: Diffusion) -> None:
-        """Settle what depends on the process."""
+        pass
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
-        """Error of each example, [B]."""
         return squared_error(prediction, noised)
 
 
-# c at each timestep, [T], as in kohya-ss/sd-scripts (get_huber_threshold_if_needed, huber_scale=1).
+# schedule -> c at each timestep, [T], as in kohya-ss/sd-scripts (get_huber_threshold_if_needed, huber_scale=1).
 THRESHOLDS = {
     "constant": lambda c, diffusion: torch.full_like(diffusion.snr, c),
     # c^(t/T): from 1 at the clean end to c at the noisy end
@@ -41,7 +53,7 @@ THRESHOLDS = {
 
 
 @dataclass(kw_only=True)
-class Huber(Squared):
+class Huber:
     """Pseudo-Huber: 2c (√(r² + c²) − c), which is r² for |r| ≪ c and 2c|r| for |r| ≫ c (Charbonnier et al. 1997).
 
     As `loss_type=huber` of kohya-ss/sd-scripts, with c from a schedule over the timesteps.
@@ -52,7 +64,7 @@ class Huber(Squared):
     thresholds: Tensor | None = field(default=None, init=False, repr=False)  # [T], from `prepare`
 
     def __post_init__(self):
-        check_positive("error.c", self.c, "sd-scripts uses 0.1 (for the squared error: error=squared)")
+        check_positive("error.c", self.c, "sd-scripts uses 0.1 (for the squared error use error=squared)")
         if self.schedule not in THRESHOLDS:
             raise ConfigError(f"error.schedule={self.schedule} is not known; choose from {', '.join(THRESHOLDS)}")
 
@@ -67,13 +79,13 @@ class Huber(Squared):
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
         r = residual(prediction, noised)
         root = (1 + (r / self.threshold(noised)[:, None]).square()).sqrt()
-        return (2 * r.square() / (1 + root)).mean(1)  # the formula, without a difference of nearly equal numbers
+        return (2 * r.square() / (1 + root)).mean(1)  # the same formula, without subtracting nearly equal numbers
 
 
 class SmoothL1(Huber):
-    """2 (√(r² + c²) − c): Huber / c, which is r²/c for |r| ≪ c and 2|r| for |r| ≫ c, whatever c.
+    """2 (√(r² + c²) − c): Huber / c, which is r²/c for |r| ≪ c, and 2|r| for |r| ≫ c whatever c is.
 
-    As `loss_type=smooth_l1` of kohya-ss/sd-scripts. With a schedule, 1/c also weighs the timesteps.
+    As `loss_type=smooth_l1` of kohya-ss/sd-scripts. Where c varies with the timestep, 1/c weighs the timesteps as well.
     """
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:

@@ -1,8 +1,7 @@
-"""Which timesteps are trained how often.
+"""Distributions over timesteps: how often each one is trained.
 
-A distribution over timesteps is used through its quantile function: it turns a uniform number u in [0, 1) into a
-timestep. Every example brings its own u, so the distribution needs no random state, and stratifying the batch means
-spreading the u.
+A distribution is used through its quantile function, which turns a uniform number u in [0, 1) into a timestep. Every
+example has its own u, so a distribution needs no random state, and stratifying a batch means spreading the u.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ class Distribution:
         return np.searchsorted(cumulative / cumulative[-1], u, side="right").clip(max=num_timesteps - 1)
 
     def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
-        """The u [B] of the examples at these positions of the endless order, evened out over the optimizer step."""
+        """The u [B] of the examples at these positions of the training order, spread over their optimizer step."""
         return u
 
 
@@ -62,9 +61,10 @@ STRATEGIES = ("earlier", "later", "range", "none")
 
 @dataclass(kw_only=True)
 class Biased(Distribution):
-    """Some timesteps `multiplier` times as often as the others (`--timestep_bias_*` of train_text_to_image_sdxl.py).
+    """Some timesteps are drawn `multiplier` times as often as the others (train_text_to_image_sdxl.py of Diffusers).
 
-    Which: a `portion` of all, at the clean end (earlier) or the noisy end (later), or begin ≤ t < end (range).
+    strategy: earlier and later favour a `portion` of the timesteps, at the clean or at the noisy end; range favours
+    begin ≤ t < end; none favours none.
     """
 
     strategy: str
@@ -77,15 +77,18 @@ class Biased(Distribution):
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"timesteps.strategy={self.strategy} is not known; choose from {', '.join(STRATEGIES)}")
         if not self.multiplier > 0:
-            raise ConfigError(f"timesteps.multiplier={self.multiplier} must be positive; 1 is no bias")
+            raise ConfigError(f"timesteps.multiplier={self.multiplier} must be positive; 1 means no bias")
         if not 0 <= self.portion <= 1:
-            raise ConfigError(f"timesteps.portion={self.portion} is a share of the timesteps: between 0 and 1")
+            raise ConfigError(
+                f"timesteps.portion={self.portion} must be a fraction of the timesteps, between 0 and 1; the script's "
+                "default is 0.25"
+            )
         if not 0 <= self.begin < self.end:
             raise ConfigError(f"timesteps.begin={self.begin} must be at least 0 and below timesteps.end={self.end}")
 
     def probabilities(self, num_timesteps: int) -> np.ndarray:
         if self.strategy == "range" and self.end > num_timesteps:
-            raise ConfigError(f"timesteps.end={self.end} is beyond the last timestep; at most {num_timesteps}")
+            raise ConfigError(f"timesteps.end={self.end} is beyond the last timestep; use at most {num_timesteps}")
         count = int(self.portion * num_timesteps)
         begin, end = {
             "earlier": (0, count),
@@ -102,7 +105,7 @@ class Biased(Distribution):
 class Stratified(Distribution):
     """Each example of an optimizer step draws from its own 1/batch_size of a distribution (cf. Kingma et al. 2021).
 
-    Over many steps every timestep comes as often as without; within one step the timesteps are spread evenly.
+    Every timestep comes as often as without strata, but those of one step are spread evenly.
     """
 
     distribution: Distribution

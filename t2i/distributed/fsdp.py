@@ -1,13 +1,13 @@
-"""A network that the processes share out, as `accelerate launch --use_fsdp --fsdp_version 2` asks for it.
+"""A network whose weights are divided among the processes (`accelerate launch --use_fsdp --fsdp_version 2`).
 
-Each holds its slice of every weight, of its moments and of its average, and the weights are brought together for the
-time of their use (Zhao et al. 2023, arXiv 2304.11277; PyTorch's `fully_shard`, whose slices are DTensors). Checkpoints
-hold whole tensors, so that any number of processes can go on from them, sharded or not.
+Each process holds a slice of every weight, of its moments and of its average; the complete weights are gathered only
+while they are used (Zhao et al. 2023, arXiv 2304.11277; PyTorch's `fully_shard`, whose slices are DTensors).
+Checkpoints hold complete tensors, so that any number of processes can resume from them, sharded or not.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,18 +18,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from t2i.config import ConfigError
 from t2i.distributed.processes import autocast
+from t2i.models.model import Model
 from t2i.optim.precision import Precision
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import NetworkWeights, TrainedWeights, load_weights
 from t2i.runs.checkpoints import Stateful
 
-# Their state is as large as the weights, or one number; each number of it depends on one weight.
+# Their state of a weight is a tensor of its shape or one number, and each element depends on one element of the weight.
 OPTIMIZERS = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD", "schedulefree.AdamWScheduleFree")
 
 
 def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[str, bool]) -> None:
-    """Refuse what can't be sharded.
+    """ConfigError for settings that can't be sharded.
 
-    plugin: accelerate's. optimizer: its `_target_`. switches: settings that have to be false, by their names.
+    plugin: Accelerate's. optimizer: its `_target_`. switches: settings that must be false, by name.
     """
     otherwise = "or accelerate launch --multi_gpu, which shards nothing"
     if precision.dtype == "fp16":
@@ -39,7 +40,7 @@ def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[s
             f"precision.weights={precision.weights} is not supported with FSDP; use precision.weights=fp32, {otherwise}"
         )
     if optimizer not in OPTIMIZERS:
-        raise ConfigError(f"optimizer: {optimizer} does not step shards (FSDP); use optimizer=adamw, {otherwise}")
+        raise ConfigError(f"optimizer: {optimizer} can't update slices (FSDP); use optimizer=adamw, {otherwise}")
     for name, on in switches.items():
         if on:
             raise ConfigError(f"{name}=true is not supported with FSDP; use {name}=false, {otherwise}")
@@ -50,54 +51,51 @@ def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[s
 
 
 class Sharded:
-    """Every process holds its slice of each weight; like `processes.Replicated`."""
+    """A layout in which every process holds a slice of each weight."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
 
     def prepare(
-        self, model: Any, trained: Trained, optimizer: torch.optim.Optimizer
-    ) -> tuple[Trained, torch.optim.Optimizer]:
-        """Shard the model's denoiser, and let the optimizer step the shards; returns what is then trained.
+        self, model: Model, trained: NetworkWeights, optimizer: torch.optim.Optimizer
+    ) -> tuple[TrainedWeights, torch.optim.Optimizer]:
+        """Shard the model's denoiser, and let the optimizer update the slices.
 
-        What is multiplied in bfloat16 is cast by autocast, as without FSDP: the policy that accelerate sets would cast
-        biases, norms and the sums of gradients as well, and train another network than one process does.
+        Autocast casts what is multiplied in bfloat16, as without FSDP. The policy that Accelerate sets would also cast
+        biases, norms and the sums of gradients, and so train another network than one process does.
         """
-        hollow = _hollow(model.denoiser)
-        self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        unsharded = _without_values(model.denoiser)
+        if plugin := self.accelerator.state.fsdp_plugin:
+            plugin.mixed_precision_policy = None
         if self.accelerator.native_amp:
             model.denoiser.forward = autocast(self.accelerator)(model.denoiser.forward)
         model.denoiser, optimizer = self.accelerator.prepare(model.denoiser, optimizer)
-        return Shards(model, hollow, self.accelerator.is_main_process), optimizer
+        return ShardedWeights(model, unsharded, self.accelerator.is_main_process), optimizer
 
-    def parts(self, optimizer: torch.optim.Optimizer, **parts: Stateful) -> dict[str, Stateful]:
-        """The parts of a checkpoint, as any number of processes can load them."""
+    def checkpoint_state(self, optimizer: torch.optim.Optimizer, **others: Stateful) -> dict[str, Stateful]:
         main = self.accelerator.is_main_process
-        whole = {name: Whole(part, main) for name, part in parts.items()}
-        return {"optimizer": WholeOptimizer(optimizer, main), **whole}
+        gathered = {name: GatheredState(part, main) for name, part in others.items()}
+        return {"optimizer": GatheredOptimizerState(optimizer, main), **gathered}
 
 
-class Shards(Trained):
-    """What of a sharded network is trained: the weights are slices, and those of the optimizer."""
+class ShardedWeights:
+    """Trained weights of which this process holds slices; the optimizer updates the slices."""
 
-    def __init__(self, model: Any, hollow: nn.Module, writes: bool):
-        """hollow: the model's denoiser as it was before it was sharded, but without values.
+    def __init__(self, model: Model, unsharded: nn.Module, writes: bool):
+        """unsharded: a copy of the denoiser from before it was sharded, without values.
 
-        writes: whether this process is the one that exports; the others gather nothing.
+        writes: whether this process exports the model; the others take part in gathering and keep nothing.
         """
-        self.model, self.hollow, self.writes = model, hollow, writes
+        self.model, self.unsharded, self.writes = model, unsharded, writes
         named = model.denoiser.named_parameters()
-        self.parameters = {name: weight for name, weight in named if weight.requires_grad}
-        self.weights = dict(self.parameters)
+        self.weights: dict[str, Tensor] = {name: weight for name, weight in named if weight.requires_grad}
+
+    def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        """See `TrainedWeights.replaced`; with `dtype` the model's denoiser is complete in the process that writes."""
+        return self._gathered(tensors, dtype) if dtype else self._swapped(tensors)
 
     @contextmanager
-    def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within, the network has these slices for weights; with `dtype`, to be saved, it is whole and not sharded."""
-        with self._gathered(tensors, dtype) if dtype else self._swapped(tensors):
-            yield
-
-    @contextmanager
-    def _swapped(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    def _swapped(self, tensors: Mapping[str, Tensor]) -> Generator[None, None, None]:
         own = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self._set(tensors)
         try:
@@ -111,24 +109,30 @@ class Shards(Trained):
             weight.copy_(tensors[name])
         for module in self.model.denoiser.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # without a backward pass the outermost keeps what it has brought together
+                module.reshard()  # without a backward pass the outermost module keeps the weights that it gathered
 
     @contextmanager
-    def _gathered(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[None]:
-        own = self.model.denoiser
-        whole = {name: gather(tensors[name].detach(), self.writes).to(dtype) for name in self.weights}
+    def _gathered(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Generator[None, None, None]:
+        sharded = self.model.denoiser
+        complete = {name: gather(tensors[name].detach(), self.writes).to(dtype) for name in self.weights}
         if self.writes:
-            self.hollow.load_state_dict(whole, strict=False, assign=True)
-        self.model.denoiser = self.hollow
+            self.unsharded.load_state_dict(complete, strict=False, assign=True)
+        self.model.denoiser = self.unsharded
         try:
             yield
         finally:
-            self.model.denoiser = own
-            self.hollow.to("meta")
+            self.model.denoiser = sharded
+            self.unsharded.to("meta")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.weights)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_weights(self.weights, state)
 
 
-def _hollow(network: nn.Module) -> nn.Module:
-    """A copy without values, which takes no memory."""
+def _without_values(network: nn.Module) -> nn.Module:
+    """A copy whose parameters take no memory."""
     empty = {
         id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=weight.requires_grad)
         for weight in network.parameters()
@@ -136,56 +140,62 @@ def _hollow(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, empty)
 
 
-class Whole:
-    """A part of a checkpoint that has slices, as one that has whole tensors. Every process has to call it.
+class GatheredState:
+    """A sharded part of a checkpoint, read and written as complete tensors. Every process has to call its methods.
 
-    keeps: whether this process gets the tensors; the others take part only.
+    keeps: whether this process gets the tensors; the others only take part.
     """
 
     def __init__(self, part: Stateful, keeps: bool):
         self.part, self.keeps = part, keeps
 
     def state_dict(self) -> dict[str, Any]:
-        return self._whole(self.part.state_dict())
+        return self._complete(self.part.state_dict())
 
-    def _whole(self, tree: Any) -> Any:
+    def _complete(self, tree: Any) -> Any:
         if isinstance(tree, dict):
-            return {key: self._whole(value) for key, value in tree.items()}
-        return gather(tree, self.keeps) if isinstance(tree, DTensor) else tree
+            return {key: self._complete(value) for key, value in tree.items()}
+        return gather(tree, self.keeps)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         own = self.part.state_dict()
         self.part.load_state_dict({key: slice_like(own.get(key), value) for key, value in state.items()})
 
 
-class WholeOptimizer(Whole):
-    """The same of an optimizer, whose state of a weight is sliced as the weight is."""
+class GatheredOptimizerState(GatheredState):
+    """The state of an optimizer whose weights are slices; the state of a weight is sliced as the weight is."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, keeps: bool):
+        super().__init__(optimizer, keeps)
+        self.optimizer = optimizer
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        weights = [weight for group in self.part.param_groups for weight in group["params"]]
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         sliced = {
-            place: {
-                name: slice_like(weights[place], value) if _alike(weights[place], value) else value
+            index: {
+                name: slice_like(weights[index], value) if _has_shape_of(weights[index], value) else value
                 for name, value in states.items()
             }
-            for place, states in state["state"].items()
+            for index, states in state["state"].items()
         }
-        self.part.load_state_dict(state | {"state": sliced})
+        self.optimizer.load_state_dict(state | {"state": sliced})
 
 
-def _alike(weight: Tensor, value: Any) -> bool:
+def _has_shape_of(weight: Tensor, value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape == weight.shape
 
 
-def gather(tensor: Tensor, keeps: bool) -> Tensor:
-    """All of it, on the CPU; an empty tensor for a process that does not keep it."""
-    whole = tensor.full_tensor()
-    return whole.cpu() if keeps else whole.new_empty(0)
+def gather(value: Any, keeps: bool) -> Any:
+    """The complete tensor, on the CPU, if `value` is a slice; an empty tensor in a process that does not keep it."""
+    if not isinstance(value, DTensor):
+        return value
+    complete = value.full_tensor()
+    return complete.cpu() if keeps else complete.new_empty(0)
 
 
-def slice_like(own: Any, whole: Any) -> Any:
-    """This process's slice of `whole`, where `own` is a slice; no process asks another."""
+def slice_like(own: Any, complete: Any) -> Any:
+    """This process's slice of `complete` if `own` is a slice, else `complete`; processes do not communicate."""
     if not isinstance(own, DTensor):
-        return whole
-    sliced = distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
-    return sliced.clone()  # a view would keep the whole
+        return complete
+    sliced = distribute_tensor(complete.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+    return sliced.clone()  # a view would keep the complete tensor in memory

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from t2i.data.latent_cache import Encoded
 from t2i.diffusion.process import Diffusion
-from t2i.distributed.processes import shares
+from t2i.distributed.processes import assigned
 from t2i.evaluation.metrics import snr_bins
 from t2i.models.model import Model
-from t2i.optim.ema import EMA, NoEMA
+from t2i.optim.ema import WeightAverage
 from t2i.rng import generator
 
 FORWARD_LATENTS = 64 * 16 * 16  # latent pixels per forward pass; fixed, so that no training setting changes a bit
@@ -50,7 +50,7 @@ class Battery:
         The processes divide whole batches among themselves, so that their number does not change a bit.
         """
         device, parts = accelerator.device, []
-        for cells in shares(self._batches(), accelerator):
+        for cells in assigned(self._batches(), accelerator):
             items, t = cells // len(self.t), torch.from_numpy(self.t[cells % len(self.t)])
             x0 = torch.stack([self.x0[item] for item in items]).to(device)
             noised = diffusion.add_noise(x0, self.noise(cells).to(device), t.to(device))
@@ -112,7 +112,7 @@ def summary(errors: np.ndarray, diffusion: Diffusion, t: np.ndarray) -> dict[str
 
 
 def evaluate(
-    battery: Battery, model: Model, diffusion: Diffusion, ema: EMA | NoEMA, accelerator: Accelerator
+    battery: Battery, model: Model, diffusion: Diffusion, ema: WeightAverage, accelerator: Accelerator
 ) -> tuple[dict[str, float], dict]:
     """Metrics as val/... (raw weights) and val/ema/..., and the errors [N, K] they are computed from, by prefix."""
     metrics, errors = {}, {}

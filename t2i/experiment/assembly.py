@@ -20,7 +20,7 @@ from t2i.evaluation.battery import Battery, make_battery
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
 from t2i.optim.precision import MIXED_PRECISION
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 from t2i.plan import Plan
 from t2i.runs.checkpoints import Stateful
 from t2i.training import memory
@@ -65,7 +65,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         memory.keep_freed()
 
     model.denoiser.to(accelerator.device).train()
-    trained = Trained(model.denoiser, plan.precision)
+    trained = hold_weights(model.denoiser, plan.precision)
     optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
     trained.attach(optimizer)
     lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
@@ -73,7 +73,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     plan.ema.track(trained, optimizer)
     max_grad_norm = cfg.max_grad_norm or float("inf")
     meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps)
-    state = layout.parts(denoiser=trained, optimizer=prepared, lr_scheduler=lr_scheduler, ema=plan.ema)
+    state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
     return Experiment(

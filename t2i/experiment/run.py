@@ -141,7 +141,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         return metrics
 
     def sample_images(step: int) -> None:
-        mine = processes.shares(range(len(cfg.samples.prompts)), accelerator)
+        mine = processes.assigned(range(len(cfg.samples.prompts)), accelerator)
         with ema.applied(), evaluating(model.denoiser):
             images = sample(model.pipeline(plan.scheduler), **cfg.samples, places=mine)
         by_place = dict(gather_object(list(zip(mine, images, strict=True))))

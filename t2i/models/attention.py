@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from t2i.config import ConfigError
 
-FEW_SCORES = 2**27  # in a layer: 4,096 latents with 8 heads, 268 MB in bf16
+FEW_SCORES = 2**27  # attention scores of a layer: 4,096 latents with 8 heads, 268 MB in bf16
 
 
 def resolve_attention(attention: str, dtype: str) -> str:
@@ -23,37 +23,38 @@ def resolve_attention(attention: str, dtype: str) -> str:
     if attention == "xformers" and not on_gpu:
         raise ConfigError("attention=xformers needs a GPU; use attention=auto")
     if attention == "xformers" and importlib.util.find_spec("xformers") is None:
-        raise ConfigError("attention=xformers: the package is missing; pip install 't2i[xformers]'")
+        raise ConfigError("attention=xformers needs the package xformers; pip install 't2i[xformers]'")
     return attention
 
 
 def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
-    """Compute the denoiser's attention with sdpa, math, by_size or xformers.
+    """Compute the attention of a Diffusers network with sdpa, math, by_size or xformers.
 
-    The scores of some (Stable Diffusion 2.1) overflow in half precision. The fused kernels keep them in float32;
-    autocast casts the products that Diffusers casts up back down.
+    The attention scores of some models (Stable Diffusion 2.1) overflow in half precision. The fused kernels keep the
+    scores in float32; with plain products Diffusers casts them to float32, but autocast casts them back.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-    if attention == "math" and dtype == "fp16" and denoiser.config.get("upcast_attention"):
+    network: Any = denoiser  # PyTorch's annotations do not know the methods of Diffusers
+    if attention == "math" and dtype == "fp16" and network.config.get("upcast_attention"):
         raise ConfigError("attention=math overflows in fp16 with this model (upcast_attention); use attention=sdpa")
     if attention == "xformers":
-        denoiser.enable_xformers_memory_efficient_attention()
+        network.enable_xformers_memory_efficient_attention()
         return
     products, fused = AttnProcessor(), AttnProcessor2_0()
-    denoiser.set_attn_processor({"math": products, "sdpa": fused, "by_size": BySize(products, fused)}[attention])
+    network.set_attn_processor({"math": products, "sdpa": fused, "by_size": BySize(products, fused)}[attention])
 
 
 class BySize:
-    """Plain matrix products for a layer of few scores; above, the fused kernel, which keeps none of them in memory."""
+    """Plain matrix products for a layer with few scores, else the fused kernel, which keeps no scores in memory."""
 
     def __init__(self, products: Callable[..., Tensor], fused: Callable[..., Tensor]):
         self.products, self.fused = products, fused
 
     def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **rest: Any
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **rest: Any
     ) -> Tensor:
-        """hidden_states: [B, N, C]; what they attend to, [B, M, D], is themselves unless it is given."""
+        """hidden_states: [B, N, C]. encoder_hidden_states: [B, M, D], what they attend to; None: they themselves."""
         batch, queries, _ = hidden_states.shape
         keys = (hidden_states if encoder_hidden_states is None else encoder_hidden_states).shape[1]
         few = batch * attn.heads * queries * keys <= FEW_SCORES
@@ -63,14 +64,16 @@ class BySize:
 def recompute(denoiser: nn.Module, levels: int | None) -> None:
     """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv 1604.06174).
 
-    levels: of a UNet, counted from the outermost, whose images are largest; the blocks further in keep theirs, which
-    are small, and gone by the time that most gradients are there. None: all are recomputed.
+    levels: how many levels of a UNet recompute, counted from the outermost, whose feature maps are largest. The inner
+    blocks keep their activations, which are small and already freed when most gradients are allocated. None: all
+    recompute.
     """
-    denoiser.enable_gradient_checkpointing()
+    unet: Any = denoiser
+    unet.enable_gradient_checkpointing()
     if levels is None:
         return
-    depth = len(denoiser.down_blocks)
-    inner = [*denoiser.down_blocks[levels:], denoiser.mid_block, *denoiser.up_blocks[: max(0, depth - levels)]]
+    depth = len(unet.down_blocks)
+    inner = [*unet.down_blocks[levels:], unet.mid_block, *unet.up_blocks[: max(0, depth - levels)]]
     for block in inner:
         for module in block.modules():
             if hasattr(module, "gradient_checkpointing"):

@@ -1,7 +1,7 @@
-"""Model families, one file each, behind the same seam: `encode`, `embed`, `denoise`, `decode`, `pipeline`."""
+"""Where pipelines are, and what the user reads when one of them can't be loaded."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 
 
 def locate(path: str | Path) -> str:
-    """The folder of a bundled pipeline, a local folder in the Diffusers layout, or a Hub id, as Diffusers takes it.
+    """What Diffusers can load: a local folder, such as that of a bundled pipeline, or a Hub id.
 
     A path that looks local (it begins with `.`, `/` or `~`, or exists) must hold a pipeline: Diffusers would otherwise
     ask the Hub for it and say that no such repository exists.
@@ -29,23 +29,23 @@ def locate(path: str | Path) -> str:
 
 
 @contextmanager
-def loading(path: str | Path) -> Iterator[None]:
-    """Say which setting it was, and the remedy, when a pipeline can't be read or the Hub can't be reached."""
+def loading(path: str | Path) -> Generator[None, None, None]:
+    """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy."""
     check_reachable("model.path", locate(path), "model")
     try:
-        with warnings.catch_warnings():  # of an argument that Diffusers passes on
+        with warnings.catch_warnings():  # about a deprecated argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
     except OSError as error:
         reason = str(error).splitlines()[0]
-        remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or such a repository of the Hub"
+        remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or the id of one on the Hub"
         raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
 
 
 def hide_loading_bars() -> None:
-    """Loading takes a second; bars of every library for it would bury what the user should see."""
-    import diffusers
-    import transformers
+    """Loading takes a second; the progress bars of every library would bury what the user should see."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

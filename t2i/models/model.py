@@ -1,21 +1,33 @@
-"""What a model family offers: the seam between the family and the loop, cache, validation, sampling and export."""
+"""What a model family has to offer to the loop, the cache, validation, sampling and export."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-Content = Path | PreTrainedTokenizerBase | str  # what changes the output of an encoder: a file, a tokenizer, a setting
+if TYPE_CHECKING:  # a command that only checks its settings does not wait for these libraries
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from transformers import PreTrainedTokenizerBase
+
+# What changes the output of an encoder: a file, a tokenizer, a setting.
+Content: TypeAlias = Union[Path, "PreTrainedTokenizerBase", str]
 
 
 class Model(Protocol):
     """A model family. B: images; pixels are [B, 3, H, W] in [-1, 1], latents [B, C, h, w]."""
 
-    denoiser: nn.Module  # the network that is trained
+    @property
+    def denoiser(self) -> nn.Module:
+        """The network that is trained."""
+        ...
+
+    @denoiser.setter
+    def denoiser(self, network: nn.Module) -> None:
+        """Replace it, by itself in a wrapper for several processes."""
+        ...
 
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
@@ -23,7 +35,7 @@ class Model(Protocol):
         ...
 
     @property
-    def tokenizers(self) -> Mapping[str, PreTrainedTokenizerBase]:
+    def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         """The tokenizers, under their names in the pipeline."""
         ...
 
@@ -58,15 +70,15 @@ class Model(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels of clean latents."""
+        """Pixels of clean latents; they may exceed [-1, 1] slightly."""
         ...
 
-    def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
+    def pipeline(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
         """A stock pipeline around the current weights."""
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move the frozen networks, those that are read later as well."""
+        """Move the frozen networks, including those that are read later."""
         ...
 
     def release(self) -> None:

@@ -1,15 +1,41 @@
-"""Moving average of the weights: what is evaluated and exported beside the raw ones."""
+"""Averages of the weights, which are evaluated and exported next to the raw weights."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from t2i.config import ConfigError
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import TrainedWeights
 
-AT_ONCE = 64  # tensors that are averaged by one call: what is not float32 is cast for it
+AT_ONCE = 64  # tensors averaged by one call: those that are not float32 are cast for it, which takes memory
+
+
+class WeightAverage(Protocol):
+    """An average of the trained weights; a part of a checkpoint."""
+
+    def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
+        """Average these weights, from their current values on; ConfigError if the optimizer does not suit."""
+        ...
+
+    def update(self) -> None:
+        """Take account of the weights after an optimizer step."""
+        ...
+
+    def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        """A context in which the network has the averaged weights; for `dtype` see `TrainedWeights.replaced`."""
+        ...
+
+    def variants(self) -> dict[str, AbstractContextManager[None]]:
+        """The weights worth evaluating, raw and averaged: each a context, under the prefix of its metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class EMA:
@@ -22,83 +48,90 @@ class EMA:
     def __init__(self, decay: float, warmup: bool = True):
         if not 0 <= decay < 1:
             raise ConfigError(
-                f"ema.decay={decay} must be in [0, 1); 0.999 averages about the last 1000 steps (none: ema=none)"
+                f"ema.decay={decay} must be in [0, 1); 0.999 averages about the last 1000 steps (for none: ema=none)"
             )
         self.decay, self.warmup = decay, warmup
         self.updates = 0
 
-    def track(self, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
-        """Start from the present weights."""
+    def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
         _refuse_schedule_free(optimizer)
         self.trained = trained
-        self.shadow = {name: _full(weight.detach()).clone() for name, weight in trained.weights.items()}
+        self.shadow = {name: _at_least_float32(weight.detach()).clone() for name, weight in trained.weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        average = get_ema_multi_avg_fn(decay)
         shadow, weights = list(self.shadow.values()), list(self.trained.weights.values())
         for first in range(0, len(shadow), AT_ONCE):
-            part = slice(first, first + AT_ONCE)
-            torch._foreach_lerp_(shadow[part], [_full(weight) for weight in weights[part]], 1 - decay)
+            some = slice(first, first + AT_ONCE)
+            average(shadow[some], [_at_least_float32(weight) for weight in weights[some]], self.updates)
 
-    def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager:
-        """Within, the network has the averaged weights, in the type that it multiplies, or in `dtype`."""
+    def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         return self.trained.replaced(self.shadow, dtype)
 
-    def variants(self) -> dict[str, AbstractContextManager]:
-        """The weights worth evaluating: raw and averaged, each as a context, under the prefix of its metric keys."""
+    def variants(self) -> dict[str, AbstractContextManager[None]]:
         return {"": nullcontext(), "ema/": self.applied()}
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.shadow | {"updates": torch.tensor(self.updates)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = int(state["updates"])
         for name, average in self.shadow.items():
             average.copy_(state[name])
 
 
 class NoEMA:
-    """No average: the raw weights are all there is. The settings of an average, which models bring, have no effect."""
+    """No average: only the raw weights exist. Settings of an average, which models bring, have no effect."""
 
     def __init__(self, decay: float = 0.0, warmup: bool = False):
         pass
 
-    def track(self, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
+    def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
         _refuse_schedule_free(optimizer)
         self.trained = trained
 
     def update(self) -> None:
         pass
 
-    def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager:
+    def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         return self.trained.replaced(self.trained.weights, dtype) if dtype else nullcontext()
 
-    def variants(self) -> dict[str, AbstractContextManager]:
+    def variants(self) -> dict[str, AbstractContextManager[None]]:
         return {"": nullcontext()}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+@runtime_checkable
+class ScheduleFreeOptimizer(Protocol):
+    """An optimizer that averages its weights itself, and exchanges the raw ones for the average and back."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
 
 
 class ScheduleFree(NoEMA):
     """The average that a schedule-free optimizer keeps (Defazio et al. 2024, arXiv 2405.15682): its `eval` weights."""
 
-    def track(self, trained: Trained, optimizer: torch.optim.Optimizer) -> None:
-        if not hasattr(optimizer, "eval"):
+    def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(optimizer, ScheduleFreeOptimizer):
             raise ConfigError("ema=schedule_free is the average of optimizer=schedulefree; use ema=standard")
         self.trained, self.optimizer = trained, optimizer
         optimizer.train()
 
     @contextmanager
-    def applied(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        raw = {name: weight.detach().clone() for name, weight in self.trained.weights.items()}  # the way back rounds
+    def applied(self, dtype: torch.dtype | None = None) -> Generator[None, None, None]:
+        raw = self._copies()  # the optimizer's own way back to the raw weights rounds them
         self.optimizer.eval()
-        average = {name: weight.detach().clone() for name, weight in self.trained.weights.items()}
+        average = self._copies()
         self.optimizer.train()
         with torch.no_grad():
             for name, weight in self.trained.weights.items():
@@ -106,15 +139,17 @@ class ScheduleFree(NoEMA):
         with self.trained.replaced(average, dtype):
             yield
 
-    def variants(self) -> dict[str, AbstractContextManager]:
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self.trained.weights.items()}
+
+    def variants(self) -> dict[str, AbstractContextManager[None]]:
         return {"": nullcontext(), "ema/": self.applied()}
 
 
 def _refuse_schedule_free(optimizer: torch.optim.Optimizer) -> None:
-    if hasattr(optimizer, "eval"):
+    if isinstance(optimizer, ScheduleFreeOptimizer):
         raise ConfigError("optimizer=schedulefree averages the weights itself; use ema=schedule_free")
 
 
-def _full(weight: Tensor) -> Tensor:
-    """In at least single precision."""
+def _at_least_float32(weight: Tensor) -> Tensor:
     return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that PyTorch and Diffusers do not bring."""
+"""Learning-rate schedules that PyTorch and Diffusers do not have."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,10 +12,12 @@ def warmup_stable_decay(
 ) -> LambdaLR:
     """Linear warm-up, constant, linear decay to 0 over the last `decay_share` of the steps (Hu et al. 2024, MiniCPM).
 
-    Until the decay begins it does not depend on the number of steps.
+    Until the decay begins, the learning rate does not depend on the number of steps.
     """
     if not 0 <= decay_share <= 1:
-        raise ConfigError(f"lr_scheduler.decay_share={decay_share} is a share of the steps: between 0 and 1")
+        raise ConfigError(
+            f"lr_scheduler.decay_share={decay_share} must be a fraction of the steps, between 0 and 1; 0.3 is usual"
+        )
     num_decay_steps = round(decay_share * num_training_steps)
     return get_wsd_schedule(
         optimizer,

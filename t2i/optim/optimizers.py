@@ -1,4 +1,4 @@
-"""Optimizers that PyTorch and its neighbours lack; conf/optimizer/ names the others where they are."""
+"""Optimizers that PyTorch and related packages lack; conf/optimizer/ names the others by their own paths."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from t2i.rng import generator
 
-AT_ONCE = {"cpu": 2**18, "cuda": 2**26}  # numbers: on a CPU what its cache holds
+AT_ONCE = {"cpu": 2**18, "cuda": 2**26}  # elements updated at once; on a CPU they fit its cache
 
 
 class StochasticAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter 2019) for weights in bfloat16 without a float32 copy: 8 bytes a weight, not 16.
+    """AdamW (Loshchilov & Hutter 2019) for weights in bfloat16 without a float32 copy: 8 bytes per weight, not 16.
 
-    Weights and both moments are computed in float32 and rounded stochastically: up or down with probabilities that make
-    the mean right (Zamirai et al. 2020, arXiv 2010.06192). Rounded to the nearest, an update of less than 0.2 % of a
-    weight would be lost, and with beta2 = 0.999 the second moment could grow but never fall. What is rounded up is a
-    function of `seed`, step and weight. Weights of other types are updated as they are.
+    Weights and both moments are computed in float32 and rounded stochastically: up or down, with probabilities that
+    keep the mean (Zamirai et al. 2020, arXiv 2010.06192). Rounding to the nearest would lose an update of less than
+    0.2 % of a weight, and with beta2 = 0.999 the second moment could grow but never fall. The direction of rounding is
+    a function of `seed`, step and weight. Weights of other types are not rounded.
     """
 
     rounds_stochastically = True
@@ -40,15 +40,15 @@ class StochasticAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        places = ((group, weight) for group in self.param_groups for weight in group["params"])
-        for place, (group, weight) in enumerate(places):
+        weights = ((group, weight) for group in self.param_groups for weight in group["params"])
+        for index, (group, weight) in enumerate(weights):
             if weight.grad is None:
                 continue
             state = self.state[weight]
             if not state:
                 state |= {"step": 0, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
             state["step"] += 1
-            seed = int(generator(self.seed, "rounding", state["step"], place).integers(2**63))
+            seed = int(generator(self.seed, "rounding", state["step"], index).integers(2**63))
             self._update(weight, weight.grad, state, group, torch.Generator(weight.device).manual_seed(seed))
         return loss
 
@@ -66,30 +66,31 @@ class StochasticAdamW(torch.optim.Optimizer):
             square = v.float().mul_(beta2).addcmul_(g, g, value=1 - beta2)
             new = w.float().mul_(1 - lr * group["weight_decay"])
             new.addcdiv_(mean, square.sqrt().div_(unbiased).add_(group["eps"]), value=-rate)
-            if weight.dtype == torch.bfloat16:  # a weight and its moments take three neighbours of the same noise
+            if weight.dtype == torch.bfloat16:  # a weight and its moments use neighbouring values of one noise
                 noise = random_halves(len(g) + 2, random)
                 for shift, value in enumerate((mean, square, new)):
                     round_stochastically(value, noise[shift:][: len(g)])
-            for place, value in ((m, mean), (v, square), (w, new)):
-                place.copy_(value)
+            for stored, value in ((m, mean), (v, square), (w, new)):
+                stored.copy_(value)
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """All numbers in the order in which they lie in memory (which channels_last changes), as a view."""
+    """A flat view of the elements in their order in memory, which channels_last changes."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def random_halves(count: int, random: torch.Generator) -> Tensor:
-    """Numbers of 16 random bits, in int32."""
+    """Integers of 16 random bits, [count] in int32."""
     drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=random.device)
     drawn.random_(-(2**63), None, generator=random)
     return drawn.view(torch.int16)[:count].to(torch.int32).bitwise_and_(0xFFFF)
 
 
 def round_stochastically(x: Tensor, noise: Tensor) -> Tensor:
-    """x, float32 and flat, in place, as numbers that bfloat16 holds: its neighbours, so that the mean is x.
+    """Round x, float32 and flat, in place to a neighbouring bfloat16 number, so that the mean over the noise is x.
 
-    bfloat16 is the upper half of float32: noise, of random_halves, is added to the lower half, which is then cut off.
+    bfloat16 is the upper half of float32: the noise, of `random_halves`, is added to the lower half, which is then
+    dropped.
     """
     x.view(torch.int32).add_(noise).bitwise_and_(-(2**16))
     return x

@@ -1,7 +1,8 @@
 """The weights that are trained: as the network multiplies them, and as the optimizer updates them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,46 +11,50 @@ from t2i.config import ConfigError
 from t2i.optim.precision import FP32, Precision
 
 
-class Trained:
-    """What of a network is trained, by name; a part of a checkpoint.
+class TrainedWeights(Protocol):
+    """The weights of a network that are trained, by name; a part of a checkpoint."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights that the optimizer updates, and that averages and checkpoints hold."""
+        ...
+
+    def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        """A context in which the network computes with these tensors.
+
+        With `dtype` they are in that type, and the model's denoiser can be saved; otherwise they are in the type that
+        the network multiplies them in.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class NetworkWeights:
+    """Trained weights of a network that this process holds completely.
 
     parameters: the network's own, which make its predictions.
-    weights: what the optimizer steps, and what averages and checkpoints hold. The parameters themselves; or, where the
-    precision keeps a master copy, float32 copies: a gradient is added to its copy's as soon as it is there, and after
-    each step of the optimizer the parameters are the copies, rounded.
-
-    In half precision, matrices and kernels are held in the type that they are multiplied in. Autocast would cast them
-    at every use; the products are the same, bit for bit. Vectors (biases, norms) stay in float32.
+    weights: the parameters themselves; or, with a master copy, float32 copies. The gradient of a parameter is added to
+    the gradient of its copy as soon as it is computed, and after each optimizer step the copies are rounded into the
+    parameters.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision = FP32):
-        self.parameters = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        self.weights: dict[str, Tensor] = dict(self.parameters)
-        for name, parameter in network.named_parameters():
-            if parameter.ndim < 2:  # else it would keep the file that all were read from in memory
-                parameter.data = parameter.data.clone()
-                continue
-            if parameter.requires_grad and precision.weights == "fp32":
-                continue
-            if parameter.requires_grad and precision.weights == "master":
-                self.weights[name] = parameter.detach().clone().requires_grad_()
-                parameter.register_post_accumulate_grad_hook(_adds_to(self.weights[name]))
-            parameter.data = parameter.data.to(precision.compute)
+    def __init__(self, parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]):
+        self.parameters, self.weights = parameters, weights
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the parameters follow the copies at each step of the optimizer."""
+        """Round the copies into the parameters after each step of the optimizer."""
         optimizer.register_step_post_hook(lambda *_: self.round())
 
-    @torch.no_grad()
     def round(self) -> None:
-        """The parameters become the weights, in the type that they are multiplied in."""
-        apart = [name for name, weight in self.weights.items() if weight is not self.parameters[name]]
-        if apart:
-            torch._foreach_copy_([self.parameters[name] for name in apart], [self.weights[name] for name in apart])
+        """Set the parameters to the weights, in the type that the network multiplies them in."""
+        copied = [name for name, weight in self.weights.items() if weight is not self.parameters[name]]
+        copy_each([self.parameters[name] for name in copied], [self.weights[name] for name in copied])
 
     @contextmanager
-    def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within, the network has these tensors for parameters, in the type that it multiplies, or in `dtype`."""
+    def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Generator[None, None, None]:
         own = {name: parameter.data for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             parameter.data = tensors[name].detach().to(dtype or parameter.dtype)
@@ -62,23 +67,63 @@ class Trained:
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.weights)
 
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if differing := state.keys() ^ self.weights.keys():
-            raise ConfigError(f"the checkpoint has other weights than are trained, such as {min(differing)}")
-        for name, weight in self.weights.items():
-            weight.copy_(state[name])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_weights(self.weights, state)
         self.round()
 
 
-def _adds_to(master: Tensor):
+def hold_weights(network: nn.Module, precision: Precision = FP32) -> NetworkWeights:
+    """Convert the network's parameters to the types that `precision` asks for; returns those that are trained.
+
+    In half precision, matrices and kernels are held in the type that they are multiplied in. Autocast would cast them
+    at every use; the products are the same, bit for bit. Vectors (biases, norms) stay in float32.
+    """
+    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    weights: dict[str, Tensor] = dict(parameters)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim < 2:  # a view would keep the complete weights file mapped into memory
+            parameter.data = parameter.data.clone()
+            continue
+        if parameter.requires_grad and precision.weights == "fp32":
+            continue
+        if parameter.requires_grad and precision.weights == "master":
+            weights[name] = parameter.detach().clone().requires_grad_()
+            parameter.register_post_accumulate_grad_hook(_move_gradient_to(weights[name]))
+        parameter.data = parameter.data.to(precision.compute)
+    return NetworkWeights(parameters, weights)
+
+
+@torch.no_grad()
+def load_weights(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into the weights; ConfigError if their names differ."""
+    if differing := state.keys() ^ weights.keys():
+        raise ConfigError(
+            f"the checkpoint holds other weights than this run trains, such as {min(differing)}; use the model and the "
+            "adapter of the run that wrote it"
+        )
+    for name, weight in weights.items():
+        weight.copy_(state[name])
+
+
+@torch.no_grad()
+def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, cast to the target's type; on a GPU a few kernels copy all of them.
+
+    PyTorch has no public function for it.
+    """
+    if targets:
+        torch._foreach_copy_(targets, sources)
+
+
+def _move_gradient_to(master: Tensor) -> Callable[[Tensor], None]:
     """A hook that moves the gradient of a parameter to its master copy."""
 
     def move(parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None, "the hook runs after the gradient was computed"
         if master.grad is None:
-            master.grad = parameter.grad.to(master.dtype)
+            master.grad = gradient.to(master.dtype)
         else:
-            master.grad.add_(parameter.grad)
-        parameter.grad = None
+            master.grad.add_(gradient)
 
     return move

@@ -13,7 +13,7 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.lora import AVERAGED, RAW
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
 
@@ -83,5 +83,5 @@ def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
         raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")
     state = load_file(file)
     state.pop("updates", None)
-    Trained(model.denoiser).load_state_dict(state)
+    hold_weights(model.denoiser).load_state_dict(state)
     return model.pipeline(build(cfg, "scheduler"))

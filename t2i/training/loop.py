@@ -15,8 +15,8 @@ from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.residuals import squared_error
 from t2i.models.model import Model
-from t2i.optim.ema import EMA, NoEMA
-from t2i.optim.trained_weights import Trained
+from t2i.optim.ema import WeightAverage
+from t2i.optim.trained_weights import TrainedWeights
 from t2i.rng import step_seed
 from t2i.training.meters import Meter
 
@@ -50,10 +50,10 @@ class Schedule:
 class Optimization:
     """What turns gradients into a step of the trained weights, and the weights' moving average."""
 
-    trained: Trained
+    trained: TrainedWeights
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
-    ema: EMA | NoEMA
+    ema: WeightAverage
     max_grad_norm: float  # longer gradients are clipped to this; infinity: none are
 
 

@@ -160,7 +160,7 @@ def test_settings_that_a_target_does_not_take():
         (["error=huber", "error.c=0"], "error.c=0 must be positive"),
         (["error=huber", "error.schedule=linear"], "error.schedule=linear is not known; choose from constant"),
         (["timesteps=logit_normal", "timesteps.std=0"], "timesteps.std=0 must be positive"),
-        (["timesteps=biased", "timesteps.portion=2"], "timesteps.portion=2 is a share of the timesteps"),
+        (["timesteps=biased", "timesteps.portion=2"], "timesteps.portion=2 must be a fraction of the timesteps"),
         (["timesteps=biased", "timesteps.strategy=often"], "timesteps.strategy=often is not known"),
         (
             ["scheduler.prediction_type=velocity"],
@@ -180,7 +180,7 @@ def test_settings_that_a_target_does_not_take():
         (["threads=-1"], "threads=-1 must be at least 1"),
         (["ema.decay=1"], "ema.decay=1 must be in [0, 1)"),
         (["optimizer.lr=-1"], "optimizer and lr_scheduler can't be built: Invalid learning rate: -1"),
-        (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 is a share of the steps"),
+        (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 must be a fraction of the steps"),
         (["tracker.mode=cloud"], "tracker.mode=cloud is not known; choose from auto"),
         (["precision=fp16"], "precision=fp16 needs a GPU"),
         (["attention=xformers"], "attention=xformers needs a GPU; use attention=auto"),

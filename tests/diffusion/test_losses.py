@@ -73,7 +73,7 @@ class PowerLaw(losses.Weighting):
 @pytest.mark.parametrize("weighting", [PowerLaw, *(name for name in SETTINGS if name != "MSE")])
 @given(st.lists(st.floats(0.02, 0.9998), min_size=1, max_size=6), st.floats(-2, 2))
 def test_the_same_x0_error_costs_the_same_in_every_space(weighting, alphas, power):
-    """A network that outputs x0, trained through its epsilon or v, gets the same gradient, whatever schedule and w."""
+    """A network that outputs x0, trained through its epsilon or v, gets the same gradient for any schedule and w."""
     alpha = torch.tensor(alphas).double()
     t, sigma = torch.arange(len(alphas)), (1 - alpha.square()).sqrt()
     x0, noise = torch.randn(2, len(alphas), 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
@@ -198,19 +198,19 @@ def test_normalized_weights_have_a_mean_of_one(weighting, distribution, settings
     assert np.average(scale(loss, diffusion), weights=probabilities) == pytest.approx(1, rel=1e-5)
     plain = make(weighting)
     plain.prepare(diffusion, probabilities)
-    share = scale(plain, diffusion) / scale(plain, diffusion).sum()
-    assert torch.allclose(scale(loss, diffusion) / scale(loss, diffusion).sum(), share)
+    relative = scale(plain, diffusion) / scale(plain, diffusion).sum()
+    assert torch.allclose(scale(loss, diffusion) / scale(loss, diffusion).sum(), relative)
     loss.prepare(diffusion, probabilities)
     assert np.average(scale(loss, diffusion), weights=probabilities) == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize(("settings", "said"), [(PROCESSES["sd21"], 0), (PROCESSES["rescaled"], 1)])
-def test_timesteps_without_any_weight_are_reported_once(settings, said, caplog):
+@pytest.mark.parametrize(("settings", "warnings"), [(PROCESSES["sd21"], 0), (PROCESSES["rescaled"], 1)])
+def test_timesteps_without_any_weight_are_reported_once(settings, warnings, caplog):
     diffusion = process(**settings)
     with caplog.at_level(logging.WARNING):
         make(MinSNR).prepare(diffusion, Uniform().probabilities(1000))
         make(MSE).prepare(diffusion, Uniform().probabilities(1000))
-    assert len(caplog.messages) == said
+    assert len(caplog.messages) == warnings
     for message in caplog.messages:
         assert "the weight of MinSNR is exactly zero at 1 of 1000 timesteps (999)" in message
 

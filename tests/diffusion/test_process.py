@@ -38,7 +38,7 @@ def test_equal_to_diffusers(schedule):
 
 @given(st.sampled_from(PREDICTION_TYPES), st.lists(st.integers(0, 999), min_size=4, max_size=4), st.integers(0, 2**31))
 def test_x0_scale_turns_prediction_error_into_x0_error(prediction_type, t, seed):
-    """Solve for the x0 that a wrong prediction implies: its squared error is x0_scale times the prediction's."""
+    """The squared error of the x0 that a wrong prediction implies is x0_scale times that of the prediction."""
     diffusion = process(prediction_type)
     x0, noise = latents(seed)
     t = torch.tensor(t)
@@ -104,13 +104,13 @@ def test_input_noise_is_in_the_input_only():
 
 
 def test_a_scheduler_without_a_noise_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"EDMEulerScheduler has no noise schedule to train with; try scheduler=ddpm"):
+    with pytest.raises(ValueError, match=r"EDMEulerScheduler has no noise schedule to train with; use scheduler=ddpm"):
         Diffusion.from_scheduler(diffusers.EDMEulerScheduler())
 
 
 @pytest.mark.parametrize(("name", "predicts"), [("sd15", "epsilon"), ("sd21", "v_prediction"), ("sdxl", "epsilon")])
 def test_the_scheduler_of_a_family_is_read(layout, name, predicts):
-    """PNDM, DDIM and Euler: their betas and prediction type, and latents that are not clipped while sampling."""
+    """PNDM, DDIM and Euler keep their betas and prediction type, and do not clip latents while sampling."""
     scheduler = pretrained_scheduler(layout(name), None, None, None, None)
     assert (scheduler.config.prediction_type, scheduler.config.clip_sample) == (predicts, False)
     stable_diffusion = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32).square()

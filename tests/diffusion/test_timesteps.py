@@ -25,7 +25,7 @@ def test_quantiles_are_timesteps(distribution, u, num_timesteps):
 
 @given(distributions, st.integers(100, 300))
 def test_quantiles_follow_the_probabilities(distribution, num_timesteps):
-    """Equally spaced u hit each timestep as often as its probability says, to one of the u at either end."""
+    """Equally spaced u give each timestep its probability, up to one u at either end."""
     probabilities = distribution.probabilities(num_timesteps)
     assert probabilities.sum() == pytest.approx(1)
     u = (np.arange(20_000) + 0.5) / 20_000
@@ -33,14 +33,14 @@ def test_quantiles_follow_the_probabilities(distribution, num_timesteps):
     assert np.abs(counts / 20_000 - probabilities).max() < 2 / 20_000
 
 
-def test_logit_normal_is_what_its_name_says():
-    """The logit of t / T has that mean and standard deviation; the median is the sigmoid of the mean."""
+def test_the_logit_of_logit_normal_timesteps_is_normal():
+    """The logit of t / T has the given mean and standard deviation; the median is the sigmoid of the mean."""
     distribution, u = LogitNormal(mean=-0.5, std=0.8), (np.arange(100_000) + 0.5) / 100_000
-    share = (distribution.quantile(u, 10_000) + 0.5) / 10_000
-    logit = np.log(share / (1 - share))
+    position = (distribution.quantile(u, 10_000) + 0.5) / 10_000
+    logit = np.log(position / (1 - position))
     assert logit.mean() == pytest.approx(-0.5, abs=1e-3)
     assert logit.std() == pytest.approx(0.8, abs=1e-3)
-    assert np.median(share) == pytest.approx(1 / (1 + np.exp(0.5)), abs=1e-4)
+    assert np.median(position) == pytest.approx(1 / (1 + np.exp(0.5)), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_each_example_of_a_step_has_its_own_stratum(distribution, batch_size, st
     u = stratified.spread(own, positions)
     assert (u >= 0).all()
     assert (u < 1).all()
-    # To rounding, the n-th is in the n-th stratum.
+    # Up to rounding, the n-th is in the n-th stratum.
     assert (np.abs(u * batch_size - np.arange(batch_size) - own) < 1e-9).all()
     cut = batch_size // 2
     assert np.array_equal(np.concatenate([stratified.spread(own[s], positions[s]) for s in np.s_[:cut, cut:]]), u)
@@ -87,7 +87,7 @@ def test_without_strata_an_example_keeps_its_own_u():
         (lambda: LogitNormal(mean=0.0, std=0.0), "timesteps.std=0.0 must be positive"),
         (lambda: biased("sooner"), f"timesteps.strategy=sooner is not known; choose from {', '.join(STRATEGIES)}"),
         (lambda: biased(multiplier=0.0), "timesteps.multiplier=0.0 must be positive"),
-        (lambda: biased(portion=1.5), "timesteps.portion=1.5 is a share of the timesteps"),
+        (lambda: biased(portion=1.5), "timesteps.portion=1.5 must be a fraction of the timesteps"),
         (
             lambda: biased("range", begin=500, end=500),
             "timesteps.begin=500 must be .* below timesteps.end=500",

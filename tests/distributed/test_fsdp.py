@@ -1,25 +1,20 @@
-"""Networks that two processes share out, with gloo on the CPU: the same training as in one process."""
+"""A network sharded over two processes, with gloo on the CPU, trains as in one process."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from diffusers import StableDiffusionPipeline
-from helpers.runs import free_port
+from helpers.launch import train
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
-from t2i.distributed import processes
 from t2i.distributed.fsdp import check
 from t2i.optim.precision import FP32, Precision
 
-ACCELERATE = Path(sys.executable).parent / "accelerate"
 SHARDER = Path(__file__).resolve().parent.parent / "helpers" / "sharder.py"
 WRAPPED = {
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
@@ -35,26 +30,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launch(small, folder):
-    def launch(processes, *arguments, environment=WRAPPED):
-        program = [sys.executable, "-m", "t2i.train"]
-        if processes > 1:
-            program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), SHARDER]
-        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
+    def launch(processes, *overrides, environment=WRAPPED):
         # As `accelerate launch --use_fsdp` does.
-        variables |= {"FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", **environment}
+        variables = {"FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true", **environment}
         variables["PYTHONPATH"] = os.pathsep.join([str(SHARDER.parent.parent), os.environ.get("PYTHONPATH", "")])
-        settings = ["micro_batch_size=4", *small, "threads=1", *arguments]
-        done = subprocess.run(
-            [*program, *settings], cwd=folder, env=os.environ | variables, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        settings = ["micro_batch_size=4", *small, *overrides]
+        run = train(processes, settings, folder, variables, [str(SHARDER)])
+        assert run.returncode == 0, run.stderr
 
     return launch
 
 
 @pytest.fixture(scope="module")
 def one(launch, folder):
-    """The run of one process; its gradients are clipped, all the ten times."""
+    """The run of one process, whose gradients are clipped in all ten steps."""
     launch(1, "run=one", "max_grad_norm=0.1")
     return folder / "multirun" / "one"
 
@@ -65,11 +54,11 @@ def metrics(run):
 
 def assert_same_training(run, one):
     assert [line["step"] for line in metrics(run)] == [line["step"] for line in metrics(one)]  # each written once
-    for found, expected in zip(metrics(run), metrics(one), strict=True):
+    for line, expected in zip(metrics(run), metrics(one), strict=True):
         for key in ("train/loss", "train/loss_unweighted", "train/grad_norm", "train/lr", "val/loss", "val/ema/loss"):
-            assert (key in found) == (key in expected)
+            assert (key in line) == (key in expected)
             if key in expected:
-                assert found[key] == pytest.approx(expected[key], rel=1e-5), (key, expected["step"])
+                assert line[key] == pytest.approx(expected[key], rel=1e-5), (key, expected["step"])
     files = [
         file.relative_to(one) for file in one.rglob("*") if file.is_file() and file.suffix in (".safetensors", ".pt")
     ]
@@ -81,28 +70,28 @@ def load(file):
     return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
 
 
-def compare(found, expected):
+def compare(state, expected):
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert state.keys() == expected.keys()
         for key in expected:
-            compare(found[key], expected[key])
+            compare(state[key], expected[key])
     elif isinstance(expected, torch.Tensor):
-        assert type(found) is torch.Tensor
-        assert found.dtype == expected.dtype
-        assert torch.allclose(found, expected, atol=1e-5)
+        assert type(state) is torch.Tensor
+        assert state.dtype == expected.dtype
+        assert torch.allclose(state, expected, atol=1e-5)
     else:
-        assert found == expected
+        assert state == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("units", [WRAPPED, AS_ONE], ids=["blocks", "one unit"])
-def test_a_sharded_network_trains_as_a_whole_one_does(launch, folder, one, units):
+def test_a_sharded_network_trains_as_one_that_is_not_sharded(launch, folder, one, units):
     """Metrics, raw and averaged weights, the optimizer's moments; with two micro-batches in each process."""
     name = units["FSDP_AUTO_WRAP_POLICY"]
     launch(2, f"run={name}", "max_grad_norm=0.1", "micro_batch_size=2", environment=units)
     run = folder / "multirun" / name
     assert_same_training(run, one)
-    assert metrics(run)[0]["val/loss"] == metrics(one)[0]["val/loss"]  # the same weights still: the same bits
+    assert metrics(run)[0]["val/loss"] == metrics(one)[0]["val/loss"]  # before the first step: the same bits
     assert all(line["train/clipped"] == 1 for line in metrics(run)[1:])
     info = json.loads((run / "run.json").read_text())
     assert (info["num_processes"], info["distributed"]) == (2, "FSDP")
@@ -114,7 +103,7 @@ def test_a_sharded_network_trains_as_a_whole_one_does(launch, folder, one, units
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_any_number_of_processes_continues_the_run(launch, folder, one, first, then):
-    """Sharded before and not after, and the other way round."""
+    """Sharded at first and not later, and the other way round."""
     name = f"{first}-{then}"
     launch(first, f"run={name}", "max_grad_norm=0.1", "stop_at=5")
     launch(then, f"run={name}", "max_grad_norm=0.1", "gradient_checkpointing=true")
@@ -123,36 +112,11 @@ def test_any_number_of_processes_continues_the_run(launch, folder, one, first, t
 
 @pytest.mark.slow
 def test_adapters_train_in_a_sharded_network(launch, folder, layout):
-    """Frozen weights are sharded, too. One prompt is drawn by both processes: they make each prediction together."""
+    """Frozen weights are sharded, too. Both processes sample the only prompt: they make each prediction together."""
     settings = ["model=sdxl", f"model.path={layout('sdxl')}", "adapter=lora", "samples.prompts=[a heart]", "steps=4"]
     launch(1, "run=adapters-one", *settings)
     launch(2, "run=adapters-two", *settings)
     assert_same_training(folder / "multirun" / "adapters-two", folder / "multirun" / "adapters-one")
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 5])
-def test_each_process_has_as_many_pieces_of_the_work(number):
-    ranks = [SimpleNamespace(process_index=index, num_processes=number) for index in range(number)]
-    shares = [processes.shares("abcd", rank) for rank in ranks]
-    assert len({len(share) for share in shares}) == 1
-    assert set().union(*shares) == set("abcd")
-    assert all(processes.shares("", rank) == [] for rank in ranks)
-
-
-def test_other_ways_to_shard_are_refused_with_the_remedy(monkeypatch):
-    plugin = SimpleNamespace(fsdp_version=1)
-    state = SimpleNamespace(fsdp_plugin=plugin)
-    first = SimpleNamespace(distributed_type=DistributedType.FSDP, state=state)
-    monkeypatch.setattr(processes, "Accelerator", lambda **settings: first)
-    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    with pytest.raises(ConfigError, match=r"FSDP 1 is not supported.*fsdp_version: 2.*--multi_gpu"):
-        processes.start("no")
-    plugin.fsdp_version = 2
-    assert processes.start("no") is first
-    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"  # every process reads whole text encoders
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ConfigError, match=r"DeepSpeed is not supported.*--fsdp_version 2.*--multi_gpu"):
-        processes.start("no")
 
 
 @pytest.mark.parametrize(
@@ -160,14 +124,14 @@ def test_other_ways_to_shard_are_refused_with_the_remedy(monkeypatch):
     [
         ({"precision": Precision("fp16", "fp32")}, "precision=fp16 is not supported with FSDP; use precision=bf16"),
         ({"precision": Precision("bf16", "stochastic")}, "precision.weights=stochastic .*; use precision.weights=fp32"),
-        ({"optimizer": "bitsandbytes.optim.AdamW8bit"}, "bitsandbytes.optim.AdamW8bit does not step shards"),
+        ({"optimizer": "bitsandbytes.optim.AdamW8bit"}, "bitsandbytes.optim.AdamW8bit can't update slices"),
         ({"switches": {"compile": True}}, "compile=true is not supported with FSDP; use compile=false"),
         ({"plugin": SimpleNamespace(activation_checkpointing=True)}, "use gradient_checkpointing=true"),
     ],
 )
 def test_what_does_not_shard_is_refused(changed, message):
     plugin = SimpleNamespace(activation_checkpointing=False, cpu_offload=None)
-    fits = {"plugin": plugin, "precision": FP32, "optimizer": "torch.optim.AdamW", "switches": {"compile": False}}
-    check(**fits)
+    supported = {"plugin": plugin, "precision": FP32, "optimizer": "torch.optim.AdamW", "switches": {"compile": False}}
+    check(**supported)
     with pytest.raises(ConfigError, match=message):
-        check(**fits | changed)
+        check(**supported | changed)

@@ -2,16 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.runs import free_port
+from accelerate.utils import DistributedType
+from helpers.launch import ACCELERATE, train
 from safetensors.torch import load_file
 
-ACCELERATE = Path(sys.executable).parent / "accelerate"
+from t2i.config import ConfigError
+from t2i.distributed import processes
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +21,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launch(small, folder):
-    def launch(processes, *arguments, environment=None):
-        program = [sys.executable, "-m", "t2i.train"]
-        if processes > 1:
-            program = [ACCELERATE, "launch", "--multi_gpu", "--num_processes", str(processes), "-m", "t2i.train"]
-        size = [] if any("micro_batch_size" in argument for argument in arguments) else ["micro_batch_size=4"]
-        settings = [*arguments, *small, "threads=1", *size]
-        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
-        variables |= environment or {}
-        return subprocess.run(
-            [*program, *settings], cwd=folder, env=os.environ | variables, capture_output=True, text=True
-        )
-
-    return launch
+    return lambda number, *overrides: train(number, ["micro_batch_size=4", *small, *overrides], folder)
 
 
 @pytest.fixture(scope="module")
 def one(launch, folder):
-    """The folder of a run in one process, which takes each batch whole."""
+    """The folder of a run in one process, whose batches are not divided into micro-batches."""
     assert launch(1, "run=one", "micro_batch_size=8").returncode == 0
     return folder / "multirun" / "one"
 
@@ -60,29 +48,29 @@ def test_two_processes_train_as_one_does(launch, folder, one):
     assert both.returncode == 0, both.stderr
     single, two = metrics(one), metrics(folder / "multirun" / "two")
     assert [line["step"] for line in two] == [line["step"] for line in single] == list(range(11))  # written once
-    for alone, shared in zip(single, two, strict=True):
+    for expected, line in zip(single, two, strict=True):
         for key in ("train/loss", "train/loss_unweighted", "train/grad_norm", "train/lr", "val/loss", "val/ema/loss"):
-            assert (key in shared) == (key in alone)
-            if key in alone:
-                assert shared[key] == pytest.approx(alone[key], rel=1e-4), (key, alone["step"])
+            assert (key in line) == (key in expected)
+            if key in expected:
+                assert line[key] == pytest.approx(expected[key], rel=1e-4), (key, expected["step"])
     assert two[-1]["val/loss"] == pytest.approx(single[-1]["val/loss"], rel=1e-5)
-    assert single[0]["val/loss"] == two[0]["val/loss"]  # the same weights still: the same bits
-    alone, shared = (weights(folder / "multirun" / name) for name in ("one", "two"))
-    assert all(torch.allclose(alone[key], shared[key], atol=1e-5) for key in alone)
+    assert single[0]["val/loss"] == two[0]["val/loss"]  # before the first step: the same bits
+    expected, trained = (weights(folder / "multirun" / name) for name in ("one", "two"))
+    assert all(torch.allclose(expected[key], trained[key], atol=1e-5) for key in expected)
     assert json.loads((folder / "multirun/two/run.json").read_text())["num_processes"] == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_continues_the_run(launch, folder, one, first, then):
-    """With less memory for each, too."""
+    """Also with settings that save memory."""
     name = f"{first}-{then}"
     assert launch(first, f"run={name}", "stop_at=5").returncode == 0
     rest = launch(then, f"run={name}", "micro_batch_size=2", "gradient_checkpointing=true")
     assert rest.returncode == 0, rest.stderr
-    whole, found = metrics(one), metrics(folder / "multirun" / name)
-    assert [line["step"] for line in found] == list(range(11))
-    assert found[-1]["val/loss"] == pytest.approx(whole[-1]["val/loss"], rel=1e-5)
+    lines = metrics(folder / "multirun" / name)
+    assert [line["step"] for line in lines] == list(range(11))
+    assert lines[-1]["val/loss"] == pytest.approx(metrics(one)[-1]["val/loss"], rel=1e-5)
     assert json.loads((folder / "multirun" / name / "run.json").read_text())["num_processes"] == then
 
 
@@ -106,5 +94,45 @@ def test_a_sweep_launches_them(launch, folder):
     command = f"'{ACCELERATE} launch --multi_gpu --num_processes 2 -m t2i.train'"
     sweep = launch(1, "-m", "sweep=pairs", "seed=0,1", "steps=2", f"hydra.launcher.command={command}")
     assert sweep.returncode == 0, sweep.stdout + sweep.stderr
-    found = [json.loads(file.read_text()) for file in (folder / "multirun/pairs").glob("*/run.json")]
-    assert [(info["state"], info["num_processes"]) for info in found] == [("finished", 2)] * 2
+    runs = [json.loads(file.read_text()) for file in (folder / "multirun/pairs").glob("*/run.json")]
+    assert [(info["state"], info["num_processes"]) for info in runs] == [("finished", 2)] * 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_each_process_is_assigned_equally_many_pieces_of_the_work(number):
+    ranks = [SimpleNamespace(process_index=index, num_processes=number) for index in range(number)]
+    pieces = [processes.assigned("abcd", rank) for rank in ranks]
+    assert len({len(own) for own in pieces}) == 1
+    assert set().union(*pieces) == set("abcd")
+    assert all(processes.assigned("", rank) == [] for rank in ranks)
+
+
+def test_deepspeed_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match=r"DeepSpeed is not supported.*--fsdp_version 2.*--multi_gpu"):
+        processes.start("no")
+
+
+def test_fsdp_1_is_refused_with_the_remedy():
+    plugin = SimpleNamespace(fsdp_version=1)
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(ConfigError, match=r"FSDP 1 is not supported.*fsdp_version: 2.*--multi_gpu"):
+        processes.refuse_fsdp_1(accelerator)
+    plugin.fsdp_version = 2
+    processes.refuse_fsdp_1(accelerator)
+
+
+def test_every_process_reads_complete_text_encoders(monkeypatch):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    processes.start("no")
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
+
+
+def test_a_later_job_of_the_process_may_have_another_precision():
+    assert [processes.start(precision).mixed_precision for precision in ("bf16", "no")] == ["bf16", "no"]
+
+
+def test_autocast_keeps_no_copies_of_the_weights():
+    with processes.start("bf16").autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_cache_enabled()

@@ -19,10 +19,15 @@ from t2i.models.loading import BUNDLED
 STOCK = {"sd15": StableDiffusionPipeline, "sd21": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 BLOCKS = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "norm_num_groups": 8,
-    "block_out_channels": (16, 32), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-}  # fmt: skip
+}
 
 
 def save(name: str, folder: Path) -> Path:
@@ -60,7 +65,7 @@ def _sd21() -> StableDiffusionPipeline:
 
 
 def _sdxl() -> StableDiffusionXLPipeline:
-    told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+    conditions = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     heads = {"attention_head_dim": [1, 2], "use_linear_projection": True, "transformer_layers_per_block": [1, 2]}
     width = {"cross_attention_dim": 32 + 48, "projection_class_embeddings_input_dim": 24 + 6 * 8}
     return StableDiffusionXLPipeline(
@@ -69,7 +74,7 @@ def _sdxl() -> StableDiffusionXLPipeline:
         text_encoder_2=_text_encoder(CLIPTextModelWithProjection, hidden_size=48, projection_dim=24),
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(pad_token="!"),
-        unet=UNet2DConditionModel(**BLOCKS, **told, **heads, **width),
+        unet=UNet2DConditionModel(**BLOCKS, **conditions, **heads, **width),
         scheduler=EulerDiscreteScheduler(**BETAS),
         add_watermarker=False,
     )

@@ -1,7 +1,8 @@
 """`python -m t2i.train` with FSDP 2 on the CPU, for `accelerate launch --multi_gpu`.
 
-Accelerate itself would refuse the CPU, although PyTorch shards there as well: its state is told that it is FSDP. What
-an accelerate file would set is in the variables FSDP_*, as `accelerate launch` sets them.
+Accelerate refuses FSDP on a CPU, although PyTorch shards there as well, so here each Accelerator gets the state of
+FSDP after it was made. The settings of an Accelerate file are in the variables FSDP_*, as `accelerate launch` sets
+them.
 """
 
 from accelerate import Accelerator, PartialState
@@ -9,16 +10,19 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from t2i import train
 from t2i.cli.failing import run
-from t2i.distributed import processes
 
 
-def forced(**settings) -> Accelerator:
-    accelerator = Accelerator(**settings)
-    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    return accelerator
+def shard_on_cpu() -> None:
+    initialize = Accelerator.__init__
+
+    def with_fsdp(self, *arguments, **settings) -> None:
+        initialize(self, *arguments, **settings)
+        self.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+        self.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+
+    Accelerator.__init__ = with_fsdp
 
 
 if __name__ == "__main__":
-    processes.Accelerator = forced
+    shard_on_cpu()
     run(train.cli)

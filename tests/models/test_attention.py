@@ -1,9 +1,10 @@
+import importlib.util
+
 import diffusers
 import pytest
 import torch
 
 from t2i.config import ConfigError
-from t2i.models import attention as attention_module
 from t2i.models.attention import recompute, resolve_attention, set_attention
 
 
@@ -50,8 +51,8 @@ def test_the_outer_levels_are_recomputed(levels, down, mid, up):
 
 def test_missing_xformers_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(attention_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"attention=xformers: the package is missing; pip install 't2i\[xformers\]'"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"attention=xformers needs the package .*pip install 't2i\[xformers\]'"):
         resolve_attention("xformers", "fp16")
 
 
@@ -66,23 +67,23 @@ def test_both_implementations_of_attention_agree(small_pipeline):
 
 
 @pytest.mark.parametrize(("few", "same"), [(2 * 2 * 64 * 64, "math"), (2 * 2 * 64 * 64 - 1, "sdpa")])
-def test_by_size_multiplies_where_the_scores_are_few_and_fuses_where_they_are_many(
+def test_by_size_uses_plain_products_for_few_scores_and_the_fused_kernel_for_many(
     small_pipeline, monkeypatch, few, same
 ):
-    """Of 2 images, 2 heads and 8 × 8 latents, which attend to themselves; 24 tokens are few in both cases."""
-    monkeypatch.setattr(attention_module, "FEW_SCORES", few)
+    """There are 2 images, 2 heads and 8 × 8 latents, which attend to themselves."""
+    monkeypatch.setattr("t2i.models.attention.FEW_SCORES", few)
     unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
     hidden = torch.randn(2, 64, attention.query_dim)
     outputs = []
-    for how in ("by_size", same):
-        set_attention(unet, how, "fp32")
+    for implementation in ("by_size", same):
+        set_attention(unet, implementation, "fp32")
         outputs.append(attention(hidden))
     assert torch.equal(*outputs)
 
 
 def test_plain_products_of_scores_that_overflow_are_refused(layout):
-    """Where upcast_attention asks for float32, autocast takes it back; the fused kernel needs no cast."""
+    """Autocast undoes the cast to float32 that upcast_attention asks for; the fused kernel needs no cast."""
     from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
     unet = diffusers.UNet2DConditionModel.from_pretrained(layout("sd21"), subfolder="unet")

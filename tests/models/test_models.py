@@ -31,7 +31,7 @@ def test_a_local_path_without_a_pipeline_is_refused(path):
 
 
 def test_the_shipped_weights_are_at_most_25_megabytes():
-    """And no pickle is among them."""
+    """None of them is a pickle."""
     folder = BUNDLED["tiny"].parent
     assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) <= 25e6
     assert not [file for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pkl") for file in folder.rglob(pattern)]
@@ -78,7 +78,7 @@ def load_family(name, folder):
 
 
 def test_captions_are_embedded_as_the_stock_pipeline_does(layout, family):
-    """The empty one too, as it stands where the pipeline guides: what is learned of it must be what is asked for."""
+    """Also the empty caption, as the pipeline embeds it for guidance: training and sampling must use the same."""
     captions, stock = ["red apple", "woman astronaut", ""], layouts.STOCK[family].from_pretrained(layout(family))
     embedded = load_family(family, layout(family)).embed(captions)
     expected = stock.encode_prompt(
@@ -92,35 +92,35 @@ def test_captions_are_embedded_as_the_stock_pipeline_does(layout, family):
         assert torch.allclose(embedded[name], torch.cat([given, empty[:1]]), atol=1e-6)
 
 
-def test_a_denoiser_is_asked_as_the_stock_pipeline_asks_it(layout, family):
-    """What the pipeline's only step gives to the UNet and gets back, with and without the caption."""
-    model, asked = load_family(family, layout(family)), []
+def test_denoise_calls_the_unet_as_the_stock_pipeline_does(layout, family):
+    """The pipeline's only step predicts with and without the caption."""
+    model, calls = load_family(family, layout(family)), []
     pipeline = model.pipeline(DDIMScheduler(steps_offset=1, clip_sample=False))
     forward = pipeline.unet.forward
 
-    def listen(x, t, *args, **kwargs):
-        asked.append((x, t, forward(x, t, *args, **kwargs)))
-        return asked[-1][-1]
+    def recording(x, t, *args, **kwargs):
+        calls.append((x, t, forward(x, t, *args, **kwargs)))
+        return calls[-1][-1]
 
-    pipeline.unet.forward = listen
+    pipeline.unet.forward = recording
     pipeline("red apple", num_inference_steps=1, output_type="latent")
-    (x, t, predictions), text = asked[0], model.embed(["", "red apple"])
+    (x, t, predictions), text = calls[0], model.embed(["", "red apple"])
     assert torch.allclose(model.denoise(x, t.expand(2), text), predictions[0], atol=1e-5)
 
 
-def test_sdxl_hears_of_sizes_and_crops(layout):
-    """Without them, an image counts as whole; f is 4 here."""
+def test_sdxl_is_conditioned_on_sizes_and_crops(layout):
+    """Without them, an image counts as uncropped; a latent is 4 pixels wide here."""
     model = load_family("sdxl", layout("sdxl"))
     x, t, text = torch.randn(2, 4, 16, 12), torch.tensor([10, 500]), model.embed(["red apple", "cat face"])
-    whole = torch.tensor([[64, 48, 0, 0, 64, 48]] * 2)
-    assert torch.equal(model.denoise(x, t, text), model.denoise(x, t, text | {"time_ids": whole}))
+    uncropped = torch.tensor([[64, 48, 0, 0, 64, 48]] * 2)
+    assert torch.equal(model.denoise(x, t, text), model.denoise(x, t, text | {"time_ids": uncropped}))
     cropped = torch.tensor([[64, 48, 0, 0, 64, 48], [64, 90, 0, 21, 64, 48]])
     change = (model.denoise(x, t, text) - model.denoise(x, t, text | {"time_ids": cropped})).abs().amax((1, 2, 3))
     assert change[0] < 1e-6 < change[1]
 
 
 def assert_trained(folder, before, name, predicts):
-    """Stock Diffusers loads the export, whose weights are new and whose scheduler is that of the training."""
+    """Stock Diffusers loads the export, whose weights are new and whose scheduler is the one trained with."""
     pipeline = layouts.STOCK[name].from_pretrained(folder / "model")
     assert pipeline.scheduler.config.prediction_type == predicts
     weight = load_family(name, before).denoiser.conv_in.weight
@@ -132,15 +132,15 @@ def assert_trained(folder, before, name, predicts):
 
 
 @pytest.mark.parametrize(("name", "predicts"), [("sd21", "v_prediction"), ("sdxl", "epsilon")])
-def test_a_family_trains_and_stock_diffusers_draws_with_the_export(train, layout, tmp_path, name, predicts):
-    """What it predicts is read from its own scheduler."""
+def test_a_family_trains_and_stock_diffusers_samples_from_the_export(train, layout, tmp_path, name, predicts):
+    """What it predicts comes from its own scheduler."""
     settings = [f"model={name}", f"model.path={layout(name)}", "steps=3", "validate_every=0", "save_every=0"]
     trained = train(tmp_path / "run", *settings, "sample_every=0")
     assert all(np.isfinite(line["train/loss"]) for line in trained.metrics())
     assert_trained(trained.folder, layout(name), name, predicts)
 
 
-def test_another_family_s_pipeline_is_refused(layout):
+def test_the_pipeline_of_another_family_is_refused(layout):
     with pytest.raises(InstantiationException) as error:
         load_family("sd15", layout("sdxl"))
     assert "holds a StableDiffusionXLPipeline, not a StableDiffusionPipeline; choose" in str(error.value.__cause__)
@@ -160,7 +160,7 @@ def test_variants_are_loaded_and_pickles_are_not(layout, tmp_path):
 
 
 def test_naruto_trains_from_local_copies(layout, tmp_path):
-    """A folder of captioned images and one in the layout of Stable Diffusion 1.5, instead of the Hub."""
+    """It takes a folder of captioned images and a pipeline in the layout of Stable Diffusion 1.5 instead of the Hub."""
     lines, random = [], np.random.default_rng(0)
     for number in range(12):
         Image.fromarray(random.integers(0, 255, (80, 70, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
@@ -174,15 +174,15 @@ def test_naruto_trains_from_local_copies(layout, tmp_path):
     assert_trained(tmp_path / "run", layout("sd15"), "sd15", "epsilon")
 
 
-def test_sdxl_is_told_of_the_crops_that_it_sees(train, layout, tmp_path, monkeypatch):
-    """In training and in validation, each image's own."""
+def test_sdxl_is_conditioned_on_the_crop_of_each_image(train, layout, tmp_path, monkeypatch):
+    """In training and in validation."""
     for number, shape in enumerate([(64, 128), (128, 64), (96, 96), (64, 64)] * 3):
         Image.fromarray(np.full((*shape, 3), number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text("a wall")
-    told = []
+    conditions = []
 
     def denoise(self, x, t, text):
-        told.extend(text["time_ids"].tolist())
+        conditions.extend(text["time_ids"].tolist())
         return self.denoiser(x, t, text["encoder_hidden_states"], added_cond_kwargs=text).sample
 
     monkeypatch.setattr("t2i.models.stable_diffusion_xl.StableDiffusionXL.denoise", denoise)
@@ -191,4 +191,4 @@ def test_sdxl_is_told_of_the_crops_that_it_sees(train, layout, tmp_path, monkeyp
     cfg = compose("model=sdxl", f"model.path={layout('sdxl')}", *data, *settings, f"cache_dir={tmp_path / 'cache'}")
     run(cfg, make_plan(cfg), tmp_path / "run", [])
     wide, tall, large, plain = [64, 128, 0, 32], [128, 64, 32, 0], [96, 96, 0, 0], [64, 64, 0, 0]
-    assert {tuple(each) for each in told} == {(*each, 64, 64) for each in (wide, tall, large, plain)}
+    assert {tuple(values) for values in conditions} == {(*crop, 64, 64) for crop in (wide, tall, large, plain)}

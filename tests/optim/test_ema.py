@@ -4,15 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i.optim.ema import EMA
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 
 
 def trained(ema, updates):
-    """A layer whose weights go through `updates`, averaged by `ema`."""
+    """A layer whose weight takes the values `updates`, averaged by `ema`."""
     layer = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.fill_(0.0)
-    ema.track(Trained(layer), None)
+    ema.track(hold_weights(layer), None)
     for value in updates:
         with torch.no_grad():
             layer.weight.fill_(value)
@@ -34,8 +34,8 @@ def test_with_warmup_it_equals_diffusers():
 
     layer = torch.nn.Linear(3, 3)
     theirs, ours = EMAModel(layer.parameters(), decay=0.9), EMA(0.9, warmup=True)
-    ours.track(Trained(layer), None)
-    theirs.optimization_step = 1  # Diffusers leaves its first update without effect
+    ours.track(hold_weights(layer), None)
+    theirs.optimization_step = 1  # the first update of Diffusers has no effect
     for _ in range(30):
         with torch.no_grad():
             layer.weight.add_(torch.randn(3, 3))
@@ -44,7 +44,7 @@ def test_with_warmup_it_equals_diffusers():
     assert torch.allclose(ours.shadow["weight"], theirs.shadow_params[0], atol=1e-6)
 
 
-def test_applied_swaps_the_weights_and_brings_them_back():
+def test_applied_swaps_the_weights_and_restores_them():
     ema = EMA(0.5, warmup=False)
     layer = trained(ema, [1.0])
     with ema.applied():

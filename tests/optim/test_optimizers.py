@@ -1,4 +1,4 @@
-"""Every option of the group trains, and goes on after a pause as if there had been none."""
+"""Every option of the group trains, and resumes after a pause as if there had been none."""
 
 import sys
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from t2i.config import ConfigError
 from t2i.optim.ema import ScheduleFree
 from t2i.optim.optimizers import StochasticAdamW, random_halves, round_stochastically
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 from t2i.plan import check_the_rest, make_plan
 
 ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
@@ -32,12 +32,12 @@ def test_rounding_gives_a_neighbour_whose_mean_is_the_number(x, seed):
     if low < high:
         between = torch.tensor([low, high]).bfloat16().view(torch.int16)
         assert abs(int(between[1]) - int(between[0])) == 1
-        share = (rounded == high).double().mean().item()
-        wanted = (x - low) / (high - low)
-        assert abs(share - wanted) < 6 * (wanted * (1 - wanted) / len(rounded)) ** 0.5 + 2**-15
+        fraction = (rounded == high).double().mean().item()
+        expected = (x - low) / (high - low)
+        assert abs(fraction - expected) < 6 * (expected * (1 - expected) / len(rounded)) ** 0.5 + 2**-15
 
 
-def test_numbers_that_bfloat16_holds_stay():
+def test_numbers_that_bfloat16_represents_do_not_change():
     exact = torch.tensor([0.0, -0.0, 1.0, -2.5, float("inf"), -float("inf")]).repeat(100)
     assert torch.equal(round_stochastically(exact.clone(), random_halves(len(exact), random())), exact)
 
@@ -54,7 +54,7 @@ def test_in_float32_it_is_adamw():
 
 
 def moved(rate, steps, dtype=torch.bfloat16):
-    """The mean of many weights that began at 1, after steps along the same gradient."""
+    """The mean of many weights that started at 1, after steps along the same gradient, and the optimizer's state."""
     weight = torch.nn.Parameter(torch.ones(20_000, dtype=dtype))
     optimizer = StochasticAdamW([weight], lr=rate, **(ADAMW | {"weight_decay": 0.0}), seed=0)
     for _ in range(steps):
@@ -64,13 +64,13 @@ def moved(rate, steps, dtype=torch.bfloat16):
 
 
 def test_updates_far_below_the_resolution_are_not_lost():
-    """Ten steps of 1e-4 from 1.0, whose neighbours in bfloat16 are 0.996 and 1.008, arrive at 0.999 in the mean."""
+    """Ten steps of 1e-4 from 1.0, whose neighbours in bfloat16 are 0.996 and 1.008, reach 0.999 on average."""
     mean, _ = moved(1e-4, 10)
     assert mean == pytest.approx(0.999, abs=2e-4)
 
 
 def test_the_second_moment_falls_again():
-    """Rounded to the nearest, a second moment with beta2 = 0.999 would stay where a large gradient had put it."""
+    """Rounded to the nearest, a second moment with beta2 = 0.999 would never fall after a large gradient."""
     weight = torch.nn.Parameter(torch.zeros(20_000, dtype=torch.bfloat16))
     optimizer = StochasticAdamW([weight], lr=0.0, **ADAMW, seed=0)
     for gradient in [1.0] * 20 + [0.0] * 200:
@@ -80,7 +80,7 @@ def test_the_second_moment_falls_again():
     assert optimizer.state[weight]["exp_avg_sq"].float().mean().item() == pytest.approx(expected, rel=0.01)
 
 
-def test_what_is_rounded_up_does_not_depend_on_the_stream_of_torch():
+def test_the_rounding_does_not_depend_on_torch_s_random_state():
     expected, _ = moved(1e-4, 3)
     torch.manual_seed(123)
     assert moved(1e-4, 3)[0] == expected
@@ -108,19 +108,18 @@ def weights(run):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_teaches_and_resumes_bit_for_bit(train, tmp_path, option):
     chosen = "precision=bf16_sr" if option == "adamw_sr" else f"optimizer={option}"
-    whole = train(tmp_path / "whole", chosen)
-    train(tmp_path / "parts", chosen, "stop_at=4")
-    parts = train(tmp_path / "parts", chosen)
-    expected, found = weights(whole), weights(parts)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    lines = whole.metrics()
+    uninterrupted = train(tmp_path / "uninterrupted", chosen)
+    train(tmp_path / "resumed", chosen, "stop_at=4")
+    expected, resumed = weights(uninterrupted), weights(train(tmp_path / "resumed", chosen))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    lines = uninterrupted.metrics()
     assert lines[-1]["val/loss"] < lines[0]["val/loss"]
 
 
 @pytest.mark.slow
 def test_validation_leaves_a_schedule_free_run_as_it_was(train, tmp_path):
-    """Its weights are exchanged for the average and back, and the optimizer's own way back rounds."""
+    """Validation swaps its weights for the average and back, although the optimizer's own way back rounds."""
     runs = [
         train(tmp_path / every, "optimizer=schedulefree", f"validate_every={every}", f"sample_every={every}")
         for every in ("0", "2")
@@ -133,7 +132,7 @@ def test_the_average_is_the_one_that_the_optimizer_keeps():
     import schedulefree
 
     layer = torch.nn.Linear(3, 3)
-    trained = Trained(layer)
+    trained = hold_weights(layer)
     optimizer = schedulefree.AdamWScheduleFree(list(trained.weights.values()), lr=0.1)
     ema = ScheduleFree()
     ema.track(trained, optimizer)
@@ -156,7 +155,7 @@ def test_the_average_is_the_one_that_the_optimizer_keeps():
         (["optimizer=schedulefree", "ema=standard"], "averages the weights itself; use ema=schedule_free"),
         (["optimizer=schedulefree", "ema=none"], "averages the weights itself; use ema=schedule_free"),
         (["ema=schedule_free"], "ema=schedule_free is the average of optimizer=schedulefree"),
-        (["precision=bf16_sr", "optimizer=adamw"], "rounds to nearest, which loses small updates"),
+        (["precision=bf16_sr", "optimizer=adamw"], "rounds to the nearest, which loses small updates"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides, message):

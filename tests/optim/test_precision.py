@@ -1,25 +1,41 @@
 import pytest
 import torch
 
-from t2i.distributed import processes
-from t2i.optim import precision
+from t2i.optim.precision import Precision, resolve_precision
 
 
-@pytest.mark.parametrize(("in_hardware", "chosen"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_where_the_cpu_multiplies_it(monkeypatch, in_hardware, chosen):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "_cpu_multiplies_bf16", lambda: in_hardware)
-    assert precision.resolve_precision("auto", "auto").dtype == chosen
+@pytest.fixture
+def cpu(monkeypatch):
+    """Pretend to run without a GPU, on a CPU with the given features."""
+
+    def cpu(**features):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+
+    return cpu
 
 
-def test_autocast_keeps_no_copies_of_the_weights():
-    with processes.start("bf16").autocast():
-        assert torch.is_autocast_enabled("cpu")
-        assert not torch.is_autocast_cache_enabled()
+@pytest.mark.parametrize(
+    ("features", "chosen"),
+    [
+        ({"amx_tile": True, "avx512_bf16": False}, "bf16"),
+        ({"amx_tile": False, "avx512_bf16": True}, "bf16"),
+        ({"amx_tile": False, "avx512_bf16": False, "avx512_f": True}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_it(cpu, features, chosen):
+    cpu(**features)
+    assert resolve_precision("auto", "auto").dtype == chosen
 
 
-def test_slow_bf16_is_allowed_with_a_warning(monkeypatch, caplog):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(precision, "_cpu_multiplies_bf16", lambda: False)
-    assert precision.resolve_precision("bf16", "auto") == precision.Precision("bf16", "master")
+def test_pytorch_reports_the_features_of_this_cpu():
+    """Under the names that are looked up, on the processors that have them."""
+    features = torch.cpu.get_capabilities()
+    assert features["architecture"] != "x86_64" or {"amx_tile", "avx512_bf16"} <= features.keys()
+
+
+def test_slow_bf16_is_allowed_with_a_warning(cpu, caplog):
+    cpu(avx512_bf16=False)
+    assert resolve_precision("bf16", "auto") == Precision("bf16", "master")
     assert "slower than precision=fp32" in caplog.text

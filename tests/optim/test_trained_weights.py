@@ -1,4 +1,4 @@
-"""The weights as the optimizer updates them, and as the network multiplies them."""
+"""The trained weights as the optimizer updates them, and as the network multiplies them."""
 
 import copy
 import shutil
@@ -11,10 +11,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
-from t2i.optim import precision
 from t2i.optim.ema import EMA
-from t2i.optim.precision import Precision
-from t2i.optim.trained_weights import Trained
+from t2i.optim.precision import FP32, Precision, resolve_precision
+from t2i.optim.trained_weights import copy_each, hold_weights
 
 MASTER, CAST = Precision("bf16", "master"), Precision("bf16", "fp32")
 
@@ -42,17 +41,17 @@ def steps_of(net, trained, steps=3, micro_batches=2):
 
 
 def test_a_master_copy_trains_as_autocast_does_bit_for_bit():
-    """Also with accumulation: gradients are added up in float32, as autocast's are."""
+    """Also with gradient accumulation, which adds up in float32, as under autocast."""
     cast, master = network(), network()
-    expected, found = steps_of(cast, Trained(cast, CAST)), steps_of(master, Trained(master, MASTER))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert {weight.dtype for weight in found.values()} == {torch.float32}
+    expected, copies = steps_of(cast, hold_weights(cast, CAST)), steps_of(master, hold_weights(master, MASTER))
+    assert expected.keys() == copies.keys()
+    assert all(torch.equal(expected[name], copies[name]) for name in expected)
+    assert {weight.dtype for weight in copies.values()} == {torch.float32}
 
 
 def test_the_network_multiplies_the_rounded_copies():
     net = network()
-    trained = Trained(net, MASTER)
+    trained = hold_weights(net, MASTER)
     steps_of(net, trained)
     for name, parameter in net.named_parameters():
         assert parameter.dtype == (torch.bfloat16 if parameter.ndim > 1 else torch.float32)
@@ -61,29 +60,29 @@ def test_the_network_multiplies_the_rounded_copies():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the mappings of this process from /proc")
-@pytest.mark.parametrize("how", [MASTER, Precision("bf16", "stochastic")])
-def test_nothing_keeps_the_file_of_the_weights_in_memory(how, small_pipeline, tmp_path):
-    """What is read from safetensors are views of one mapping of the file; one that is left keeps all of it."""
+@pytest.mark.parametrize("precision", [MASTER, Precision("bf16", "stochastic")])
+def test_nothing_keeps_the_file_of_the_weights_in_memory(precision, small_pipeline, tmp_path):
+    """Tensors read from safetensors are views of one mapping of the file; a single one keeps all of it in memory."""
     shutil.copytree(small_pipeline / "unet", tmp_path / "unet")
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
-    Trained(unet, how)
+    hold_weights(unet, precision)
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-@pytest.mark.parametrize("how", [MASTER, CAST, Precision("bf16", "stochastic"), precision.FP32])
-def test_frozen_matrices_are_held_as_they_are_multiplied(how):
+@pytest.mark.parametrize("precision", [MASTER, CAST, Precision("bf16", "stochastic"), FP32])
+def test_frozen_matrices_are_held_as_they_are_multiplied(precision):
     net = network()
     net[0].requires_grad_(False)
-    trained = Trained(net, how)
-    assert net[0].weight.dtype == how.compute
+    trained = hold_weights(net, precision)
+    assert net[0].weight.dtype == precision.compute
     assert net[0].bias.dtype == torch.float32
     assert trained.weights.keys() == {"1.weight", "1.bias", "4.weight", "4.bias"}
 
 
 def test_replaced_weights_come_back():
     net = network()
-    trained = Trained(net, MASTER)
+    trained = hold_weights(net, MASTER)
     before = copy.deepcopy(net.state_dict())
     zeros = {name: torch.zeros_like(weight) for name, weight in trained.weights.items()}
     with trained.replaced(zeros):
@@ -97,7 +96,7 @@ def test_replaced_weights_come_back():
 def test_averages_are_kept_in_float32():
     """In bfloat16 an average with a decay of 0.999 would never move."""
     net = network()
-    trained, ema = Trained(net, Precision("bf16", "stochastic")), EMA(0.999, warmup=False)
+    trained, ema = hold_weights(net, Precision("bf16", "stochastic")), EMA(0.999, warmup=False)
     ema.track(trained, None)
     start = ema.shadow["4.weight"].clone()
     with torch.no_grad():
@@ -110,14 +109,22 @@ def test_averages_are_kept_in_float32():
 
 def test_a_loaded_state_reaches_the_network():
     first, second = network(), network()
-    state = steps_of(first, Trained(first, MASTER))
-    Trained(second, MASTER).load_state_dict(state)
+    state = steps_of(first, hold_weights(first, MASTER))
+    hold_weights(second, MASTER).load_state_dict(state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_each_source_is_copied_into_its_target():
+    same, cast = torch.zeros(2), torch.zeros(3, dtype=torch.bfloat16)
+    copy_each([same, cast], [torch.ones(2), torch.full((3,), 0.1)])
+    assert torch.equal(same, torch.ones(2))
+    assert torch.equal(cast, torch.full((3,), 0.1).bfloat16())
+    copy_each([], [])
+
+
 def test_weights_of_another_network_are_refused():
-    with pytest.raises(ConfigError, match="other weights than are trained, such as extra"):
-        Trained(network()).load_state_dict(Trained(network()).state_dict() | {"extra": torch.zeros(1)})
+    with pytest.raises(ConfigError, match="other weights than this run trains, such as extra"):
+        hold_weights(network()).load_state_dict(hold_weights(network()).state_dict() | {"extra": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
@@ -125,13 +132,13 @@ def test_weights_of_another_network_are_refused():
     [
         (("bf16", "auto"), 1, MASTER),
         (("bf16", "auto"), 2, CAST),
-        (("fp32", "auto"), 1, precision.FP32),
+        (("fp32", "auto"), 1, FP32),
         (("bf16", "stochastic"), 2, Precision("bf16", "stochastic")),
     ],
 )
 def test_how_weights_are_held(monkeypatch, given, processes, resolved):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    assert precision.resolve_precision(*given) == resolved
+    assert resolve_precision(*given) == resolved
 
 
 @pytest.mark.parametrize(
@@ -145,7 +152,7 @@ def test_how_weights_are_held(monkeypatch, given, processes, resolved):
 def test_impossible_ways_to_hold_weights(monkeypatch, given, processes, message):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     with pytest.raises(ConfigError, match=message):
-        precision.resolve_precision(*given)
+        resolve_precision(*given)
 
 
 def state(run):
@@ -157,13 +164,10 @@ def state(run):
 @pytest.mark.parametrize("adapter", ["none", "lora"])  # DoRA measures the frozen weights, so their rounding shows
 def test_runs_with_and_without_a_master_copy_are_the_same(train, tmp_path, adapter):
     """Weights, averages and errors, bit for bit."""
-    runs = [
-        train(
-            tmp_path / weights, "precision=bf16", f"precision.weights={weights}", f"adapter={adapter}",
-            "micro_batch_size=4",
-        )
-        for weights in ("master", "fp32")
-    ]  # fmt: skip
-    expected, found = (state(run) for run in runs)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert runs[0].metrics()[-1]["val/loss"] == runs[1].metrics()[-1]["val/loss"]
+    common = ["precision=bf16", f"adapter={adapter}", "micro_batch_size=4"]
+    master, cast = (
+        train(tmp_path / weights, f"precision.weights={weights}", *common) for weights in ("master", "fp32")
+    )
+    expected, copies = state(cast), state(master)
+    assert all(torch.equal(expected[name], copies[name]) for name in expected)
+    assert master.metrics()[-1]["val/loss"] == cast.metrics()[-1]["val/loss"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2i.optim.ema import EMA
-from t2i.optim.trained_weights import Trained
+from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints
 
 
@@ -15,7 +15,7 @@ def parts(value=0.0):
     torch.nn.init.constant_(layer.weight, value)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
     ema = EMA(0.9)
-    ema.track(Trained(layer), optimizer)
+    ema.track(hold_weights(layer), optimizer)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     return {"denoiser": layer, "optimizer": optimizer, "ema": ema}

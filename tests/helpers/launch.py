@@ -1,0 +1,32 @@
+"""Commands for `t2i.train` in several processes, with gloo on the CPU."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from helpers.runs import free_port
+
+ACCELERATE = Path(sys.executable).parent / "accelerate"
+
+
+def train(
+    processes: int,
+    settings: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "t2i.train"),
+) -> subprocess.CompletedProcess:
+    """Train in `folder`. program: what `accelerate launch` runs if there is more than one process."""
+    command = [sys.executable, "-m", "t2i.train"]
+    if processes > 1:
+        command = [str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", str(processes), *program]
+    variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
+    return subprocess.run(
+        [*command, *settings, "threads=1"],
+        cwd=folder,
+        env=os.environ | variables | (environment or {}),
+        capture_output=True,
+        text=True,
+    )
