@@ -86,3 +86,17 @@ def test_the_folder_with_the_configuration_is_found_from_anywhere(tmp_path):
     run = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)
     assert "_target_: t2i.diffusion.losses.MinSNR" in run.stdout
     assert CONF.is_dir()
+
+
+def test_a_fault_shows_its_traceback_without_hydras_frames(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def __init__(self, **settings):\n        raise KeyError('faulty')\n"
+    )
+    arguments = ["loss=mse", "loss._target_=mine.Mine", "allowed_targets=[mine]"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    program = [sys.executable, "-m", "t2i", "train", *arguments]
+    run = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "KeyError: 'faulty'" in run.stderr
+    assert "run_job" not in run.stderr
+    assert run.stderr.splitlines()[-1].endswith("please report it, with the traceback above and `t2i --version`")

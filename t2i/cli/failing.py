@@ -50,11 +50,11 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str | None:
     if isinstance(error, ConfigError):
         return str(error)
     if "hydra.errors" in sys.modules:  # Hydra is slow to import, and has raised nothing where it was not
-        from hydra.errors import HydraException
+        from hydra.errors import HydraException, InstantiationException
 
         from t2i.config.misspelt import explain as explain_hydra
 
-        if isinstance(error, HydraException):
+        if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             return explain_hydra(error, arguments)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 
 from t2i.cli.failing import run
 from t2i.config import ConfigError
@@ -46,7 +46,15 @@ def test_an_interruption_says_how_to_go_on(capsys):
     assert capsys.readouterr().err == "\nt2i: interrupted; add run=mine to the command\n"
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), OSError("of the network"), ValueError("of a library")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("by zero"),
+        OSError("of the network"),
+        ValueError("of a library"),
+        InstantiationException("of a component, as it was built"),
+    ],
+)
 def test_a_fault_of_t2i_shows_where_it_happened_and_asks_for_a_report(error, capsys):
     assert fail(error) == 1
     shown = capsys.readouterr().err
