@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from t2i.sweeps.launcher import Workshop
+    from t2i.sweeps.launcher import SweepRunner
 
 
 class ProcessLauncher(Launcher):
@@ -21,18 +21,18 @@ class ProcessLauncher(Launcher):
 
     def __init__(self, **options: Any):
         self.options = options
-        self.workshop: Workshop | None = None
+        self.runner: SweepRunner | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from t2i.sweeps.launcher import Workshop
+        from t2i.sweeps.launcher import SweepRunner
         from t2i.train import main
 
-        if self.workshop is None:  # a sweeper that learns from the results calls again
-            self.workshop = Workshop(Path(self.config.hydra.sweep.dir), main, **self.options)
-        return self.workshop.run([self.loader.load_sweep_config(self.config, list(each)) for each in job_overrides])
+        if self.runner is None:  # a sweeper that learns from the results calls again
+            self.runner = SweepRunner(Path(self.config.hydra.sweep.dir), main, **self.options)
+        return self.runner.run([self.loader.load_sweep_config(self.config, list(each)) for each in job_overrides])
 
 
 class Presets(SearchPathPlugin):

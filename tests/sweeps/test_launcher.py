@@ -112,7 +112,7 @@ def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
     assert sweep.returncode == 1
     assert re.search(r"seed-1 .* failed: RuntimeError: the fourth step failed", output)
     assert "2 finished · 1 failed" in output
-    assert "t2i: 1 of 3 jobs failed; the same command tries them again" in output
+    assert "t2i: 1 of 3 jobs failed; run the same command again to retry them" in output
     assert "Traceback" not in output
     other = command(*settings, "sweep=two", "batch_size=4", "micro_batch_size=4")
     output = other.communicate()[0]
@@ -165,7 +165,7 @@ def test_ctrl_c_interrupts_the_jobs_and_leaves_no_process(command, tmp_path):
     sweep.send_signal(signal.SIGTERM)
     output = sweep.communicate()[0]
     assert sweep.returncode == 128 + signal.SIGTERM, output
-    assert "t2i: interrupted; the same command goes on" in output
+    assert "t2i: interrupted; run the same command again to continue" in output
     assert runs(tmp_path / "multirun/stopped")["seed-0"]["state"] == "interrupted"
     assert not (tmp_path / "multirun/stopped/seed-1").exists()
 
@@ -191,5 +191,5 @@ def test_halving_stops_only_what_is_worse_beyond_noise(command, tmp_path):
 @pytest.mark.slow
 def test_halving_without_validation_is_refused(command):
     sweep = command("sweep=blind", "hydra/launcher=halving", "seed=0,1", "validate_every=0")
-    assert "rungs compares validations; set validate_every, or rungs=[]" in sweep.communicate()[0]
+    assert "rungs compares validations; set validate_every, or hydra.launcher.rungs=[]" in sweep.communicate()[0]
     assert sweep.returncode == 1
