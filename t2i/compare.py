@@ -31,8 +31,10 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m t2i.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a sweep's folder, or a run's")
-    parser.add_argument("--by", help="keys of a setting: loss.snr_gamma,optimizer.lr (default: those that differ)")
-    parser.add_argument("--baseline", help="setting to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
+    parser.add_argument(
+        "--by", help="keys that make variants: loss.snr_gamma,optimizer.lr (default: all that differ)"
+    )
+    parser.add_argument("--baseline", help="variant to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
     parser.add_argument("--metric", default="val/loss", help="what is tested and sorted by (default: %(default)s)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
     parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
@@ -62,25 +64,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def show(comparison: "Comparison", metric: "Metric") -> None:
-    """The tables and what they mean, in the terminal."""
+    """Print the tables and the verdicts."""
     from rich.console import Console
 
-    from t2i.comparison.tables import bin_names, difference_rows, run_rows, setting_rows
+    from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
+    from t2i.comparison.wording import sentences, weights_name
 
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
         console.print(note)
-    bins, weights = bin_names(comparison), "averaged" if metric.weights else "raw"
-    groups = {
+    bins = bin_names(comparison)
+    groups: dict[str, Sequence[str]] = {
         f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
         "Cost": ("images/s", "GB", "hours"),
-        f"Epsilon error by SNR bin, {weights} weights": bins,
+        f"Epsilon error by SNR bin, {weights_name(metric)}": bins,
     }
-    _print_groups(console, setting_rows(comparison, metric), groups)
+    _print_groups(console, variant_rows(comparison, metric), groups)
     if rows := difference_rows(comparison, metric):
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
-        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * beyond the noise": bins})
-        for outcome, sentence in comparison.sentences(metric):
+        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
+        for outcome, sentence in sentences(comparison, metric):
             console.print(f"• {sentence}", style=STYLES.get(outcome, ""))
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]
@@ -90,9 +93,12 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
 
 
 def _print_groups(console, rows: list[dict[str, "Cell"]], groups: dict[str, Sequence[str]]) -> None:
-    """As few tables as the terminal has room for. groups: title -> columns; the first has those of no other group."""
-    elsewhere = {name for columns in groups.values() for name in columns}
-    label, *first = [name for name in rows[0] if name not in elsewhere]
+    """Print as few tables as the terminal is wide enough for.
+
+    groups: title -> columns; the first group has the columns that are in no other.
+    """
+    grouped = {name for columns in groups.values() for name in columns}
+    label, *first = [name for name in rows[0] if name not in grouped]
     titles, columns = [], []
     for title, group in groups.items():
         group = list(group) or first
@@ -110,7 +116,7 @@ def _print_table(console, rows: list[dict[str, "Cell"]], titles: list[str], colu
 
 
 def _full_width(console, table) -> int:
-    """The width at which no line is broken."""
+    """The width at which no line is wrapped."""
     from rich.measure import Measurement
 
     return Measurement.get(console, console.options.update(max_width=1000), table).maximum
@@ -135,7 +141,7 @@ def _table(rows: list[dict[str, "Cell"]], columns: list[str]):
 
 
 def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
-    """The page, the figures and the numbers, in `folder`."""
+    """Write the page, the figures and the numbers to `folder`."""
     from rich.progress import track
 
     from t2i.comparison.html_report import write_page

@@ -53,7 +53,7 @@ def test_a_loss_without_the_key_has_its_own_row(comparison):
     assert figures.find_grid(comparison(*runs)).rows == ["minsnr snr_gamma=1", "minsnr snr_gamma=5", "mse"]
 
 
-def test_settings_that_fill_no_rectangle_are_shown_in_rows(comparison):
+def test_variants_that_fill_no_rectangle_are_shown_in_rows(comparison):
     runs = [f"loss.snr_gamma={i} optimizer.lr={i}" for i in (1, 2, 3, 4)]
     found = comparison(*runs, better={runs[3]: 0.1})
     assert figures.find_grid(found) is None

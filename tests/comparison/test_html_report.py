@@ -104,9 +104,9 @@ def test_in_a_browser_the_metric_switches_tables_sort_and_nothing_is_missing(pag
         assert column("section[data-metric]", 1) == ["minsnr", "mse baseline", f"{HOSTILE}"]
         assert column("section[data-metric]", 3) != before
         assert tab.locator("section[data-metric]:visible").count() == 1
-        assert tab.locator("section[data-weights]:visible").get_attribute("data-weights") == ""
+        assert tab.locator("section[data-prefix]:visible").get_attribute("data-prefix") == ""
         tab.select_option("#metric", "val/ema/loss")
-        assert tab.locator("section[data-weights]:visible").get_attribute("data-weights") == "ema/"
+        assert tab.locator("section[data-prefix]:visible").get_attribute("data-prefix") == "ema/"
 
         heading = tab.locator("section[data-metric]:visible table >> nth=0").locator("th").nth(3)
         heading.click()
