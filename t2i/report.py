@@ -72,8 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         check_installed("wandb_workspaces", "python -m t2i.report", "'t2i[reports]'")
         if options.dry_run:
             report = build(entity, project, options.sweep, upload=False)
-            specification = report._to_model().model_dump_json(by_alias=True, exclude_none=True)  # what save() sends
-            options.out.write_text(json.dumps(json.loads(specification), indent=2) + "\n")
+            options.out.write_text(json.dumps(specification(report), indent=2) + "\n")
             print(options.out)
             return
         if not has_key():
@@ -83,6 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     except ConfigError as error:
         print(f"t2i: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def specification(report: Any) -> dict[str, Any]:
+    """What `save` would send to W&B. This takes a private method, so pyproject.toml bounds the version."""
+    return json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))
 
 
 def _save(report: Any) -> str:
