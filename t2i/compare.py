@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m t2i.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a sweep's folder, or a run's")
-    parser.add_argument(
-        "--by", help="keys that make variants: loss.snr_gamma,optimizer.lr (default: all that differ)"
-    )
+    parser.add_argument("--by", help="keys that make variants: loss.snr_gamma,optimizer.lr (default: all that differ)")
     parser.add_argument("--baseline", help="variant to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
     parser.add_argument("--metric", default="val/loss", help="what is tested and sorted by (default: %(default)s)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")

@@ -32,7 +32,7 @@ class ProcessLauncher(Launcher):
 
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = SweepRunner(Path(self.config.hydra.sweep.dir), main, **self.options)
-        return self.runner.run([self.loader.load_sweep_config(self.config, list(each)) for each in job_overrides])
+        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
 
 
 class Presets(SearchPathPlugin):

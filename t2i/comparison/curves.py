@@ -40,8 +40,8 @@ def curves(comparison: Comparison, metric: Metric) -> Figure:
         _draw_relative(others[0], comparison, metric)
     if longest > 0:
         _draw_over_time(others[-1], comparison, metric, in_minutes=longest < 2)
-    for each in axes:
-        each.xaxis.set_major_locator(MaxNLocator(6))
+    for panel in axes:
+        panel.xaxis.set_major_locator(MaxNLocator(6))
     draw_legend(figure, over_steps)
     return figure
 
@@ -50,7 +50,7 @@ def draw_runs(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, label:
     """The mean over the runs, and a thin line for each run. values: [R, len(x)]."""
     axes.plot(x, values.mean(0), label=label, linewidth=1.8, **style)
     if len(values) > 1:
-        runs = [np.column_stack([x, each]) for each in values]
+        runs = [np.column_stack([x, run]) for run in values]
         axes.add_collection(LineCollection(runs, color=style["color"], linewidth=0.6, alpha=0.45))
 
 
@@ -73,7 +73,7 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
         if variant is comparison.baseline:
             axes.axhline(0, **style)
         elif pairs:
-            both = [each.runs[pair].curve(metric) for each in (variant, comparison.baseline) for pair in pairs]
+            both = [side.runs[pair].curve(metric) for side in (variant, comparison.baseline) for pair in pairs]
             steps, _, values = _common_points(both)
             draw_runs(axes, steps, values[: len(pairs)] / values[len(pairs) :] - 1, style)
     axes.set(xlabel="step", title=f"against {comparison.baseline.label} at the same step")

@@ -155,8 +155,8 @@ def _confounds(results: Sequence[Result], factors: Factors) -> list[str]:
         keys = ", ".join(factors.partial)
         warnings.append(f"Only some runs have {keys} in their configurations: other versions of t2i wrote the rest.")
     facts = [flat({key: result.info.get(key) for key in ENVIRONMENT}) for result in results]
-    for key in dict.fromkeys(key for each in facts for key in each):
-        counts = Counter(as_text(each.get(key)) for each in facts)
+    for key in dict.fromkeys(key for run_facts in facts for key in run_facts):
+        counts = Counter(as_text(run_facts.get(key)) for run_facts in facts)
         if len(counts) > 1:
             listed = ", ".join(f"{value} in {count} run{'s' if count > 1 else ''}" for value, count in counts.items())
             warnings.append(f"The runs also differ in {key}: {listed}.")

@@ -37,7 +37,7 @@ def write_page(
     with matplotlib.rc_context(STYLE):
         for name in _figure_names(comparison, metric):
             FIGURES[name](comparison, metric).savefig(folder / f"{name}.png", dpi=150)
-        drawings = {each: _figure_uris(comparison, each) for each in progress(comparison.metrics)}
+        drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
     shown = gallery(comparison)
     if shown.rows:
         gallery_image(comparison, shown).save(folder / "samples.png")

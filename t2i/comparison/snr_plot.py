@@ -77,7 +77,7 @@ def _noise_levels(comparison: Comparison) -> tuple[np.ndarray, bool]:
 def _change(comparison: Comparison, metric: Metric, variant: Variant) -> np.ndarray:
     """The error's relative difference from the baseline's in each pair of runs, [pairs, K]."""
     ours, theirs = (
-        np.stack([each.runs[pair].errors[metric.prefix].mean(0) for pair in comparison.pairs(variant)])
-        for each in (variant, comparison.baseline)
+        np.stack([side.runs[pair].errors[metric.prefix].mean(0) for pair in comparison.pairs(variant)])
+        for side in (variant, comparison.baseline)
     )
     return ours / theirs - 1

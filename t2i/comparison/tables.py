@@ -45,7 +45,7 @@ def _variant_row(comparison: Comparison, metric: Metric, variant: Variant) -> di
         raw.name: _mean_and_deviation(variant, raw),
         averaged.name: _mean_and_deviation(variant, averaged),
         "since start": _percent(variant.values(lambda run: run.change(metric)).mean()),
-        **{name: _number(variant.mean(each), 3) for name, each in bins},
+        **{name: _number(variant.mean(bin_metric), 3) for name, bin_metric in bins},
         "images/s": _number(variant.values(lambda run: run.images_per_second).mean(), 3),
         "GB": _number(variant.values(lambda run: run.peak_memory_gb).max(), 3),
         "hours": _number(variant.values(lambda run: run.hours).mean(), 2),
@@ -55,7 +55,7 @@ def _variant_row(comparison: Comparison, metric: Metric, variant: Variant) -> di
 def difference_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
     """One row for each variant that is tested against the baseline, best first."""
     verdicts = comparison.verdicts(metric)
-    largest = max((abs(each.estimate) for verdict in verdicts for each in verdict.bins), default=0) or 1
+    largest = max((abs(snr_bin.estimate) for verdict in verdicts for snr_bin in verdict.bins), default=0) or 1
     rows = []
     for verdict in verdicts:
         total, p = verdict.total, verdict.p
@@ -66,9 +66,9 @@ def difference_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Ce
             "p": Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
             "verdict": Cell(verdict_word(verdict), style=verdict.outcome),
         }
-        for name, each, outcome in zip(bin_names(comparison), verdict.bins, verdict.bin_outcomes, strict=True):
-            text, shade = percent(each.estimate).removesuffix(" %"), round(abs(each.estimate) / largest, 3)
-            row[name] = Cell(text, each.estimate, outcome, shade)
+        for name, snr_bin, outcome in zip(bin_names(comparison), verdict.bins, verdict.bin_outcomes, strict=True):
+            text, shade = percent(snr_bin.estimate).removesuffix(" %"), round(abs(snr_bin.estimate) / largest, 3)
+            row[name] = Cell(text, snr_bin.estimate, outcome, shade)
         rows.append(row)
     return rows
 

@@ -101,20 +101,20 @@ class Comparison:
         if (variant, metric) not in self.differences:
             pairs = self.pairs(variant)
             errors, baseline = (
-                np.stack([metric.part(each.runs[pair].errors[metric.prefix]) for pair in pairs])
-                for each in (variant, self.baseline)
+                np.stack([metric.part(side.runs[pair].errors[metric.prefix]) for pair in pairs])
+                for side in (variant, self.baseline)
             )
             self.differences[variant, metric] = difference(errors, baseline, metric.mean)
         return self.differences[variant, metric]
 
     def verdicts(self, metric: Metric) -> list[Verdict]:
         """The verdict on every variant that has pairs with the baseline, best first."""
-        tested = [each for each in self.variants if each is not self.baseline and self.pairs(each)]
+        tested = [variant for variant in self.variants if variant is not self.baseline and self.pairs(variant)]
         bins = bin_metrics(metric.prefix, self.num_timesteps)
         totals = [self.difference(variant, metric) for variant in tested]
-        per_bin = [[self.difference(variant, each) for each in bins] for variant in tested]
+        per_bin = [[self.difference(variant, snr_bin) for snr_bin in bins] for variant in tested]
         p = holm([total.p for total in totals]).tolist()
-        bins_p = holm([each.p for row in per_bin for each in row]).reshape(-1, len(bins)).tolist()
+        bins_p = holm([snr_bin.p for row in per_bin for snr_bin in row]).reshape(-1, len(bins)).tolist()
         verdicts = [
             Verdict(
                 variant=variant,

@@ -48,11 +48,11 @@ def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
 
 
 def _bins_clause(verdict: Verdict) -> str:
-    """The SNR bins in which it is better and worse, unless all bins have the outcome of the whole."""
+    """The SNR bins in which it is better and worse, unless all bins have the same outcome as the metric."""
     if set(verdict.bin_outcomes) == {verdict.outcome}:
         return ""
     clauses = [
-        f"{outcome} in {_bin_ranges([i for i, each in enumerate(verdict.bin_outcomes) if each == outcome])}"
+        f"{outcome} in {_bin_ranges([i for i, in_bin in enumerate(verdict.bin_outcomes) if in_bin == outcome])}"
         for outcome in ("better", "worse")
         if outcome in verdict.bin_outcomes
     ]

@@ -103,24 +103,24 @@ class SweepRunner:
                     if len(running) < self.n_jobs and not job.in_use():
                         waiting.remove(job)
                         running.append(self._start(job, self._free_device(running), rung))
-                wait([each.process.sentinel for each in running], timeout=1.0)
-                for each in running:
-                    each.job.read_metrics()
-                for ended in [each for each in running if not each.process.is_alive()]:
+                wait([started.process.sentinel for started in running], timeout=1.0)
+                for started in running:
+                    started.job.read_metrics()
+                for ended in [started for started in running if not started.process.is_alive()]:
                     running.remove(ended)
                     ended.record_end()
                     table.changed(ended.job)
                 table.show()
         finally:
-            for each in running:
-                each.interrupt()
-            for each in running:
-                each.end(PATIENCE)
+            for started in running:
+                started.interrupt()
+            for started in running:
+                started.end(PATIENCE)
 
     def _free_device(self, running: list[JobProcess]) -> str | None:
         free = list(self.devices)
-        for each in running:
-            free.remove(each.device)
+        for started in running:
+            free.remove(started.device)
         return free[0]
 
     def _start(self, job: Job, device: str | None, rung: float) -> JobProcess:

@@ -68,9 +68,8 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
     An existing sweep may grow by more values and more varied settings; a change of any other setting is refused.
     """
     settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    settings = flat(
-        OmegaConf.to_container(settings)
-    )  # unresolved: a value that follows from another may change with it
+    # Unresolved, so that a value that follows from another may change with it.
+    settings = flat(OmegaConf.to_container(settings))
     choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
     varied = dict.fromkeys(_varied_keys(config))  # key -> its value before the sweep began to vary it, or None
     if before := _read(folder):

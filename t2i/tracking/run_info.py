@@ -1,4 +1,4 @@
-"""What a tracker is told about a run when it starts."""
+"""What a tracker gets to know about a run when it starts."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -43,8 +43,8 @@ def headline(errors):
 def coverage(**kinds):
     """Fraction of 1,000 intervals of 95 % that contain the true difference."""
     rng = np.random.default_rng(0)
-    found = [difference(*runs(rng, **kinds)) for _ in range(1000)]
-    return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in found])
+    intervals = [difference(*runs(rng, **kinds)) for _ in range(1000)]
+    return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in intervals])
 
 
 @pytest.mark.parametrize("kinds", [{"uneven": 0.0}, {"uneven": 0.03}, {"images": 16}], ids=str)
@@ -116,10 +116,10 @@ def test_a_factor_for_each_timestep_changes_nothing(seeds):
 @settings(deadline=None)
 @given(effect=st.floats(-0.2, 0.2), seeds=st.integers(1, 4), images=st.integers(2, 8), draw=st.integers(0, 1000))
 def test_p_is_below_5_percent_where_the_interval_leaves_out_0(effect, seeds, images, draw):
-    found = difference(*runs(np.random.default_rng(draw), seeds=seeds, images=images, effect=effect))
-    assert found.low < found.estimate < found.high
-    assert 0 < found.p <= 1
-    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+    result = difference(*runs(np.random.default_rng(draw), seeds=seeds, images=images, effect=effect))
+    assert result.low < result.estimate < result.high
+    assert 0 < result.p <= 1
+    assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
 
 
 @pytest.mark.filterwarnings("error")
@@ -139,10 +139,10 @@ def test_copies_of_a_run_are_no_evidence():
 def test_where_all_images_agree_the_seeds_are_judged_by_student_s_t():
     _, baseline = runs(np.random.default_rng(0), seeds=3)
     by_seed = np.array([0.01, 0.03, 0.08])
-    found = difference(baseline * np.exp(by_seed)[:, None, None], baseline)
+    result = difference(baseline * np.exp(by_seed)[:, None, None], baseline)
     expected = scipy.stats.ttest_1samp(by_seed, 0)
-    assert found.p == pytest.approx(expected.pvalue)
-    assert np.log1p([found.low, found.high]) == pytest.approx(expected.confidence_interval())
+    assert result.p == pytest.approx(expected.pvalue)
+    assert np.log1p([result.low, result.high]) == pytest.approx(expected.confidence_interval())
 
 
 def test_holm_by_hand():

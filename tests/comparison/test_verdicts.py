@@ -28,15 +28,15 @@ def comparison(tmp_path):
 
 
 def test_a_difference_is_found_with_its_size_and_its_sign(comparison):
-    found = comparison({1: 0.0, 5: 0.035, 20: -0.035}, seeds=3)
-    better, worse = found.verdicts(LOSS)
+    compared = comparison({1: 0.0, 5: 0.035, 20: -0.035}, seeds=3)
+    better, worse = compared.verdicts(LOSS)
     assert (better.variant.label, better.outcome) == ("snr_gamma=5", "better")
     assert (worse.variant.label, worse.outcome) == ("snr_gamma=20", "worse")
     assert better.total.estimate == pytest.approx(-0.05, abs=0.01)  # 0.665 of what it began with, against 0.7
     assert better.total.low < better.total.estimate < better.total.high < 0 < worse.total.low
     for verdict in (better, worse):
         assert verdict.p >= verdict.total.p
-        values = [variant.values(lambda run: run.value(LOSS)).mean() for variant in (verdict.variant, found.baseline)]
+        values = [variant.mean(LOSS) for variant in (verdict.variant, compared.baseline)]
         assert verdict.total.estimate == pytest.approx(values[0] / values[1] - 1, rel=0.01)
 
 
@@ -66,33 +66,33 @@ def test_a_variant_with_one_seed_is_marked_among_others_with_more(comparison, tm
 
 
 def test_a_trade_between_noise_and_detail_shows_in_the_bins(comparison):
-    found = comparison({1: 0.0, 5: 0.1 * NOISY - 0.1 * (1 - NOISY)}, seeds=3)
-    (verdict,) = found.verdicts(LOSS)
+    compared = comparison({1: 0.0, 5: 0.1 * NOISY - 0.1 * (1 - NOISY)}, seeds=3)
+    (verdict,) = compared.verdicts(LOSS)
     assert abs(verdict.total.estimate) < 0.03
     assert verdict.bin_outcomes == ["better"] * 4 + ["worse"] * 4
-    (_, text), _ = sentences(found, LOSS)
+    (_, text), _ = sentences(compared, LOSS)
     assert text.endswith("better in SNR bins 0–3 and worse in SNR bins 4–7.")
-    assert "SNR bin" not in sentences(found, bin_metrics("", 16)[0])[0][1]
+    assert "SNR bin" not in sentences(compared, bin_metrics("", 16)[0])[0][1]
 
 
 def test_many_comparisons_raise_the_bar(comparison):
     """What would be a difference alone is none among many: p is adjusted for their number."""
-    found = comparison(dict.fromkeys(range(1, 12), 0.0), seeds=2)
-    assert [verdict.outcome for verdict in found.verdicts(LOSS)] == ["same"] * 10
-    for verdict in found.verdicts(LOSS):
+    compared = comparison(dict.fromkeys(range(1, 12), 0.0), seeds=2)
+    assert [verdict.outcome for verdict in compared.verdicts(LOSS)] == ["same"] * 10
+    for verdict in compared.verdicts(LOSS):
         assert verdict.p >= verdict.total.p
         assert verdict_word(verdict) == ("not proven" if verdict.total.p < 0.05 else "within noise")
 
 
 def test_each_metric_is_compared_by_its_own_errors(comparison):
-    found = comparison({1: 0.0, 5: 0.2 * NOISY}, seeds=2)
-    estimates = {metric.name: found.verdicts(metric)[0].total.estimate for metric in found.metrics}
+    compared = comparison({1: 0.0, 5: 0.2 * NOISY}, seeds=2)
+    estimates = {metric.name: compared.verdicts(metric)[0].total.estimate for metric in compared.metrics}
     assert len(estimates) == 20
     assert estimates["val/snr_bin_0/eps"] == pytest.approx(-0.2 / 0.7, abs=0.02)
     assert estimates["val/snr_bin_7/eps"] == pytest.approx(0, abs=0.02)
-    for metric in found.metrics:
+    for metric in compared.metrics:
         ours, theirs = (
-            variant.values(lambda run, metric=metric: run.value(metric)).mean() for variant in found.variants[::-1]
+            variant.values(lambda run, metric=metric: run.value(metric)).mean() for variant in compared.variants[::-1]
         )
         assert estimates[metric.name] == pytest.approx(ours / theirs - 1, abs=1e-3)
         assert estimates[metric.name] == pytest.approx(estimates[metric.twin.name])  # averaged weights: 0.98 of both
@@ -100,15 +100,15 @@ def test_each_metric_is_compared_by_its_own_errors(comparison):
 
 def test_averaged_weights_are_compared_only_if_all_runs_have_them(comparison, tmp_path):
     write_run(tmp_path / "raw", "loss.snr_gamma=7", averaged=False)
-    found = comparison({1: 0.0, 5: 0.1}, seeds=1)
-    assert {metric.prefix for metric in found.metrics} == {""}
-    assert found.warnings == ["val/ema/... is not compared: no averaged weights in raw."]
+    compared = comparison({1: 0.0, 5: 0.1}, seeds=1)
+    assert {metric.prefix for metric in compared.metrics} == {""}
+    assert compared.warnings == ["val/ema/... is not compared: no averaged weights in raw."]
 
 
 def test_one_variant_has_nothing_to_be_compared_with(comparison):
-    found = comparison({1: 0.0})
-    assert found.verdicts(LOSS) == []
-    assert sentences(found, LOSS) == []
+    compared = comparison({1: 0.0})
+    assert compared.verdicts(LOSS) == []
+    assert sentences(compared, LOSS) == []
 
 
 @pytest.mark.parametrize(

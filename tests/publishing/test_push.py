@@ -76,12 +76,12 @@ def test_the_owner_of_the_token_is_the_owner_of_a_bare_name(run, hub):
     assert not hub.private["tester/mine"]
 
 
-@pytest.mark.parametrize("place", ["repos/create", "commit"])
-def test_without_the_right_to_write_there_is_no_second_attempt(run, hub, place):
-    hub.faults = [(place, 403)]
+@pytest.mark.parametrize("request_path", ["repos/create", "commit"])
+def test_without_the_right_to_write_there_is_no_second_attempt(run, hub, request_path):
+    hub.faults = [(request_path, 403)]
     with pytest.raises(PushFailed, match=r"pushing to lab/mine failed \(.*403.*\)"):
         push(run.folder, "lab/mine", True, None, pauses=(0, 0))
-    assert sum(place in line for line in hub.asked) == 1
+    assert sum(request_path in line for line in hub.asked) == 1
 
 
 def test_a_lost_connection_and_a_server_error_are_retried(run, hub, caplog):

@@ -38,7 +38,7 @@ def test_a_value_written_in_another_way_is_the_same_job(tmp_path, one, other):
 
 def test_paths_and_long_values_become_short_and_distinct(tmp_path):
     sweep(tmp_path, "model.path=/a/tiny,/b/tiny")
-    one, other = (job_folder(str(tmp_path), [f"model.path=/{letter}/tiny"]) for letter in "ab")
+    one, other = (job_folder(str(tmp_path), [f"model.path=/{name}/tiny"]) for name in "ab")
     assert one.startswith("model.path-tiny-")
     assert one != other
     assert len(job_folder(str(tmp_path), [f"model.path={'x' * 300}"])) < 120

@@ -25,12 +25,12 @@ def test_curves_images_and_settings_are_there(tmp_path, caplog):
     tracker.images(10, "samples", [Image.new("RGB", (8, 8), color) for color in ("red", "blue")], ["red apple", "sea"])
     tracker.log(10, {"train/loss": 0.5})
     tracker.finish(succeeded=True)
-    found = read(tmp_path)
-    assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [(10, 0.5)]
-    assert found.Tags()["images"] == ["samples/0_red_apple", "samples/1_sea"]
-    (text,) = found.Tensors("config/text_summary")
+    events = read(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 0.5)]
+    assert events.Tags()["images"] == ["samples/0_red_apple", "samples/1_sea"]
+    (text,) = events.Tensors("config/text_summary")
     assert b"snr_gamma: 5.0" in text.tensor_proto.string_val[0]
-    assert b"loss.snr_gamma" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"loss.snr_gamma" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1  # one run
     assert f"tensorboard --logdir {tmp_path.parent}" in caplog.text
 

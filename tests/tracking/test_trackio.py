@@ -55,7 +55,7 @@ def test_config_group_curves_and_images_are_there(store, tmp_path, capsys):
     assert (run.config["loss.snr_gamma"], run.config["optimizer.lr"]) == (5.0, 1e-4)
     images, metrics = rows(store, "there", run_id)
     assert (metrics["step"], metrics["train/loss"]) == (10, 0.5)
-    assert [images[f"samples/{place}"]["caption"] for place in range(2)] == ["red apple", "sea"]
+    assert [images[f"samples/{i}"]["caption"] for i in range(2)] == ["red apple", "sea"]
     assert (store / "media" / images["samples/1"]["file_path"]).is_file()
     assert capsys.readouterr().out == ""
 

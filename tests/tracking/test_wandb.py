@@ -50,8 +50,8 @@ def files(folder: Path) -> list[Path]:
 
 def written(folder: Path, kind: str) -> list:
     """All records of a kind in the run's files."""
-    found = [record for file in files(folder) for _, record in records(file.read_bytes())]
-    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
+    all_records = [record for file in files(folder) for _, record in records(file.read_bytes())]
+    return [getattr(record, kind) for record in all_records if record.WhichOneof("record_type") == kind]
 
 
 def steps(folder: Path) -> list[int]:
@@ -192,8 +192,8 @@ def test_the_runs_of_a_sweep_are_found_together(tmp_path):
     run.start(run_info(sweep / "snr_gamma-1", "snr_gamma-1", group="gamma"))
     run.finish(succeeded=True)
     assert not links[0].is_symlink()
-    found = subprocess.run([PROGRAM, "sync", "--dry-run", sweep / "wandb"], capture_output=True, text=True, check=True)
-    assert "Would sync 3 run(s)" in found.stderr
+    listed = subprocess.run([PROGRAM, "sync", "--dry-run", sweep / "wandb"], capture_output=True, text=True, check=True)
+    assert "Would sync 3 run(s)" in listed.stderr
 
 
 def test_a_single_run_with_a_group_writes_only_to_its_own_folder(tmp_path):
