@@ -34,9 +34,9 @@ def parser() -> Parser:
     parser = Parser("compare", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep, or of a run")
     parser.add_argument(
-        "--by", help="keys that tell settings apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
+        "--by", help="keys that tell variants apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
     )
-    parser.add_argument("--baseline", help="setting to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
+    parser.add_argument("--baseline", help="variant to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
     parser.add_argument("--metric", default="val/loss", help="metric to test and to sort by (default: %(default)s)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
     parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
@@ -62,25 +62,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def show(comparison: "Comparison", metric: "Metric") -> None:
-    """Print the tables, and in words what they mean."""
+    """Print the tables and the verdicts."""
     from rich.console import Console
 
-    from t2i.comparison.tables import bin_names, difference_rows, run_rows, setting_rows
+    from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
+    from t2i.comparison.wording import sentences, weights_name
 
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
         console.print(note)
-    bins, weights = bin_names(comparison), "averaged" if metric.weights else "raw"
+    bins = bin_names(comparison)
     groups: dict[str, Sequence[str]] = {
         f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
         "Cost": ("images/s", "GB", "hours"),
-        f"Epsilon error by SNR bin, {weights} weights": bins,
+        f"Epsilon error by SNR bin, {weights_name(metric)}": bins,
     }
-    _print_groups(console, setting_rows(comparison, metric), groups)
+    _print_groups(console, variant_rows(comparison, metric), groups)
     if rows := difference_rows(comparison, metric):
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
-        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * beyond the noise": bins})
-        for outcome, sentence in comparison.sentences(metric):
+        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
+        for outcome, sentence in sentences(comparison, metric):
             console.print(f"• {sentence}", style=STYLES.get(outcome, ""))
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]

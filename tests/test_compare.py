@@ -30,10 +30,10 @@ def test_tables_sentences_and_reasons_fit_the_terminal(columns, sweep, capsys, m
     shown = capsys.readouterr().out
     flat = " ".join(shown.split())
     for words in [
-        "Settings by loss.snr_gamma × optimizer.lr (the keys that differ).",
+        "Variants by loss.snr_gamma × optimizer.lr (the keys that differ).",
         "Baseline: snr_gamma=1 lr=3e-4 (the first; --baseline chooses another).",
         "snr_gamma=5 lr=1e-3 is better than snr_gamma=1 lr=3e-4 by 1",
-        "One seed: the intervals speak of these trained models only",
+        "One seed: the intervals cover these trained models only",
         "Not compared",
         "images/s",
         f"{sweep}/comparison/comparison.html",
@@ -51,7 +51,7 @@ def test_metric_keys_and_baseline_can_be_chosen(sweep, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "val/ema/snr_bin_3/eps against snr_gamma=5" in shown
     assert "snr_gamma=1 is worse than snr_gamma=5" in shown
-    assert "Runs of one setting differ in optimizer.lr (1e-3, 3e-4)" in shown
+    assert "Runs of one variant differ in optimizer.lr (1e-3, 3e-4)" in shown
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_metric_keys_and_baseline_can_be_chosen(sweep, capsys, monkeypatch):
         (["--metric", "train/loss"], "--metric train/loss can't be compared image by image; choose val/loss"),
         (
             ["--baseline", "snr_gamma=7"],
-            "--baseline snr_gamma=7 fits no setting; there are\n  snr_gamma=1 lr=3e-4",
+            "--baseline snr_gamma=7 matches none of:\n  snr_gamma=1 lr=3e-4",
         ),
         (["--step", "7"], "--step 7: no run was validated there; choose from 0, 100, 200"),
         (["--by", "gamma"], "--by gamma is in no run's configuration; the runs differ in loss.snr_gamma"),

@@ -1,62 +1,51 @@
-"""Where Hydra looks for launchers: `hydra/launcher=processes`. The work is done in `t2i.sweeps.launcher`."""
+"""Where Hydra looks for plugins: `hydra/launcher=processes`, and t2i's presets for the launchers of other plugins."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-PRESETS = {  # of conf/hydra/ -> the module in which a plugin registers its own option of that name
-    "launcher/joblib": "hydra_joblib_launcher.config",
-    "launcher/submitit_local": "hydra_submitit_launcher.config",
-    "launcher/submitit_slurm": "hydra_submitit_launcher.config",
-    "launcher/ray": "hydra_ray_launcher._config",
-    "sweeper/optuna": "hydra_optuna_sweeper.config",
-}
+if TYPE_CHECKING:
+    from t2i.sweeps.launcher import SweepRunner
 
 
 class ProcessLauncher(Launcher):
-    """Each job of a sweep in a process of its own; the options are those of conf/hydra/launcher/processes.yaml."""
+    """Runs each job of a sweep in its own process; the options are those of conf/hydra/launcher/processes.yaml."""
 
     def __init__(self, **options: Any):
-        self.options, self.workshop = options, None
+        self.options = options
+        self.runner: SweepRunner | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        load = hydra_context.config_loader.load_sweep_config
-
-        @cache
-        def compose(overrides: tuple[str, ...]) -> DictConfig:
-            return load(config, list(overrides))
-
-        # The sweeper composes every job to see that it can be, and throws that away: here each is composed once.
-        hydra_context.config_loader.load_sweep_config = lambda master_config, sweep_overrides: compose(
-            tuple(sweep_overrides)
-        )
-        self.config, self.compose = config, compose
+        self.config, self.loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from t2i.sweeps.launcher import Workshop
+        from t2i.sweeps.launcher import SweepRunner
         from t2i.train import main
 
-        if self.workshop is None:  # a sweeper that learns from the results calls again
-            self.workshop = Workshop(Path(self.config.hydra.sweep.dir), main, **self.options)
-        return self.workshop.run([self.compose(tuple(overrides)) for overrides in job_overrides])
+        if self.runner is None:  # a sweeper that learns from the results calls again
+            self.runner = SweepRunner(Path(self.config.hydra.sweep.dir), main, **self.options)
+        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
 
 
-def _prefer_our_presets() -> None:
-    """Hydra merges a file with the plugin's option of the same name, or refuses to; here the file in conf/ is all."""
-    for preset, module in PRESETS.items():
-        with suppress(ImportError):
-            import_module(f"hydra_plugins.{module}")
-            group, name = preset.split("/")
-            ConfigStore.instance().repo["hydra"][group].pop(f"{name}.yaml", None)
+class Presets(SearchPathPlugin):
+    """Makes `hydra/launcher=joblib` mean conf/hydra/launcher/plugins/joblib.yaml, and likewise for every file there.
 
+    The plugin joblib registers an option of that name, too. A file conf/hydra/launcher/joblib.yaml would be merged with
+    it, or refused.
+    """
 
-_prefer_our_presets()
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Replace the plugins' options, which are all registered when Hydra calls this."""
+        for element in search_path.get_path():
+            for file in Path(element.path.removeprefix("file://")).glob("hydra/*/plugins/*.yaml"):
+                group = f"hydra/{file.parent.parent.name}"
+                node = {"defaults": [f"plugins/{file.stem}@_here_"]}
+                ConfigStore.instance().store(name=file.stem, node=node, group=group, provider="t2i")

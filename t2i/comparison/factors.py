@@ -1,4 +1,4 @@
-"""What is compared: the keys that differ between runs, and the settings that they make."""
+"""The factors that differ between runs (config groups and values), and the variants that their values make."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,67 +9,68 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.runs.folder import FREE_KEYS
 
-WATCHING = ("log_every", "validate_every", "sample_every", "samples")  # what is seen of a run, not what is trained
-NO_SETTING = ("seed", *FREE_KEYS, *WATCHING)
+OBSERVATION = ("log_every", "validate_every", "sample_every", "samples")  # these change what is recorded of a run only
+NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION)
 
 
 @dataclass(frozen=True)
-class Keys:
+class Factors:
     """The keys in which the runs differ: config groups ("loss") and values ("loss.snr_gamma")."""
 
-    by: tuple[str, ...]  # runs with the same values are of one setting
-    paired: tuple[str, ...]  # besides the seed, runs are paired by these
-    along: tuple[str, ...]  # these follow from the others
-    partial: tuple[str, ...]  # only some runs have these, the rest are of another version of t2i
+    by: tuple[str, ...]  # runs with the same values of these belong to one variant
+    paired: tuple[str, ...]  # runs are paired by these in addition to the seed
+    implied: tuple[str, ...]  # the values of the others determine these
+    partial: tuple[str, ...]  # keys that only some runs have, because another version of t2i wrote the rest
 
     def values(self, result: Result) -> dict[str, Any]:
-        """The values that make its setting; without those that a run of its kind does not have."""
-        return {key: result.setting(key) for key in self.by if key in result.choices or key in result.config}
+        """The values that make the run's variant, without keys that its configuration does not have."""
+        return {key: result.config_value(key) for key in self.by if result.has(key)}
 
     def label(self, result: Result) -> str:
-        """Its setting as it can be typed back, but as short as it stays clear; the loss by its bare name."""
-        names = {key: short(key, self.by) for key in self.by}
+        """The run's variant, as short as it stays unambiguous, in the form of overrides; the loss by its bare name."""
         values = self.values(result).items()
-        parts = [as_text(value) if key == "loss" else f"{names[key]}={as_text(value)}" for key, value in values]
+        parts = [
+            as_text(value) if key == "loss" else f"{short_name(key, self.by)}={as_text(value)}" for key, value in values
+        ]
         return " ".join(parts) or "all runs"
 
-    def setting(self, result: Result) -> tuple:
-        """What the runs of its setting share."""
-        return _identity(result, self.by)
+    def variant_key(self, result: Result) -> tuple:
+        """Equal for the runs of one variant."""
+        return _values(result, self.by)
 
-    def pair(self, result: Result) -> tuple:
-        """What its partner in another setting shares with it: the seed first."""
+    def pair_key(self, result: Result) -> tuple:
+        """Equal for runs of different variants that are paired; the seed comes first."""
         seed = None if "seed" in self.by else result.seed
-        return (seed, *_identity(result, self.paired))
+        return (seed, *_values(result, self.paired))
 
-    def order(self, result: Result) -> tuple:
-        """By which settings are sorted: key by key, none, then numbers, then texts."""
-        return tuple(rank(result.setting(key)) for key in self.by)
+    def sort_key(self, result: Result) -> tuple:
+        """Sorts variants factor by factor: null, then numbers, then text."""
+        return tuple(rank(result.config_value(key)) for key in self.by)
 
 
-def choose_keys(results: Sequence[Result], by: Sequence[str] | None) -> Keys:
-    """The keys of `by`, or else: those typed on the command line, and of the rest those that don't follow from them.
+def find_factors(results: Sequence[Result], by: Sequence[str] | None) -> Factors:
+    """The factors `by`, or else those typed on the command line, and of the other differing keys the independent ones.
 
-    A key follows from others if their values determine its value: `loss._target_` follows from `loss`. A key that some
-    runs do not have at all, and that was not typed, is none: the runs before it came into being had its default.
+    A key depends on others if their values determine its value: `loss._target_` depends on `loss`. A key that was not
+    typed, and that some runs do not have at all, is no factor: runs from before it existed had its default.
     """
-    typed = list(dict.fromkeys(key for result in results for key in _typed(result)))
-    differ = [
+    typed = list(dict.fromkeys(key for result in results for key in _typed_keys(result)))
+    differing = [
         key
         for key in dict.fromkeys([*typed, *known_keys(results)])
-        if not belongs(key, NO_SETTING) and len({_identity(result, [key]) for result in results}) > 1
+        if not belongs(key, NO_FACTORS) and len({_values(result, [key]) for result in results}) > 1
     ]
-    partial = [key for key in differ if key not in typed and _is_partial(results, key)]
-    whole = [key for key in differ if key not in partial]
+    partial = [key for key in differing if key not in typed and _is_partial(results, key)]
+    complete = [key for key in differing if key not in partial]
     if by is None:
-        typed = [key for key in typed if key in differ]
-        chosen, paired = typed + _independent(results, whole, typed), []
+        typed = [key for key in typed if key in differing]
+        chosen, paired = typed + _independent(results, complete, typed), []
     else:
-        chosen = [find_key(key, results, differ, "--by") for key in by]
-        paired = _independent(results, whole, chosen)
+        chosen = [find_key(key, results, differing, "--by") for key in by]
+        paired = _independent(results, complete, chosen)
     partial = _independent(results, partial, [*chosen, *paired])
-    along = [key for key in differ if key not in (*chosen, *paired, *partial)]
-    return Keys(tuple(chosen), tuple(paired), tuple(along), tuple(partial))
+    implied = [key for key in differing if key not in (*chosen, *paired, *partial)]
+    return Factors(tuple(chosen), tuple(paired), tuple(implied), tuple(partial))
 
 
 def known_keys(results: Sequence[Result]) -> list[str]:
@@ -78,24 +79,24 @@ def known_keys(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys([*groups, *(key for result in results for key in result.config)]))
 
 
-def find_key(name: str, results: Sequence[Result], differ: Iterable[str], option: str) -> str:
-    """The key of that name; its last part is enough where that is clear."""
+def find_key(name: str, results: Sequence[Result], differing: Iterable[str], option: str) -> str:
+    """The key of that name; its last part suffices where only one key ends in it."""
     known = known_keys(results)
-    found = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
-    if len(found) != 1:
-        problem = f"is not clear: {', '.join(found)}" if found else "is in no run's configuration"
-        raise ConfigError(f"{option} {name} {problem}; the runs differ in {', '.join(differ) or 'nothing'}")
-    return found[0]
+    matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(matches) != 1:
+        problem = f"is ambiguous: {', '.join(matches)}" if matches else "is in no run's configuration"
+        raise ConfigError(f"{option} {name} {problem}; the runs differ in {', '.join(differing) or 'nothing'}")
+    return matches[0]
 
 
-def short(key: str, among: Iterable[str]) -> str:
-    """Its last part, where no other key ends in the same."""
+def short_name(key: str, keys: Iterable[str]) -> str:
+    """The last part of the key, unless another of `keys` ends in the same."""
     last = key.rpartition(".")[2]
-    return key if any(other != key and other.rpartition(".")[2] == last for other in among) else last
+    return key if any(other != key and other.rpartition(".")[2] == last for other in keys) else last
 
 
 def as_text(value: Any) -> str:
-    """A value as it is typed: 3e-4, 5, null."""
+    """A value as it is typed on the command line: 3e-4, 5, null."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if not isinstance(value, float):
@@ -106,44 +107,46 @@ def as_text(value: Any) -> str:
 
 
 def rank(value: Any) -> tuple[int, float, str]:
-    """By which values of any kind are sorted."""
+    """A key that sorts values of any type."""
     if value is None:
         return (0, 0.0, "")
     return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, str(value))
 
 
-def _typed(result: Result) -> list[str]:
-    """The keys of the overrides; that of a whole mapping stands for the values in it."""
+def _typed_keys(result: Result) -> list[str]:
+    """The keys of the run's overrides; the key of a mapping stands for all values in it."""
     names = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in result.info.get("overrides", [])]
     groups = [name for name in names if name in result.choices]
     values = [name for name in names if name not in groups]
-    return [*groups, *(key for name in values for key in result.config if key == name or key.startswith(f"{name}."))]
+    return [*groups, *(key for name in values for key in result.config if belongs(key, [name]))]
 
 
 def _independent(results: Sequence[Result], keys: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Those of `keys`, one after the other, whose values the `given` ones and those before do not determine."""
-    found = []
+    """The keys whose values are not determined by those of the keys `given` and of the independent keys before."""
+    independent: list[str] = []
     for key in keys:
-        seen: dict[tuple, tuple] = {}
-        before = [*given, *found]
-        if key not in before and any(
-            seen.setdefault(_identity(result, before), _identity(result, [key])) != _identity(result, [key])
-            for result in results
-        ):
-            found.append(key)
-    return found
+        others = [*given, *independent]
+        if key not in others and not _determine(results, others, key):
+            independent.append(key)
+    return independent
+
+
+def _determine(results: Sequence[Result], keys: Sequence[str], key: str) -> bool:
+    """Whether runs with equal values of `keys` have equal values of `key`."""
+    combinations = {_values(result, keys) for result in results}
+    return len({_values(result, [*keys, key]) for result in results}) == len(combinations)
 
 
 def _is_partial(results: Sequence[Result], key: str) -> bool:
-    """Whether runs differ in it only because some do not have it."""
-    having = [result for result in results if key in result.choices or key in result.config]
-    return len(having) < len(results) and len({_identity(result, [key]) for result in having}) == 1
+    """Whether the runs differ in the key only because some do not have it."""
+    having = [result for result in results if result.has(key)]
+    return len(having) < len(results) and len({_values(result, [key]) for result in having}) == 1
 
 
-def _identity(result: Result, keys: Sequence[str]) -> tuple:
-    """Their values, to be compared with ==."""
-    return tuple(_frozen(result.setting(key)) for key in keys)
+def _values(result: Result, keys: Sequence[str]) -> tuple:
+    """The run's values of the keys, hashable."""
+    return tuple(_hashable(result.config_value(key)) for key in keys)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file that needs nothing else, and its figures as files."""
+"""The comparison as one HTML file that needs no other, and its figures as files."""
 
 import base64
 import os
@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
-from t2i.comparison.sample_grid import gallery, row_note, sheet, strip
-from t2i.comparison.tables import difference_rows, run_rows, setting_rows
+from t2i.comparison.sample_grid import gallery, gallery_image, row_note, strip
+from t2i.comparison.tables import difference_rows, run_rows, variant_rows
 from t2i.comparison.verdicts import Comparison
+from t2i.comparison.wording import sentences
 from t2i.evaluation.metrics import Metric
 
 FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
@@ -29,17 +30,17 @@ FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
 def write_page(
     comparison: Comparison, metric: Metric, folder: Path, progress: Callable[[list[Metric]], Iterable[Metric]] = iter
 ) -> None:
-    """comparison.html with all metrics, beginning with `metric`; and the figures of `metric` as PNG.
+    """Write comparison.html with all metrics, `metric` selected, and the figures of `metric` as PNG files.
 
-    progress: goes through the metrics, each of which takes a while, and shows how far it is.
+    progress: iterates over the metrics, each of which takes a while to draw, and may show how far it is.
     """
     with matplotlib.rc_context(STYLE):
-        for name in _names(comparison, metric):
+        for name in _figure_names(comparison, metric):
             FIGURES[name](comparison, metric).savefig(folder / f"{name}.png", dpi=150)
-        drawings = {each: _sources(comparison, each) for each in progress(comparison.metrics)}
+        drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
     shown = gallery(comparison)
     if shown.rows:
-        sheet(comparison, shown).save(folder / "samples.png")
+        gallery_image(comparison, shown).save(folder / "samples.png")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
         Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     )
@@ -48,31 +49,32 @@ def write_page(
         comparison=comparison,
         chosen=metric,
         drawings=drawings,
-        setting_rows=setting_rows,
+        sentences=sentences,
+        variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,
         gallery=shown,
         row_note=row_note,
-        strip_source=lambda images: _source("webp", strip(images).save, format="webp", quality=90),
+        strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
     )
     (folder / "comparison.html").write_text(text, encoding="utf-8")
 
 
-def _names(comparison: Comparison, metric: Metric) -> list[str]:
-    """The figures that there are: those that compare only where there are two settings to compare."""
+def _figure_names(comparison: Comparison, metric: Metric) -> list[str]:
+    """The figures that can be drawn: without a verdict, only those that need no baseline."""
     return list(FIGURES) if comparison.verdicts(metric) else ["overview", "curves"]
 
 
-def _sources(comparison: Comparison, metric: Metric) -> dict[str, str]:
-    """Name -> the figure, as a source of an image."""
+def _figure_uris(comparison: Comparison, metric: Metric) -> dict[str, str]:
+    """Name -> the figure as a data URI. "snr" is the same for all metrics of the same weights, so only one has it."""
     return {
-        name: _source("svg+xml", FIGURES[name](comparison, metric).savefig, format="svg", metadata={"Date": None})
-        for name in _names(comparison, metric)
-        if name != "snr" or metric.mean == "geometric"  # the same for all metrics of the same weights
+        name: _data_uri("svg+xml", FIGURES[name](comparison, metric).savefig, format="svg", metadata={"Date": None})
+        for name in _figure_names(comparison, metric)
+        if name != "snr" or metric.mean == "geometric"
     }
 
 
-def _source(kind: str, save: Callable, **how: Any) -> str:
-    """An address that holds the image itself, so that the page needs no other file."""
-    save(file := BytesIO(), **how)
+def _data_uri(kind: str, save: Callable, **options: Any) -> str:
+    """An image that `save` writes, as a data URI."""
+    save(file := BytesIO(), **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,7 +1,8 @@
-"""The samples of several runs side by side: the same prompts from the same noise."""
+"""The samples of several runs in one grid: the same prompts from the same noise."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -23,54 +24,56 @@ class Gallery:
 
 
 def gallery(comparison: Comparison) -> Gallery:
-    """Of all runs that drew the baseline's prompts in the same way, in the order of their settings."""
-    wanted = _how(comparison.runs[0])
-    others = sorted(comparison.left_out, key=lambda run: comparison.keys.order(run) if run.config else ())
+    """The samples of all runs that drew the baseline's prompts with the same settings, sorted like the variants."""
+    wanted = _sample_settings(comparison.runs[0])
+    others = sorted(comparison.left_out, key=lambda run: comparison.factors.sort_key(run) if run.config else ())
     rows, left_out = [], []
     for run in [*comparison.runs, *others]:
-        if (found := run.strip()) is None:
-            left_out.append(f"{run.name} drew no samples")
-        elif _how(run) != wanted:
-            left_out.append(f"{run.name} drew with other settings (samples.*)")
+        samples = run.latest_samples()
+        if samples is None:
+            left_out.append(f"{run.name} has no samples")
+        elif _sample_settings(run) != wanted:
+            left_out.append(f"{run.name} was sampled with other settings (samples.*)")
         else:
-            step, file = found
-            rows.append((run, step, _cut(file, len(run.config["samples.prompts"]))))
+            step, file = samples
+            rows.append((run, step, _thumbnails(file, len(run.config["samples.prompts"]))))
     return Gallery(list(map(printable, wanted.get("samples.prompts", []))), rows, left_out)
 
 
-def sheet(comparison: Comparison, shown: Gallery) -> Image.Image:
-    """One image of it all."""
-    labels = [", ".join([comparison.keys.label(run), row_note(comparison, run, step)]) for run, step, _ in shown.rows]
+def gallery_image(comparison: Comparison, shown: Gallery) -> Image.Image:
+    """The gallery as one image, with labels."""
+    labels = [
+        ", ".join([comparison.factors.label(run), row_note(comparison, run, step)]) for run, step, _ in shown.rows
+    ]
     return grid([images for _, _, images in shown.rows], shown.prompts, labels)
 
 
 def row_note(comparison: Comparison, run: Result, step: int) -> str:
-    """What tells its row from others of the same setting."""
-    note = " ".join(
-        [f"seed={as_text(run.seed)}", *(f"{key}={as_text(run.setting(key))}" for key in comparison.keys.paired)]
-    )
+    """What distinguishes a run's row from others of the same variant."""
+    pairing = {"seed": run.seed} | {key: run.config_value(key) for key in comparison.factors.paired}
+    note = " ".join(f"{key}={as_text(value)}" for key, value in pairing.items())
     return f"{note}, {run.state} at step {step}" if run in comparison.left_out else note
 
 
 def strip(images: list[Image.Image]) -> Image.Image:
-    """A row of images of one size."""
+    """Images of one size as a single row."""
     width, height = images[0].size
-    joined = Image.new("RGB", (width * len(images), height))
-    for place, image in enumerate(images):
-        joined.paste(image, (place * width, 0))
-    return joined
+    row = Image.new("RGB", (width * len(images), height))
+    for i, image in enumerate(images):
+        row.paste(image, (i * width, 0))
+    return row
 
 
-def _how(run: Result) -> dict:
-    """The settings of its samples."""
+def _sample_settings(run: Result) -> dict[str, Any]:
     return {key: value for key, value in run.config.items() if key.startswith("samples.")}
 
 
-def _cut(file: Path, columns: int) -> list[Image.Image]:
+def _thumbnails(file: Path, columns: int) -> list[Image.Image]:
+    """The images of a strip, scaled down to at most LARGEST pixels."""
     with Image.open(file) as opened:
-        strip = opened.convert("RGB")
-    width = strip.width // columns
-    images = [strip.crop((place * width, 0, (place + 1) * width, strip.height)) for place in range(columns)]
+        row = opened.convert("RGB")
+    width = row.width // columns
+    images = [row.crop((i * width, 0, (i + 1) * width, row.height)) for i in range(columns)]
     for image in images:
         image.thumbnail((LARGEST, LARGEST))
     return images

@@ -1,27 +1,30 @@
-"""Is one run better than another by more than chance: the ratio of their errors, its interval and its p-value.
+"""Whether one run is better than another by more than chance: the ratio of their errors, its interval and p-value.
 
 The headline of a run is exp(mean_k log(mean_i e[i, k])), over images i and timesteps k. Two runs A and B are compared
 by the log ratio of their headlines, D = mean_k log(mean_i eA[i, k] / mean_i eB[i, k]), averaged over the seeds s.
 
 Images. The pseudo-values of the jackknife, d[s, i] = N·D − (N − 1)·D without image i, act as N measurements of D
 (Tukey 1958; Miller 1974, "The jackknife: a review"). A few images with large errors can make up most of the mean, so
-they count as (Σw)² / Σw² images, w their shares of it (Kish 1965). One seed is judged by this alone: Student's t.
+they count as (Σw)² / Σw² images, where w is an image's fraction of the mean (Kish 1965). With one seed this is all, and
+the test is Student's t.
 
-Seeds. Every seed sees the same images, so both are crossed random effects on d[s, i], and neither may be left out
-(Clark 1973, "The language-as-fixed-effect fallacy"; readers and cases in Dorfman, Berbaum & Metz 1992). With mean
-squares MS of the two-way table, and a negative image² taken as 0 (Hillis 2007):
+Seeds. Every seed is measured on the same images, so both are crossed random effects on d[s, i], and neither may be
+left out (Clark 1973, "The language-as-fixed-effect fallacy"; readers and cases in Dorfman, Berbaum & Metz 1992). With
+mean squares MS of the two-way table, and a negative image² taken as 0 (Hillis 2007):
 
     Var(D) = (seed²/S + rest²/(S·N)) + image²/N = MS_seed/(S·N) + (MS_image − MS_rest)/(S·N)
 
 The first term has only S − 1 degrees of freedom. One Student variable with Satterthwaite's degrees of freedom trusts it
-too much where it came out small by chance: its interval holds the truth in as little as 92 % of the cases with 3 seeds.
-So p is the mean of the p-values with the degrees of freedom of either term, weighted by their shares of the variance,
-as Cochran & Cox (1950, "Experimental designs") weigh critical values. Two seeds say little about the share; its root
-then stands in for it. Of normally distributed tables, whatever the variances, the interval holds the truth in 95 to
-97 % of the cases with 3 to 10 seeds, and in 95 to 98.6 % with 2: too wide rather than too narrow.
+too much where it came out small by chance: its interval contains the true difference in as little as 92 % of the cases
+with 3 seeds. So p is the mean of the p-values with the degrees of freedom of either term, weighted by the terms'
+fractions of the variance, as Cochran & Cox (1950, "Experimental designs") weight critical values. Two seeds say little
+about the fraction, and its square root replaces it. For normally distributed tables, whatever the variances, the
+interval contains the true difference in 95 to 97 % of the cases with 3 to 10 seeds, and in 95 to 98.6 % with 2: it is
+too wide rather than too narrow.
 
-The images must be like those that are meant: where a run gains on a few with large errors alone (d has a skewness of
-2.5), 64 of them may lack such images, and the interval of one seed holds the truth in 93 % of the cases.
+The held-out images must represent those of interest. Where a run gains only on a few images with large errors (d has a
+skewness of 2.5), a sample of 64 may lack such images, and the interval of one seed contains the true difference in 93 %
+of the cases.
 """
 
 from collections.abc import Sequence
@@ -36,45 +39,47 @@ from t2i.config import ConfigError
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger (above 0) or smaller (below 0) an error is than the baseline's, as a share of the baseline's:
-    -0.018 is 1.8 % lower."""
+    """The relative difference between an error and the baseline's: -0.018 means that the error is 1.8 % lower."""
 
     estimate: float
     low: float  # 95 % interval
     high: float
-    p: float  # two-sided, of no difference
-    seeds: int  # runs on each side; 1: speaks of these two trained models only; more: of the settings
+    p: float  # two-sided, of the hypothesis that there is no difference
+    seeds: int  # runs on each side; with 1, the interval covers these two trained models only, else the variants
 
 
 def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric") -> Difference:
-    """errors, baseline: [S, N, K], squared errors of S runs (the same seeds) on N images at K timesteps.
+    """The difference between the mean errors of S runs and those of the baseline's runs with the same seeds.
 
-    mean: over the timesteps, after the mean over the images; "geometric" is val/loss, "arithmetic" val/eps_mse.
+    errors, baseline: squared errors on N images at K timesteps, [S, N, K].
+    mean: the mean over timesteps, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
     """
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
-    whole, pseudo = _jackknife(errors, baseline)
-    d, num_seeds = whole.mean(), len(whole)
+    log_ratios, pseudo = _jackknife(errors, baseline)
+    d, num_seeds = log_ratios.mean(), len(log_ratios)
     seed_variance, image_variance = _variances(pseudo)
     standard_error = np.sqrt(seed_variance + image_variance)
     if standard_error == 0:  # all seeds and images agree
         return Difference(*[float(np.expm1(d))] * 3, p=float(d == 0), seeds=num_seeds)
     seed_dof, image_dof = max(num_seeds - 1, 1), max(_effective_images(errors, baseline) - 1, 1)
-    share = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
+    seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
-        return 2 * (share * stdtr(seed_dof, -t) + (1 - share) * stdtr(image_dof, -t))
+        return 2 * (seed_weight * stdtr(seed_dof, -t) + (1 - seed_weight) * stdtr(image_dof, -t))
 
     half = standard_error * brentq(lambda t: two_sided(t) - 0.05, 0, 13)  # 12.7 at one degree of freedom
     estimate, low, high = np.expm1([d, d - half, d + half]).tolist()
     return Difference(estimate, low, high, float(two_sided(abs(d) / standard_error)), num_seeds)
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values of m comparisons, adjusted so that below 0.05 there is any false alarm in at most 5 % of such families:
-    the smallest times m, the next times m − 1, ..., each at least the one before (Holm 1979)."""
-    p = np.asarray(p, dtype=float)
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """The p-values of m comparisons, adjusted so that at most 5 % of such families have any false alarm below 0.05.
+
+    The smallest is multiplied by m, the next by m − 1, ..., and each is at least the one before (Holm 1979).
+    """
+    p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
@@ -89,22 +94,22 @@ def _check(errors: np.ndarray, baseline: np.ndarray, mean: str) -> None:
             "both sides need the same seeds, images and timesteps: [S, N, K]"
         )
     if errors.shape[1] < 2:
-        raise ConfigError("validation.items=1 can't tell a difference from chance; compare runs with at least 2")
+        raise ConfigError("validation.items=1 can't tell a difference from chance; compare runs that have at least 2")
     if not (np.isfinite([errors, baseline]).all() and min(errors.min(), baseline.min()) > 0):
-        raise ValueError("squared errors must be positive and finite; a run that diverged has nothing to compare")
+        raise ValueError("squared errors must be positive and finite; a run that diverged can't be compared")
 
 
 def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log ratio of each seed, [S], and its pseudo-values, [S, N]."""
     num_images = errors.shape[1]
     total, total_baseline = errors.sum(1, keepdims=True), baseline.sum(1, keepdims=True)
-    whole = np.log(total / total_baseline).mean(-1)
-    without = np.log((total - errors) / (total_baseline - baseline)).mean(-1)
-    return whole[:, 0], num_images * whole - (num_images - 1) * without
+    complete = np.log(total / total_baseline).mean(-1)
+    without_one = np.log((total - errors) / (total_baseline - baseline)).mean(-1)
+    return complete[:, 0], num_images * complete - (num_images - 1) * without_one
 
 
 def _variances(pseudo: np.ndarray) -> tuple[float, float]:
-    """The two terms of Var(D), of a table [S, N]."""
+    """The two terms of Var(D) for a table of pseudo-values, [S, N]."""
     num_seeds, num_images = pseudo.shape
     by_seed, by_image = pseudo.mean(1), pseudo.mean(0)
     image = by_image.var(ddof=1) / num_images
@@ -116,6 +121,6 @@ def _variances(pseudo: np.ndarray) -> tuple[float, float]:
 
 
 def _effective_images(errors: np.ndarray, baseline: np.ndarray) -> float:
-    """Kish's (Σw)² / Σw², w the share of an image in the mean errors."""
-    weights = sum((e / e.mean(1, keepdims=True)).mean((0, 2)) for e in (errors, baseline))
+    """Kish's (Σw)² / Σw², where w is an image's fraction of the mean errors."""
+    weights = np.sum([(e / e.mean(1, keepdims=True)).mean((0, 2)) for e in (errors, baseline)], axis=0)
     return weights.sum() ** 2 / np.square(weights).sum()

@@ -1,6 +1,5 @@
-"""The tables of a comparison, as the terminal, the page and the files show them."""
+"""The tables of a comparison, for the terminal, the page and the files."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,17 @@ import pyarrow.parquet as pq
 
 from t2i.comparison.factors import as_text
 from t2i.comparison.results import Result
-from t2i.comparison.verdicts import Comparison, Setting, interval, number, percent
+from t2i.comparison.verdicts import Comparison, Variant
+from t2i.comparison.wording import interval, number, percent, verdict_word
 from t2i.evaluation.metrics import Metric, bin_metrics
 
 
 @dataclass(frozen=True)
 class Cell:
     text: str
-    value: Any = None  # what it is sorted by; None: its text
-    style: str = ""  # better, worse, same, baseline, or a state
-    shade: float | None = None  # how strongly it is coloured, from 0 to 1
+    value: Any = None  # what the column is sorted by; None: the text
+    style: str = ""  # better, worse, same, baseline, or a run's state
+    shade: float | None = None  # strength of the background colour, from 0 to 1
 
 
 def bin_names(comparison: Comparison) -> list[str]:
@@ -30,54 +30,56 @@ def bin_names(comparison: Comparison) -> list[str]:
     return [{0: "0 noisy", last: f"{last} clean"}.get(i, str(i)) for i in range(last + 1)]
 
 
-def setting_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
-    """One row for each setting, its seeds pooled, best first."""
-    raw, averaged = (metric.twin, metric) if metric.weights else (metric, metric.twin)
-    columns: dict[str, Callable[[Setting], Cell]] = {
-        "setting": lambda setting: _label(comparison, setting),
-        "seeds": lambda setting: _seeds(setting.runs),
-        **{each.name: lambda setting, each=each: _pooled(setting, each) for each in (raw, averaged)},
-        "since start": lambda setting: _share(setting.values(lambda run: run.change(metric)).mean()),
+def variant_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
+    """One row for each variant with its seeds pooled, best first."""
+    variants = sorted(comparison.variants, key=lambda variant: variant.mean(metric))
+    return [_variant_row(comparison, metric, variant) for variant in variants]
+
+
+def _variant_row(comparison: Comparison, metric: Metric, variant: Variant) -> dict[str, Cell]:
+    raw, averaged = (metric.twin, metric) if metric.averaged else (metric, metric.twin)
+    bins = zip(bin_names(comparison), bin_metrics(metric.prefix, comparison.num_timesteps), strict=True)
+    return {
+        "variant": _label(comparison, variant),
+        "seeds": _seeds(variant.runs),
+        raw.name: _mean_and_deviation(variant, raw),
+        averaged.name: _mean_and_deviation(variant, averaged),
+        "since start": _percent(variant.values(lambda run: run.change(metric)).mean()),
+        **{name: _number(variant.mean(bin_metric), 3) for name, bin_metric in bins},
+        "images/s": _number(variant.values(lambda run: run.images_per_second).mean(), 3),
+        "GB": _number(variant.values(lambda run: run.peak_memory_gb).max(), 3),
+        "hours": _number(variant.values(lambda run: run.hours).mean(), 2),
     }
-    for name, each in zip(bin_names(comparison), bin_metrics(metric.weights, comparison.num_timesteps), strict=True):
-        columns[name] = lambda setting, each=each: _number(setting.values(lambda run: run.value(each)).mean(), 3)
-    columns |= {
-        "images/s": lambda setting: _number(setting.values(lambda run: run.images_per_second).mean(), 3),
-        "GB": lambda setting: _number(setting.values(lambda run: run.peak_memory_gb).max(), 3),
-        "hours": lambda setting: _number(setting.values(lambda run: run.hours).mean(), 2),
-    }
-    order = sorted(comparison.settings, key=lambda setting: setting.values(lambda run: run.value(metric)).mean())
-    return [{name: of(setting) for name, of in columns.items()} for setting in order]
 
 
 def difference_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
-    """One row for each setting that is tested against the baseline, best first."""
+    """One row for each variant that is tested against the baseline, best first."""
     verdicts = comparison.verdicts(metric)
-    largest = max((abs(each.estimate) for verdict in verdicts for each in verdict.bins), default=0) or 1
+    largest = max((abs(snr_bin.estimate) for verdict in verdicts for snr_bin in verdict.bins), default=0) or 1
     rows = []
     for verdict in verdicts:
         total, p = verdict.total, verdict.p
         row = {
-            "setting": Cell(verdict.setting.label),
+            "variant": Cell(verdict.variant.label),
             "seeds": Cell(str(verdict.seeds), verdict.seeds),
             "difference": Cell(f"{percent(total.estimate)} {interval(total)}", total.estimate),
             "p": Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
-            "verdict": Cell(verdict.words, style=verdict.outcome),
+            "verdict": Cell(verdict_word(verdict), style=verdict.outcome),
         }
-        for name, each, outcome in zip(bin_names(comparison), verdict.bins, verdict.bin_outcomes, strict=True):
-            text, shade = percent(each.estimate).removesuffix(" %"), round(abs(each.estimate) / largest, 3)
-            row[name] = Cell(text, each.estimate, outcome, shade)
+        for name, snr_bin, outcome in zip(bin_names(comparison), verdict.bins, verdict.bin_outcomes, strict=True):
+            text, shade = percent(snr_bin.estimate).removesuffix(" %"), round(abs(snr_bin.estimate) / largest, 3)
+            row[name] = Cell(text, snr_bin.estimate, outcome, shade)
         rows.append(row)
     return rows
 
 
 def run_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
-    """One row for each run that was found, those that are not compared last."""
+    """One row for each run in the folders; those that are not compared come last."""
     left_out = comparison.left_out
     return [
         {
             "run": Cell(run.name),
-            "setting": Cell(comparison.keys.label(run) if run.config else "–"),
+            "variant": Cell(comparison.factors.label(run) if run.config else "–"),
             "seed": Cell(as_text(run.seed) if run.config else "–", -1 if run.seed is None else run.seed),
             "state": Cell(run.state, style=run.state),
             "step": Cell("–" if run.step is None else str(run.step), -1 if run.step is None else run.step),
@@ -90,7 +92,7 @@ def run_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
 
 
 def write_results(comparison: Comparison, folder: Path) -> None:
-    """results.csv and results.parquet: one row for each run, with its setting and the last value of every metric."""
+    """results.csv and results.parquet: one row for each run, with its factors and the last value of every metric."""
     rows = [_record(comparison, run) for run in comparison.results]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     table = pa.table({name: _array(values) for name, values in columns.items()})
@@ -101,29 +103,29 @@ def write_results(comparison: Comparison, folder: Path) -> None:
 def _record(comparison: Comparison, run: Result) -> dict[str, Any]:
     return {
         "run": run.name,
-        "setting": comparison.keys.label(run) if run.config else None,
+        "setting": comparison.factors.label(run) if run.config else None,  # the variant; scripts may read the old name
         "seed": run.seed,
         "state": run.state,
         "compared": run not in comparison.left_out,
         "not_compared": comparison.left_out.get(run),
         "step": run.step,
         "hours": run.latest.get("speed/hours"),
-        **{key: run.setting(key) for key in (*comparison.keys.by, *comparison.keys.paired)},
+        **{key: run.config_value(key) for key in (*comparison.factors.by, *comparison.factors.paired)},
         **{key: value for key, value in run.latest.items() if key != "step"},
     }
 
 
 def _array(values: list[Any]) -> pa.Array:
-    """A column of one type: texts where there are several."""
-    kinds = {float if isinstance(value, int) and not isinstance(value, bool) else type(value) for value in values}
-    if len(kinds - {type(None)}) > 1 or kinds & {list, dict}:
+    """A column of one type: text if the values have several."""
+    types = {float if isinstance(value, int) and not isinstance(value, bool) else type(value) for value in values}
+    if len(types - {type(None)}) > 1 or types & {list, dict}:
         return pa.array([None if value is None else as_text(value) for value in values])
     return pa.array(values)
 
 
-def _label(comparison: Comparison, setting: Setting) -> Cell:
-    is_baseline = setting is comparison.baseline and len(comparison.settings) > 1
-    return Cell(setting.label, style="baseline" if is_baseline else "")
+def _label(comparison: Comparison, variant: Variant) -> Cell:
+    is_baseline = variant is comparison.baseline and len(comparison.variants) > 1
+    return Cell(variant.label, style="baseline" if is_baseline else "")
 
 
 def _seeds(runs: dict[tuple, Result]) -> Cell:
@@ -131,9 +133,9 @@ def _seeds(runs: dict[tuple, Result]) -> Cell:
     return Cell(str(len(seeds)) if len(seeds) == len(runs) else f"{len(seeds)} ({len(runs)} runs)", len(seeds))
 
 
-def _pooled(setting: Setting, metric: Metric) -> Cell:
-    """The mean over the runs, and their standard deviation."""
-    values = setting.values(lambda run: run.value(metric))
+def _mean_and_deviation(variant: Variant, metric: Metric) -> Cell:
+    """Mean and standard deviation over the runs."""
+    values = variant.values(lambda run: run.value(metric))
     mean = float(values.mean())
     if len(values) == 1 or not np.isfinite(mean):
         return _number(mean)
@@ -144,5 +146,5 @@ def _number(value: float, digits: int = 4) -> Cell:
     return Cell(number(value, digits), float(value))
 
 
-def _share(value: float) -> Cell:
-    return Cell(percent(value), float(value)) if np.isfinite(value) else Cell("–", float("nan"))
+def _percent(fraction: float) -> Cell:
+    return Cell(percent(fraction), float(fraction)) if np.isfinite(fraction) else Cell("–", float("nan"))

@@ -21,7 +21,7 @@ class Metric:
     """A validation metric: the smaller, the better."""
 
     name: str  # as in metrics.jsonl
-    weights: str  # "" (raw) or "ema/" (averaged)
+    prefix: str  # of the name, after val/: "" for raw weights, "ema/" for averaged ones
     mean: str  # over the timesteps: geometric or arithmetic
     snr_bin: int | None = None
 
@@ -39,10 +39,15 @@ class Metric:
         return cls(name, averaged or "", mean, None if snr_bin is None else int(snr_bin))
 
     @property
+    def averaged(self) -> bool:
+        """Whether the metric is of averaged weights."""
+        return self.prefix == "ema/"
+
+    @property
     def twin(self) -> "Metric":
         """The same metric of the other weights: averaged for raw ones, raw for averaged ones."""
-        bare = self.name.removeprefix(f"val/{self.weights}")
-        return Metric.named(f"val/{bare}" if self.weights else f"val/ema/{bare}")
+        bare = self.name.removeprefix(f"val/{self.prefix}")
+        return Metric.named(f"val/{bare}" if self.averaged else f"val/ema/{bare}")
 
     def part(self, errors: np.ndarray) -> np.ndarray:
         """The errors of the timesteps that the metric averages, [..., K'] of [..., K]."""
@@ -54,12 +59,12 @@ class Metric:
         return float(np.exp(np.log(per_timestep).mean()) if self.mean == "geometric" else per_timestep.mean())
 
 
-def bin_metrics(weights: str, num_timesteps: int) -> list[Metric]:
+def bin_metrics(prefix: str, num_timesteps: int) -> list[Metric]:
     """One for each SNR bin of a battery, noisiest first."""
-    return [Metric.named(f"val/{weights}snr_bin_{i}/eps") for i in range(len(snr_bins(num_timesteps)))]
+    return [Metric.named(f"val/{prefix}snr_bin_{i}/eps") for i in range(len(snr_bins(num_timesteps)))]
 
 
-def all_metrics(weights: str, num_timesteps: int) -> list[Metric]:
+def all_metrics(prefix: str, num_timesteps: int) -> list[Metric]:
     """Every metric that can be compared: the headline, the plain mean and the bins."""
-    names = (f"val/{weights}loss", f"val/{weights}eps_mse")
-    return [*map(Metric.named, names), *bin_metrics(weights, num_timesteps)]
+    names = (f"val/{prefix}loss", f"val/{prefix}eps_mse")
+    return [*map(Metric.named, names), *bin_metrics(prefix, num_timesteps)]

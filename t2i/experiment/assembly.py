@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
@@ -119,7 +120,7 @@ def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
     if cfg.gradient_checkpointing:
         recompute(model.denoiser, cfg.checkpoint_levels)
     if cfg.channels_last:
-        model.denoiser.to(memory_format=torch.channels_last)
+        convert_conv2d_weight_memory_format(model.denoiser, torch.channels_last)
     if cfg.compile:
         model.denoiser.compile()
     model = plan.adapter.attach(model, processes.autocast(accelerator))

@@ -1,4 +1,4 @@
-"""The model card of a finished run: what was trained on what, how well it went, and the command that does it again."""
+"""The model card of a finished run: what was trained on which data, the result, and the command that reproduces it."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ from t2i.runs.folder import FREE_KEYS, Run
 
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
-    """README.md in the run's model/, and the images that it shows; repo: OWNER/NAME that it is made for."""
+    """Write README.md and its images to the run's model/, for the repository `repo` (OWNER/NAME)."""
     cfg = OmegaConf.create(read_config(folder))
     run, model = Run(folder, cfg), folder / "model"
     scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
@@ -28,19 +28,19 @@ def write_card(folder: Path, repo: str, license: str | None) -> None:
         "\n".join(["| | |", "|---|---|", *rows]),
     ]
     if draw_curves(run.metrics(), model / "curves.png"):
-        parts.append("![Loss in training, and of held-out images](curves.png)")
+        parts.append("![Training loss and validation loss](curves.png)")
     if (samples := folder / "samples" / "progress.png").is_file():
         shutil.copyfile(samples, model / "samples.png")
-        parts.append("![The same prompts and seeds, as training went on](samples.png)")
+        parts.append("![Samples of the same prompts and seeds during training](samples.png)")
     use = use_adapter(cfg.model.path, repo, scheduler["_class_name"]) if is_adapter else use_pipeline(repo)
     parts.append(f"## Use\n\n```python\n{use}\n```")
     if (overrides := folder / ".hydra" / "overrides.yaml").is_file():
-        parts.append(f"## Train it again\n\n```\n{command(OmegaConf.load(overrides))}\n```")
+        parts.append(f"## Reproduce\n\n```\n{command(list(map(str, OmegaConf.load(overrides))))}\n```")
     (model / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def metadata(cfg: DictConfig, license: str | None, is_adapter: bool) -> str:
-    """The YAML that the Hub reads; it takes only bases and data sets that are on the Hub themselves."""
+    """The YAML that the Hub reads. It names the base model and the data set only if they are on the Hub."""
     from huggingface_hub import ModelCardData
 
     base, data = cfg.model.path, cfg.dataset.get("path", "")
@@ -60,29 +60,30 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     info = run.info
     counts, trained, parameters = info["pictures"], info["trained_parameters"] / 1e6, info["parameters"] / 1e6
     data = cfg.dataset.get("path") or cfg.dataset._target_.rpartition(".")[2]
-    trained_on = f"{counts['train'] or 'streamed'} images, {counts['validation']} held out"
+    images = f"{counts['train'] or 'streamed'} images, {counts['validation']} held out"
+    packages = [f"{name} {version}" for name, version in info["packages"].items()]
     return {
-        "base model": cfg.model.path + ("" if cfg.model.pretrained else ", with fresh weights"),
-        "trained": f"{described(cfg.adapter)}, {trained:.1f} of {parameters:.1f} M weights"
+        "base model": cfg.model.path + ("" if cfg.model.pretrained else " (architecture only, trained from scratch)"),
+        "trained": f"{described(cfg.adapter)}: {trained:.1f} of {parameters:.1f} M parameters"
         if is_adapter
-        else f"all of the denoiser, {parameters:.1f} M weights",
-        "data": f"{data}, {cfg.dataset.resolution} pixels: {trained_on}",
-        "steps": f"{cfg.steps} of {cfg.batch_size} images; {cfg.caption_dropout:.0%} of captions dropped",
+        else f"all {parameters:.1f} M parameters of the denoiser",
+        "data": f"{data}, {cfg.dataset.resolution} pixels: {images}",
+        "steps": f"{cfg.steps}, with {cfg.batch_size} images each; {cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
         "noise schedule": f"{scheduler['_class_name']}; predicts {scheduler.get('prediction_type', 'epsilon')}",
         "loss": described(cfg.loss),
-        "averaging": described(cfg.ema),
+        "weight averaging": described(cfg.ema),
         "seed": str(cfg.seed),
         "precision": info["precision"],
         **{key: f"{info['final'][key]:.5f}" for key in ("val/loss", "val/ema/loss") if key in info["final"]},
-        "code": f"revision {info['code_revision']}; " + ", ".join(f"{k} {v}" for k, v in info["packages"].items()),
+        "code": ", ".join([f"revision {info['code_revision']}", *packages] if info["code_revision"] else packages),
     }
 
 
 def described(component: DictConfig) -> str:
-    """The name of what is built, and its settings: `MinSNR (snr_gamma 5.0, normalize False)`."""
-    values = {key: value for key, value in component.items() if not key.startswith("_") and value is not None}
+    """The component's name and settings: `MinSNR (snr_gamma 5.0, normalize False)`."""
+    values = {key: value for key, value in component.items() if not str(key).startswith("_") and value is not None}
     plain = ", ".join(f"{key} {value}" for key, value in values.items() if not isinstance(value, DictConfig))
     name = component._target_.rpartition(".")[2]
     return f"{name} ({plain})" if plain else name
@@ -105,13 +106,13 @@ image = pipeline("a prompt").images[0]"""
 
 
 def command(overrides: list[str]) -> str:
-    """What was typed, but for what does not change the result."""
+    """The command that was typed, without settings that do not change the result."""
     kept = [text for text in overrides if not belongs(text.lstrip("+~").partition("=")[0], FREE_KEYS)]
     return shlex.join(["python", "-m", "t2i.train", *kept])
 
 
 def draw_curves(metrics: list[dict[str, float]], file: Path) -> bool:
-    """Training loss and held-out loss against the step; returns whether there was anything to draw."""
+    """Draw training loss and validation loss against the step; returns whether there was anything to draw."""
     from matplotlib.figure import Figure
 
     lines = {

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Successive halving (Jamieson & Talwalkar 2016) that asks the battery: what is worse by chance alone goes on."""
+"""Successive halving (Jamieson & Talwalkar 2016), restricted to what the battery proves: chance alone stops no run."""
 
 import math
 from typing import TYPE_CHECKING
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from t2i.comparison.significance import Difference
 
 
-def hopeless(errors: "dict[str, np.ndarray]", keep: float) -> "dict[str, tuple[str, Difference]]":
-    """Which runs need not go on: name -> (the best run, how much worse than it).
+def clearly_worse(errors: "dict[str, np.ndarray]", keep: float) -> "dict[str, tuple[str, Difference]]":
+    """The runs that need not continue: name -> (the best run, how much worse the run is).
 
-    errors: of each run on the same battery at the same step, [N, K]. A run is hopeless if it is not among the best
-    `keep` of them and its paired 95 % interval, and Holm's correction for all of them, say that it is worse.
+    errors: each run's errors on the same battery at the same step, [N, K]. A run is clearly worse if it is not among
+    the best fraction `keep`, and its paired difference from the best is above 0 after Holm's correction for all runs.
     """
     if len(errors) < 2:
         return {}
@@ -22,8 +22,8 @@ def hopeless(errors: "dict[str, np.ndarray]", keep: float) -> "dict[str, tuple[s
     from t2i.comparison.significance import difference, holm
 
     ranked = sorted(errors, key=lambda name: np.log(errors[name].mean(0)).mean())
-    best = ranked[0]
-    found = {name: difference(errors[name][None], errors[best][None]) for name in ranked[1:]}
-    adjusted = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
-    tail = ranked[math.ceil(len(ranked) * keep) :]
-    return {name: (best, found[name]) for name in tail if found[name].low > 0 and adjusted[name] < 0.05}
+    best, *others = ranked
+    differences = {name: difference(errors[name][None], errors[best][None]) for name in others}
+    adjusted = dict(zip(others, holm([result.p for result in differences.values()]), strict=True))
+    worst = ranked[math.ceil(len(ranked) * keep) :]
+    return {name: (best, differences[name]) for name in worst if differences[name].low > 0 and adjusted[name] < 0.05}

@@ -1,13 +1,10 @@
-"""A job of a sweep: its command line, and what its folder says of it."""
+"""A job of a sweep: its command line, and its state as its folder shows it."""
 
 import json
 import math
-import os
-import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +14,43 @@ from omegaconf import DictConfig
 
 from t2i.config.compose import CONF
 from t2i.runs.files import in_use
-from t2i.runs.folder import Run
 
-OWN = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.sweep.", "hydra.run.", "hydra.mode")
+# Overrides of hydra.* that concern the sweep; the others are passed on to its jobs.
+OF_THE_SWEEP = (
+    "hydra/launcher",
+    "hydra/sweeper",
+    "hydra.launcher",
+    "hydra.sweeper",
+    "hydra.sweep.",
+    "hydra.run.",
+    "hydra.mode",
+)
 
 
-class JobsFailed(CompactHydraException):
-    """Printed without a traceback."""
+class SweepError(CompactHydraException):
+    """An error of the user's, which Hydra prints without a traceback."""
 
     exit_code = 1  # of `t2i train -m`: the command line was right
 
 
-class Outcome(JobReturn):
-    """What a sweeper gets to know of a job."""
+class JobResult(JobReturn):
+    """A job's result for the sweeper. Hydra's own would print the overrides of each failed job once more."""
 
     @property
     def return_value(self) -> float:
+        """The final val/loss; raises the job's error if it failed."""
         if self.status == JobStatus.COMPLETED:
             return self._return_value
         raise self._return_value
 
+    @return_value.setter
+    def return_value(self, value: float | SweepError) -> None:
+        self._return_value = value
+
 
 @dataclass
 class Job:
-    """One job, as its folder shows it."""
+    """A job and the latest state of its run folder."""
 
     folder: Path
     arguments: list[str]
@@ -49,12 +59,9 @@ class Job:
     seed: int
     state: str = "waiting"  # running, paused, stopped, finished, failed, interrupted
     reason: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)  # the latest of each
-    process: BaseProcess | None = None
-    device: str | None = None
-    began: float = 0.0
-    first: tuple[float, float] | None = None  # when, and at which step, this process was first seen to log
-    position: int = 0  # in metrics.jsonl
+    metrics: dict[str, float] = field(default_factory=dict)  # the latest value of each
+    first_log: tuple[float, float] | None = None  # time and step of the first log seen since the job was started
+    position: int = 0  # in metrics.jsonl, up to which it has been read
 
     @property
     def name(self) -> str:
@@ -65,15 +72,16 @@ class Job:
         return self.state in ("waiting", "paused")
 
     def info(self) -> dict[str, Any]:
+        """The content of run.json."""
         file = self.folder / "run.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    def look(self) -> None:
-        """Read what has been logged since the last look."""
+    def read_metrics(self) -> None:
+        """Read the lines that were added to metrics.jsonl since the last call."""
         file = self.folder / "metrics.jsonl"
         if not file.is_file():
             return
-        if file.stat().st_size < self.position:  # rewound
+        if file.stat().st_size < self.position:  # a resumed run has dropped lines
             self.position = 0
         with file.open("rb") as stream:
             stream.seek(self.position)
@@ -83,18 +91,19 @@ class Job:
                 self.position += len(line)
                 with suppress(json.JSONDecodeError):
                     self.metrics |= json.loads(line)
-        if self.state == "running" and self.first is None and "step" in self.metrics:
-            self.first = time.monotonic(), self.metrics["step"]
+        if self.state == "running" and self.first_log is None and "step" in self.metrics:
+            self.first_log = time.monotonic(), self.metrics["step"]
 
     def seconds_left(self) -> float:
-        """At the rate of this process; not a number before it is known."""
-        done = self.metrics.get("step", 0)
-        if self.state != "running" or self.first is None or done <= self.first[1]:
+        """The time that the running job still needs at its present speed; NaN while that is unknown."""
+        step = self.metrics.get("step", 0)
+        if self.state != "running" or self.first_log is None or step <= self.first_log[1]:
             return math.nan
-        return (time.monotonic() - self.first[0]) / (done - self.first[1]) * (self.steps - done)
+        first_time, first_step = self.first_log
+        return (time.monotonic() - first_time) / (step - first_step) * (self.steps - step)
 
     def rung_step(self, rung: float) -> int:
-        """The first validation at or after this share of the steps."""
+        """The first validation at or after this fraction of the steps."""
         every = self.validate_every or self.steps
         return min(math.ceil(self.steps * rung / every) * every, self.steps)
 
@@ -102,47 +111,24 @@ class Job:
         """Whether a process works in the folder."""
         return in_use(self.folder)
 
-    def interrupt(self) -> None:
-        """Send SIGINT to the job's processes."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGINT)
-
-    def make_plan(self) -> None:
-        """Note how the process ended, in run.json too where the process itself could not."""
-        self.look()
-        file = self.folder / "run.json"
-        spoke = file.is_file() and file.stat().st_mtime >= self.began  # else what it says is of an earlier process
-        info = self.info() if spoke else {}
-        if info.get("state", "running") == "running":
-            info = {"state": "failed", "error": _death(self.process.exitcode, self.folder / "console.log")}
-            Run.mark(self.folder, **info)
-        self.state, self.reason = info["state"], info.get("error", "")
-
-    def outcome(self, error: JobsFailed) -> Outcome:
-        """What the sweeper gets: val/loss, or else the error."""
-        done = self.state in ("finished", "stopped")
-        value = self.metrics.get("val/loss", math.nan) if done else error
-        status = JobStatus.COMPLETED if done else JobStatus.FAILED
-        return Outcome(overrides=self.arguments, working_dir=str(self.folder), status=status, _return_value=value)
+    def result(self, error: SweepError) -> JobResult:
+        """The job's val/loss for the sweeper, or `error` if the job failed."""
+        succeeded = self.state in ("finished", "stopped")
+        result = JobResult(overrides=self.arguments, working_dir=str(self.folder))
+        result.status = JobStatus.COMPLETED if succeeded else JobStatus.FAILED
+        result.return_value = self.metrics.get("val/loss", math.nan) if succeeded else error
+        return result
 
 
 def command_line(config: DictConfig, folder: Path) -> list[str]:
-    """The command line of a job."""
+    """The arguments of `python -m t2i.train` that run a job of the sweep in `folder`."""
     flags = ["--config-name", config.hydra.job.config_name]
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
             flags += ["--config-dir", source.path]
         elif source.provider == "main" and Path(source.path) != CONF:
             flags += ["--config-path", source.path]
-    hydra = [override for override in config.hydra.overrides.hydra if not override.lstrip("+~").startswith(OWN)]
+    overrides = config.hydra.overrides
+    for_the_job = [override for override in overrides.hydra if not override.lstrip("+~").startswith(OF_THE_SWEEP)]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*flags, *config.hydra.overrides.task, *hydra, f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]
-
-
-def _death(code: int, console: Path) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    lines = console.read_text(errors="replace").split("\n") if console.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"exit code {code}: {last.removeprefix('t2i: ')}"
+    return [*flags, *overrides.task, *for_the_job, f"hydra.run.dir='{quoted}'", "hydra.mode=RUN"]

@@ -1,22 +1,22 @@
-"""The jobs of a sweep, each in a process of its own, so that what ends one job does not end the others.
+"""Runs the jobs of a sweep, each in its own process, so that the end of one job does not end the others.
 
-On a machine without a GPU the processes are forks of one that has imported everything and computed nothing (Python's
-forkserver): a job starts in a fraction of a second. With a GPU each starts from nothing: CUDA does not survive a fork.
+On a machine without a GPU the processes are forked from one that has imported everything and computed nothing (Python's
+forkserver), and a job starts in a fraction of a second. With a GPU each process starts from nothing, because CUDA does
+not survive a fork.
 """
 
 import multiprocessing
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
@@ -25,16 +25,17 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.config import ConfigError
 from t2i.runs.files import lock, numbered_file
 from t2i.runs.folder import Run
-from t2i.sweeps.halving import hopeless
-from t2i.sweeps.job import Job, JobsFailed, command_line
+from t2i.sweeps.halving import clearly_worse
+from t2i.sweeps.job import Job, SweepError, command_line
+from t2i.sweeps.process import JobProcess, run_job
 from t2i.sweeps.table import JobsTable
 
 PRELOADED = ["t2i.experiment.run", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
-PATIENCE = 60  # seconds that an interrupted job has to write down where it is
+PATIENCE = 60  # seconds that an interrupted job has to write its checkpoint
 
 
-class Workshop:
-    """Works through the jobs of the sweep in `folder`; the options are those of conf/hydra/launcher/processes.yaml."""
+class SweepRunner:
+    """Runs the jobs of the sweep in `folder`; the options are those of conf/hydra/launcher/processes.yaml."""
 
     def __init__(
         self,
@@ -45,115 +46,100 @@ class Workshop:
         rungs: Sequence[float],
         keep: float,
     ):
-        """main: what a job's process calls, with the job's command line in sys.argv; found by its name there."""
+        """main: a function of a module, which each job's process calls with the job's arguments in sys.argv."""
         if not all(0 < rung < 1 for rung in rungs) or not 0 < keep < 1:
-            raise JobsFailed(f"t2i: hydra.launcher.rungs={list(rungs)} and keep={keep} are shares: between 0 and 1")
-        gpus = _gpus()
-        self.folder, self.main, self.command, self.keep, self.rungs = folder, main, command, keep, sorted(rungs)
-        self.n_jobs = n_jobs or (1 if command else max(1, len(gpus)))
-        self.devices: list[str | None] = [None] * self.n_jobs
-        if gpus and not command:
-            self.devices = [gpus[i % len(gpus)] for i in range(self.n_jobs)]
+            options = f"hydra.launcher.rungs={list(rungs)} and hydra.launcher.keep={keep}"
+            raise SweepError(f"t2i: {options} must be fractions between 0 and 1")
+        self.folder, self.main, self.command = folder, main, command
+        self.rungs, self.keep = sorted(rungs), keep
+        gpus = [] if command else _gpus()  # `command` chooses its GPUs itself
+        self.n_jobs = n_jobs or max(1, len(gpus))
+        self.devices = [gpus[i % len(gpus)] if gpus else None for i in range(self.n_jobs)]
+        self.context = _process_context(forks=sys.platform == "linux" and not gpus and not command)
         self.jobs: list[Job] = []
-        forks = sys.platform == "linux" and not gpus and not command
-        self.context = multiprocessing.get_context("forkserver" if forks else "spawn")
-        if forks:
-            self.context.set_forkserver_preload(PRELOADED)
 
     def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
-        """Do what is unfinished of these jobs; a failed one is tried again, a paused one goes on."""
-        new = self._open(configs)
+        """Run those of these jobs that are not finished: retry failed ones, continue paused ones."""
+        new = [self._read_job(config) for config in configs]
         self.jobs += new
         self.folder.mkdir(parents=True, exist_ok=True)
-        ended_by = signal.SIGINT
-
-        def terminate(*_: Any) -> None:
-            nonlocal ended_by
-            ended_by = signal.SIGTERM
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGTERM, terminate)
         try:
-            with lock(self.folder), JobsTable(self.jobs, self.n_jobs) as table:
+            with _exit_when_interrupted(), lock(self.folder), JobsTable(self.jobs, self.n_jobs) as table:
                 for rung in self.rungs:
-                    self._work([job for job in new if job.unfinished], table, rung)
-                    self._halve(new, rung)
-                self._work([job for job in new if job.unfinished], table)
+                    self._run_jobs([job for job in new if job.unfinished], table, rung)
+                    self._stop_clearly_worse(new, rung)
+                self._run_jobs([job for job in new if job.unfinished], table)
         except Timeout as error:
-            raise JobsFailed(f"t2i: {self.folder} is in use by another sweep process") from error
-        except KeyboardInterrupt:
-            print("t2i: interrupted; the same command goes on", file=sys.stderr)
-            sys.exit(128 + ended_by)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        failed = sum(job.state != "finished" and job.state != "stopped" for job in new)
-        error = JobsFailed(f"t2i: {failed} of {len(new)} jobs failed; the same command tries them again")
-        return [job.outcome(error) for job in new]
+            raise SweepError(f"t2i: {self.folder} is in use by another sweep process") from error
+        failed = sum(job.state not in ("finished", "stopped") for job in new)
+        error = SweepError(f"t2i: {failed} of {len(new)} jobs failed; run the same command again to retry them")
+        return [job.result(error) for job in new]
 
-    def _open(self, configs: Sequence[DictConfig]) -> list[Job]:
-        """The jobs as their folders show them; refuses, before any starts, folders of another configuration."""
-        jobs = []
-        for config in configs:
-            cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-            try:
-                run = Run(folder, cfg)
-            except ConfigError as error:
-                raise JobsFailed(f"t2i: {error}") from error
-            if self.rungs and not cfg.validate_every:
-                raise JobsFailed("t2i: hydra.launcher.rungs compares validations; set validate_every, or rungs=[]")
-            job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
-            job.look()
-            if run.finished or (run.info.get("state") == "stopped" and self.rungs):
-                job.state, job.reason = run.info["state"], run.info.get("stopped", "")
-            jobs.append(job)
-        return jobs
+    def _read_job(self, config: DictConfig) -> Job:
+        """A job in the state that its folder shows; refuses a folder that holds a run of another configuration."""
+        cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+        try:
+            run = Run(folder, cfg)
+        except ConfigError as error:
+            raise SweepError(f"t2i: {error}") from error
+        if self.rungs and not cfg.validate_every:
+            raise SweepError(
+                "t2i: hydra.launcher.rungs compares validations; set validate_every, or hydra.launcher.rungs=[]"
+            )
+        job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
+        job.read_metrics()
+        if run.finished or (run.info.get("state") == "stopped" and self.rungs):
+            job.state, job.reason = run.info["state"], run.info.get("stopped", "")
+        return job
 
-    def _work(self, jobs: list[Job], table: JobsTable, rung: float = 1.0) -> None:
-        """Run the jobs to the share `rung` of their steps, `n_jobs` at once."""
+    def _run_jobs(self, jobs: list[Job], table: JobsTable, rung: float = 1.0) -> None:
+        """Run the jobs to the fraction `rung` of their steps, `n_jobs` at a time."""
         waiting = [job for job in jobs if rung == 1 or job.info().get("paused_at", 0) < job.rung_step(rung)]
-        running: list[Job] = []
+        running: list[JobProcess] = []
         try:
             while waiting or running:
-                for job in [job for job in waiting if len(running) < self.n_jobs and not job.in_use()]:
-                    if len(running) == self.n_jobs:
-                        break
-                    free = list(self.devices)
-                    for other in running:
-                        free.remove(other.device)
-                    self._start(job, free[0], rung)
-                    waiting.remove(job)
-                    running.append(job)
-                wait([job.process.sentinel for job in running], timeout=1.0)
-                for job in running:
-                    job.look()
-                for job in [job for job in running if not job.process.is_alive()]:
-                    running.remove(job)
-                    job.make_plan()
-                    table.changed(job)
+                for job in list(waiting):
+                    if len(running) < self.n_jobs and not job.in_use():
+                        waiting.remove(job)
+                        running.append(self._start(job, self._free_device(running), rung))
+                wait([started.process.sentinel for started in running], timeout=1.0)
+                for started in running:
+                    started.job.read_metrics()
+                for ended in [started for started in running if not started.process.is_alive()]:
+                    running.remove(ended)
+                    ended.record_end()
+                    table.changed(ended.job)
                 table.show()
         finally:
-            for job in running:
-                job.interrupt()
-            for job in running:
-                job.process.join(PATIENCE)
-                if job.process.is_alive():
-                    os.killpg(job.process.pid, signal.SIGKILL)
-                    job.process.join()
-                job.make_plan()
+            for started in running:
+                started.interrupt()
+            for started in running:
+                started.end(PATIENCE)
 
-    def _start(self, job: Job, device: str | None, rung: float) -> None:
+    def _free_device(self, running: list[JobProcess]) -> str | None:
+        free = list(self.devices)
+        for started in running:
+            free.remove(started.device)
+        return free[0]
+
+    def _start(self, job: Job, device: str | None, rung: float) -> JobProcess:
         job.folder.mkdir(parents=True, exist_ok=True)
-        arguments = job.arguments + ([f"stop_at={job.rung_step(rung)}"] if rung < 1 else [])
-        environment = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-        threads = max(1, _cores() // self.n_jobs) if self.n_jobs > 1 else None
-        settings = (self.main, arguments, job.folder / "console.log", environment, threads, self.command)
-        job.process = self.context.Process(target=work, args=settings, name=job.name)
-        job.state, job.reason, job.began, job.first, job.device = "running", "", time.time(), None, device
-        job.process.start()
+        settings = {
+            "main": self.main,
+            "arguments": job.arguments + ([f"stop_at={job.rung_step(rung)}"] if rung < 1 else []),
+            "console": job.folder / "console.log",
+            "environment": {} if device is None else {"CUDA_VISIBLE_DEVICES": device},
+            "threads": max(1, _cores() // self.n_jobs) if self.n_jobs > 1 else None,
+            "command": self.command,
+        }
+        job.state, job.reason, job.first_log = "running", "", None
+        started = JobProcess(job, device, self.context.Process(target=run_job, kwargs=settings, name=job.name))
+        started.process.start()
+        return started
 
-    def _halve(self, jobs: list[Job], rung: float) -> None:
-        """Stop the jobs that are worse than the best beyond noise at this rung; those of each seed apart."""
+    def _stop_clearly_worse(self, jobs: list[Job], rung: float) -> None:
+        """Stop the jobs that are worse beyond noise than the best job of the same seed at this rung."""
         from t2i.runs.errors_file import read_errors
 
         for seed in sorted({job.seed for job in jobs}):
@@ -163,10 +149,10 @@ class Workshop:
                 if job.seed == seed and job.state != "failed"
             }
             errors = {name: read_errors(file)[""] for name, file in files.items() if file.is_file()}
-            verdicts = hopeless(errors, self.keep)
+            worse_jobs = clearly_worse(errors, self.keep)
             for job in jobs:
-                if job.unfinished and job.seed == seed and job.name in verdicts:
-                    best, worse = verdicts[job.name]
+                if job.unfinished and job.seed == seed and job.name in worse_jobs:
+                    best, worse = worse_jobs[job.name]
                     job.state = "stopped"
                     job.reason = (
                         f"at step {job.rung_step(rung)} of {job.steps}: val/loss {worse.estimate:.1%} "
@@ -175,36 +161,32 @@ class Workshop:
                     Run.mark(job.folder, state="stopped", stopped=job.reason)
 
 
-def work(
-    main: Callable[[], Any],
-    arguments: list[str],
-    console: Path,
-    environment: dict,
-    threads: int | None,
-    command: str | None,
-) -> None:
-    """What a job's process does: it becomes `python -m t2i.train ARGUMENTS`, and writes to `console`."""
-    os.setpgrp()  # Ctrl-C in the terminal is for the sweep, which passes it on
-    output = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(environment)
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
-    if command:
-        code = subprocess.call([*shlex.split(command), *arguments])
-        sys.exit(code if code >= 0 else 128 - code)
-    if threads:
-        import torch
+@contextmanager
+def _exit_when_interrupted() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM let the jobs end; then the sweep's process exits with the signal's code."""
+    received = signal.SIGINT
 
-        torch.set_num_threads(threads)
-    sys.argv = ["t2i.train", *arguments]
-    main()
+    def terminate(*_: Any) -> NoReturn:
+        nonlocal received
+        received = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("t2i: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(128 + received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _end_with_the_sweep() -> None:
-    """Interrupt this job when the sweep's process has died: nobody would wait for it, and the next sweep needs it."""
-    wait([multiprocessing.parent_process().sentinel])
-    os.killpg(os.getpgrp(), signal.SIGINT)
+def _process_context(forks: bool) -> ForkServerContext | SpawnContext:
+    if not forks:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""Sweeps: what is varied, what is held, and in which folder each job works. Light: Hydra imports it at start-up."""
+"""What a sweep varies, and in which folder each of its jobs works. Imports little, as Hydra loads it at start-up."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
-from t2i.config.keys import flat
+from t2i.config.keys import belongs, flat
 from t2i.config.moved_targets import with_moved_targets
 from t2i.runs.files import atomic_write
 from t2i.runs.folder import changes
 
-LONGEST_NAME = 100  # characters, of a folder; file systems end at 255 bytes
-EXTRAS = {  # plugin -> extra of t2i that brings it
+LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes
+EXTRAS = {  # plugin -> extra of t2i that installs it
     "hydra_submitit_launcher": "submitit",
     "hydra_joblib_launcher": "joblib",
     "hydra_ray_launcher": "ray",
@@ -29,13 +29,13 @@ EXTRAS = {  # plugin -> extra of t2i that brings it
 
 
 class Guard(Callback):
-    """Before a sweep's first job: refuse what can't work, and write down what the sweep varies in sweep.json."""
+    """Before a sweep's first job: refuses what can't work, and writes sweep.json."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
             refuse_several_ranks(config)
             refuse_missing_plugins(config)
-            begin(Path(config.hydra.sweep.dir), config)
+            write_manifest(Path(config.hydra.sweep.dir), config)
         except ConfigError as error:  # Hydra would turn it into a warning
             print(f"t2i: {error}", file=sys.stderr)
             sys.exit(2)
@@ -62,41 +62,41 @@ def refuse_missing_plugins(config: DictConfig) -> None:
             raise ConfigError(f"hydra/{group}={option}: the plugin is missing; pip install 't2i[{extra}]'")
 
 
-def begin(folder: Path, config: DictConfig) -> None:
-    """Write sweep.json, or compare with the one that is there.
+def write_manifest(folder: Path, config: DictConfig) -> None:
+    """Write to sweep.json what the sweep varies, and its other settings.
 
-    A sweep may grow: more values, and more settings that vary. What it does not vary must stay as it was.
+    An existing sweep may grow by more values and more varied settings; a change of any other setting is refused.
     """
-    base = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    base = flat(OmegaConf.to_container(base))  # unresolved: a value that follows from another need not be named
+    settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    # Unresolved, so that a value that follows from another may change with it.
+    settings = flat(OmegaConf.to_container(settings))
     choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
-    varied = dict.fromkeys(_varied_keys(config))
+    varied = dict.fromkeys(_varied_keys(config))  # key -> its value before the sweep began to vary it, or None
     if before := _read(folder):
         known = flat(before["config"]) | before["choices"]
-        varied = before["varied"] | {key: _text(known.get(key)) for key in varied if key not in before["varied"]}
-        differ = [
-            change
-            for key, change in changes(before["config"], base).items()
-            if not any(key == name or key.startswith(f"{name}.") for name in varied)
-        ]
-        if differ:
+        varied = before["varied"] | {key: _canonical(known.get(key)) for key in varied if key not in before["varied"]}
+        changed = [change for key, change in changes(before["config"], settings).items() if not belongs(key, varied)]
+        if changed:
             raise ConfigError(
-                f"{folder} was begun with another configuration ({', '.join(differ)}); use another sweep=NAME"
+                f"{folder} was begun with another configuration ({', '.join(changed)}); use another sweep=NAME"
             )
-        base, choices = before["config"], before["choices"]
+        settings, choices = before["config"], before["choices"]
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"varied": varied, "choices": choices, "config": base}
-    atomic_write(folder / "sweep.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    manifest = {"varied": varied, "choices": choices, "config": settings}
+    atomic_write(folder / "sweep.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def job_folder(sweep_dir: str, overrides: list[str]) -> str:
-    """Name of a job: what it has of the sweep's varied settings, in letters that can be typed back.
+    """The name of a job's folder: its values of the varied settings, in characters that need no quotes.
 
-    A setting that the sweep began to vary later is left out where it has the value of the jobs before.
+    A setting that the sweep began to vary later is left out where the job has the value of the earlier jobs.
     """
-    given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    given = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        given[key] = value
     varied = _read(Path(sweep_dir)).get("varied", dict.fromkeys(key for key in given if key not in ("sweep", "run")))
-    values = {key: _text(given[key]) for key in varied if key in given}
+    values = {key: _canonical(given[key]) for key in varied if key in given}
     values = {key: value for key, value in values.items() if value != varied[key]}
     parts = [f"{key}-{value.rstrip('/').rpartition('/')[2]}" for key, value in values.items()]
     name = re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "job"
@@ -106,10 +106,10 @@ def job_folder(sweep_dir: str, overrides: list[str]) -> str:
 
 
 def _varied_keys(config: DictConfig) -> list[str]:
-    """The keys with several values on the command line, or in the sweeper's search space."""
+    """The keys with several values on the command line or in the sweeper's search space."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
-    return list(dict.fromkeys(each.key_or_group for each in overrides if each.is_sweep_override()))
+    return list(dict.fromkeys(override.key_or_group for override in overrides if override.is_sweep_override()))
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def _read(folder: Path) -> dict[str, Any]:
     return with_moved_targets(json.loads(file.read_text())) if file.is_file() else {}
 
 
-def _text(value: Any) -> str:
-    """A value as it stands in a name: 1e-4 and 0.0001 alike, 5 and 5.0 alike."""
+def _canonical(value: Any) -> str:
+    """A value as it appears in a name, however it was typed: 1e-4 as 0.0001, 5.0 as 5."""
     if isinstance(value, bool):
         return str(value).lower()
     try:

@@ -1,6 +1,7 @@
-"""A sweep while it runs, as a table in the terminal. Without a terminal the log has lines instead."""
+"""A sweep's progress: a table in the terminal; without a terminal, lines of the log."""
 
 import logging
+import math
 import time
 from collections import Counter
 from types import TracebackType
@@ -10,8 +11,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from t2i.sweeps.job import Job
+
 log = logging.getLogger(__name__)
-STATES = {  # of a sweep's jobs -> colour
+STATES = {  # of a job -> colour
     "finished": "green",
     "running": "cyan",
     "paused": "blue",
@@ -20,18 +23,19 @@ STATES = {  # of a sweep's jobs -> colour
     "interrupted": "yellow",
     "failed": "red",
 }
+MARGIN = 8  # lines of the screen for headings and the shell
 
 
 class JobsTable:
-    """A sweep while it runs: a row for each job. Without a terminal the log has a line for each change instead."""
+    """A row for each job. Without a terminal, the log gets a line when a job ends, and the table is printed last."""
 
-    def __init__(self, jobs: list, n_jobs: int):
+    def __init__(self, jobs: list[Job], n_jobs: int):
         self.jobs, self.n_jobs = jobs, n_jobs
         self.console = Console()
         if not self.console.is_terminal:
-            self.console.width = 160  # a log has no edge
+            self.console.width = 160  # a log has no width of its own
         self.live = Live(console=self.console, auto_refresh=False)
-        self.began = time.monotonic()
+        self.started = time.monotonic()
 
     def __enter__(self) -> "JobsTable":
         if self.console.is_terminal:
@@ -44,51 +48,59 @@ class JobsTable:
             self.show()
             self.live.stop()
         elif len(self.jobs) > 1:
-            self.console.print(self.table(every=True))
+            self.console.print(self.table(self.jobs))
 
     def show(self) -> None:
+        """Update the terminal. On a small screen, jobs that wait or have finished are only counted."""
         if self.console.is_terminal:
-            self.live.update(self.table(), refresh=True)
+            rows = self.console.height - MARGIN
+            active = [job for job in self.jobs if job.state in ("running", "failed")]
+            self.live.update(self.table(self.jobs if len(self.jobs) <= rows else active[:rows]), refresh=True)
 
-    def changed(self, job) -> None:
-        """A job has ended, or paused."""
+    def changed(self, job: Job) -> None:
+        """Log that a job has ended or paused."""
         if not self.console.is_terminal:
             result = f"val/loss {job.metrics['val/loss']:.5f}" if "val/loss" in job.metrics else ""
             log.info("%s: %s · %s", job.name, job.state, job.reason or result)
 
-    def table(self, every: bool = False) -> Table:
-        """The jobs; on a small screen those that wait or are done are only counted."""
+    def table(self, shown: list[Job]) -> Table:
+        """Rows for the jobs `shown` under a title that counts all."""
         counts = Counter(job.state for job in self.jobs)
         title = " · ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-        left = self.seconds_left()
-        table = Table(title=title + (f" · about {_duration(left)} left" if left == left and left > 0 else ""))
+        if (left := self.seconds_left()) > 0:
+            title += f" · about {_duration(left)} left"
+        table = Table(title=title)
         for heading in ("job", "state"):
             table.add_column(heading)
         for heading in ("step", "loss", "val/loss", "left"):
             table.add_column(heading, justify="right")
-        shown = self.jobs
-        if not every and len(shown) > self.console.height - 8:
-            shown = [job for job in self.jobs if job.state in ("running", "failed")][: self.console.height - 8]
         for job in shown:
-            values = [f"{job.metrics[key]:.5f}" if key in job.metrics else "" for key in ("train/loss", "val/loss")]
-            left = job.seconds_left()
+            losses = [f"{job.metrics[key]:.5f}" if key in job.metrics else "" for key in ("train/loss", "val/loss")]
             step = f"{job.metrics.get('step', 0):.0f}/{job.steps}"
             state = f"[{STATES[job.state]}]{job.state}" + (f": {escape(job.reason)}" if job.reason else "")
-            table.add_row(escape(job.name), state, step, *values, _duration(left) if left == left else "")
+            table.add_row(escape(job.name), state, step, *losses, _duration(job.seconds_left()))
         return table
 
     def seconds_left(self) -> float:
-        """Of the whole sweep, at the rate so far; not a number before a step has been seen."""
+        """The time that the sweep still needs at its present speed; NaN while that is unknown."""
         running = [job.seconds_left() for job in self.jobs if job.state == "running"]
-        done = [job for job in self.jobs if job.state in ("finished", "running") and job.first]
-        steps = sum(job.metrics["step"] - job.first[1] for job in done)
-        if not steps or any(left != left for left in running):
-            return float("nan")
-        to_do = sum(job.steps - job.metrics.get("step", 0) for job in self.jobs if job.state in ("waiting", "paused"))
-        return sum(running) / max(1, len(running)) + to_do * (time.monotonic() - self.began) / steps
+        steps_done = sum(
+            job.metrics["step"] - job.first_log[1]
+            for job in self.jobs
+            if job.first_log and job.state in ("finished", "running")
+        )
+        if not steps_done or any(map(math.isnan, running)):
+            return math.nan
+        waiting = [job for job in self.jobs if job.state in ("waiting", "paused")]
+        steps_left = sum(job.steps - job.metrics.get("step", 0) for job in waiting)
+        seconds_per_step = (time.monotonic() - self.started) / steps_done
+        return sum(running) / max(1, len(running)) + steps_left * seconds_per_step
 
 
 def _duration(seconds: float) -> str:
+    """1:05, or 1 h 05 min; empty for NaN."""
+    if math.isnan(seconds):
+        return ""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{seconds:02d}"

@@ -6,21 +6,21 @@ from typing import Any
 
 from PIL import Image
 
-from t2i.tracking import Tracker
+from t2i.tracking import RunInfo, Tracker
 
 log = logging.getLogger(__name__)
 
 
 class Guarded:
-    """A tracker that is told no step twice, and that can't end the run: what it raises is a warning, once."""
+    """A tracker that gets no step twice and can't end the run: its first error is a warning, and it gets no more."""
 
     def __init__(self, tracker: Tracker):
         self.tracker, self.recorded, self.failed = tracker, -1, False
 
-    def start(self, *arguments: Any) -> str | None:
-        """As the tracker's; what it raises is raised, for that is seen in time."""
-        tracker_id, self.recorded = self.tracker.start(*arguments)
-        return tracker_id
+    def start(self, info: RunInfo) -> str | None:
+        """Start the tracker; returns the run's id. Errors propagate, as nothing has been computed yet."""
+        run_id, self.recorded = self.tracker.start(info)
+        return run_id
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.wants(step):
@@ -34,7 +34,7 @@ class Guarded:
         self._try(self.tracker.finish, succeeded)
 
     def wants(self, step: int) -> bool:
-        """Whether the tracker lacks this step, and still works."""
+        """Whether the tracker works and does not have this step yet."""
         return step > self.recorded and not self.failed
 
     def _try(self, call: Callable, *arguments: Any) -> None:
@@ -43,8 +43,7 @@ class Guarded:
         except Exception as error:
             if not self.failed:
                 later = f"; to upload what it got: {self.tracker.upload}" if self.tracker.upload else ""
-                log.warning(
-                    "the tracker failed (%s: %s); the run goes on without it, and its folder has everything%s",
-                    type(error).__name__, error, later,
-                )  # fmt: skip
+                problem = f"{type(error).__name__}: {error}"
+                known = f"the run continues without it, and its folder has everything{later}"
+                log.warning("the tracker failed (%s); %s", problem, known)
             self.failed = True

@@ -1,7 +1,8 @@
-"""W&B's offline files: read, and cut to where a resumed run goes on, so that `wandb sync` uploads every step once.
+"""W&B's offline files, cut to the step at which a resumed run continues, so that `wandb sync` uploads every step once.
 
-A file of 7 bytes and a log in LevelDB's format: blocks of 32 KiB, in them pieces of a checksum (4 bytes), a length (2)
-and a kind (1: whole, 2: first, 3: middle, 4: last); the pieces join to records of W&B's protocol.
+A file is a header of 7 bytes and a log in LevelDB's format: blocks of 32 KiB that contain pieces, each with a checksum
+(4 bytes), a length (2) and a kind (1: complete, 2: first, 3: middle, 4: last). The pieces join to records of W&B's
+protocol. W&B does not document the format; only `records` and `step_of` depend on it.
 """
 
 import os
@@ -9,19 +10,20 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 FILE_HEADER, BLOCK = 7, 32 * 1024
 PIECE = struct.Struct("<IHB")
-WHOLE, LAST = 1, 4
+COMPLETE, LAST = 1, 4
 
 
 def repair(folder: Path, run_id: str, last_step: int) -> int:
-    """Cut the run's files in `folder` to `last_step`, and what a crash tore; returns the last step that is left, or -1.
+    """Cut the run's files in `folder` after `last_step` and at torn records; returns the last step left, or -1.
 
-    Uploaded files are left alone: those with a mark of `wandb sync`, and those written online. Those without a row are
-    removed: `wandb sync` stops at a file that a crash left empty, and passes over the run's later ones.
+    Uploaded files, which `wandb sync` has marked or which were written online, are not changed. Files without a row are
+    removed, because `wandb sync` stops at a file that a crash left empty and skips the run's later ones.
     """
     last = -1
     for file in _files(folder, run_id):
@@ -36,60 +38,61 @@ def repair(folder: Path, run_id: str, last_step: int) -> int:
 
 
 def mark_uploaded(folder: Path, run_id: str) -> None:
-    """Make `wandb sync` pass over the run's offline files, as it does with those that it has uploaded."""
+    """Make `wandb sync` skip the run's offline files, as if it had uploaded them."""
     for file in filter(_offline, _files(folder, run_id)):
         _mark(file).touch()
 
 
 def extent(data: bytes, last_step: float) -> tuple[int, int]:
-    """Where the last whole record ends that is not of a later step than `last_step`, and the last step before it."""
-    end = settled = min(FILE_HEADER, len(data))
+    """The position after the last complete record up to `last_step`, and the last step before it, or -1."""
+    end = row_end = min(FILE_HEADER, len(data))
     last = -1
     for end, record in records(data):
         kind = record.WhichOneof("record_type")
         if kind == "history":
             step = step_of(record.history)
             if step > last_step:
-                return settled, last
+                return row_end, last
             last = step
-        if kind not in ("summary", "files"):  # which stand before the row that they belong to
-            settled = end
+        if kind not in ("summary", "files"):  # these precede the row that they belong to
+            row_end = end
     return end, last
 
 
 def records(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Each whole record, after the place where it ends; stops at the first that is torn or damaged."""
+    """(the position of its end, the record) for each complete record; stops at the first that is torn or damaged."""
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
 
-    place, message = FILE_HEADER, b""
+    record = import_module("wandb.proto.wandb_internal_pb2").Record  # defined at run time, for the installed protobuf
+    position, message = FILE_HEADER, b""
     while True:
-        left = BLOCK - place % BLOCK
-        if left < PIECE.size:  # the rest of a block is filled up
-            place += left
-        if place + PIECE.size > len(data):
+        left_in_block = BLOCK - position % BLOCK
+        if left_in_block < PIECE.size:  # filled up with zeros
+            position += left_in_block
+        if position + PIECE.size > len(data):
             return
-        checksum, length, kind = PIECE.unpack_from(data, place)
-        piece = data[place + PIECE.size : place + PIECE.size + length]
+        checksum, length, kind = PIECE.unpack_from(data, position)
+        piece = data[position + PIECE.size : position + PIECE.size + length]
         if len(piece) < length or checksum != zlib.crc32(piece, zlib.crc32(bytes([kind]))):
             return
-        place += PIECE.size + length
+        position += PIECE.size + length
         message += piece
-        if kind in (WHOLE, LAST):
+        if kind in (COMPLETE, LAST):
             try:
-                yield place, Record.FromString(message)
+                yield position, record.FromString(message)
             except DecodeError:
                 return
             message = b""
 
 
 def step_of(row: Any) -> int:
-    """The step of a row, a `history` record."""
+    """The step of a `history` record."""
     return next(int(item.value_json) for item in row.item if item.key == "_step" or list(item.nested_key) == ["_step"])
 
 
 def _files(folder: Path, run_id: str) -> list[Path]:
-    """The run's, in the order of time. Their folders' names end in its id, or in a number: the second of one second."""
+    """The run's files, oldest first. A folder's name ends in the run's id, or has a number after it if W&B started
+    two within a second."""
     return sorted(folder.glob(f"*run-*/run-{run_id}.wandb"))
 
 

@@ -1,4 +1,4 @@
-"""Trackio: a dashboard on this machine, without an account."""
+"""Trackio, a dashboard on this machine without an account."""
 
 import contextlib
 import io
@@ -6,18 +6,18 @@ import itertools
 import logging
 import shlex
 import sqlite3
-from pathlib import Path
 
 from PIL import Image
 
 from t2i.config import check_installed
 from t2i.config.keys import flat
+from t2i.tracking.run_info import RunInfo
 
 log = logging.getLogger(__name__)
 
 
 class Trackio:
-    """All runs of a project are in one SQLite file of Trackio's (TRACKIO_DIR)."""
+    """Stores all runs of a project in one SQLite file of Trackio's (in TRACKIO_DIR)."""
 
     upload = ""
 
@@ -25,28 +25,23 @@ class Trackio:
         check_installed("trackio", "tracker=trackio", "'t2i[trackio]'")
         self.project = project
 
-    def start(
-        self,
-        folder: Path,
-        name: str,
-        group: str | None,
-        tags: list[str],
-        config: dict,
-        run_id: str | None,
-        last_step: int,
-    ) -> tuple[str, int]:
+    def start(self, info: RunInfo) -> tuple[str, int]:
         import trackio
 
-        recorded = self._rewind(run_id, last_step) if run_id else -1
-        known = self._runs()
-        if run_id not in known:
-            name = _unique(name, set(known.values()))
-        # It resumes by name, the newest of that name; so no two may have the same.
-        arguments = {"name": known.get(run_id, name), "resume": "must" if run_id in known else "never"}
+        recorded = delete_later_steps(self.project, info.run_id, info.last_step) if info.run_id else -1
+        names = self._names()
+        # Trackio resumes the newest run of a name, so no two runs may have the same.
+        name = names[info.run_id] if info.run_id in names else _unique(info.name, set(names.values()))
         with contextlib.redirect_stdout(io.StringIO()):
-            # Flat, for the dashboard offers none of what is nested to group by.
-            self.run = trackio.init(self.project, group=group, config=flat(config), embed=False, **arguments)
-        log.info("to look at it: %s", shlex.join(["trackio", "show", "--project", self.project]))
+            self.run = trackio.init(
+                self.project,
+                name=name,
+                resume="must" if info.run_id in names else "never",
+                group=info.group,
+                config=flat(info.config),  # the dashboard can't group by nested values
+                embed=False,
+            )
+        log.info("to view the run: %s", shlex.join(["trackio", "show", "--project", self.project]))
         return self.run.id, recorded
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -56,7 +51,7 @@ class Trackio:
         import trackio
 
         media = [trackio.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
-        self.run.log({f"{key}/{place}": image for place, image in enumerate(media)}, step=step)  # no lists
+        self.run.log({f"{key}/{i}": image for i, image in enumerate(media)}, step=step)  # Trackio takes no lists
 
     def finish(self, succeeded: bool) -> None:
         import trackio
@@ -64,32 +59,35 @@ class Trackio:
         with contextlib.redirect_stdout(io.StringIO()):
             trackio.finish()
 
-    def _runs(self) -> dict[str, str]:
-        """Name of each run, by its id."""
+    def _names(self) -> dict[str, str]:
+        """Id -> name of each run in the project."""
         import trackio
 
-        with contextlib.suppress(ValueError):  # no such project yet
+        with contextlib.suppress(ValueError):  # the project does not exist yet
             return {run.id: run.name for run in trackio.Api().runs(self.project)}
         return {}
 
-    def _rewind(self, run_id: str, last_step: int) -> int:
-        """Delete what is about to be logged again; returns the last step that is left, or -1.
 
-        Trackio keeps both rows of a step that is logged twice, and can't delete rows, hence the SQL. The last step may
-        lack a row, as those for images and metrics are written one after the other, so it is deleted, too.
-        """
-        from trackio.sqlite_storage import SQLiteStorage
+def delete_later_steps(project: str, run_id: str, last_step: int) -> int:
+    """Delete a run's rows after `last_step`; returns the last step that is left, or -1.
 
-        file = SQLiteStorage.get_project_db_path(self.project)
-        if not file.is_file():
-            return -1
-        with contextlib.closing(sqlite3.connect(file, timeout=30)) as store, store:
-            (newest,) = store.execute("SELECT MAX(step) FROM metrics WHERE run_id = ?", [run_id]).fetchone()
-            recorded = -1 if newest is None else min(last_step, newest - 1)
-            store.execute("DELETE FROM metrics WHERE run_id = ? AND step > ?", [run_id, recorded])
-        return recorded
+    Trackio keeps both rows of a step that is logged twice, and has no call that deletes rows. So this is SQL on its
+    tables, which may change in any version: pyproject.toml allows only the tested one. The newest step is deleted, too,
+    because it may be incomplete: its rows for images and metrics are written one after the other.
+    """
+    from trackio.sqlite_storage import SQLiteStorage
+
+    file = SQLiteStorage.get_project_db_path(project)
+    if not file.is_file():
+        return -1
+    with contextlib.closing(sqlite3.connect(file, timeout=30)) as database, database:
+        (newest,) = database.execute("SELECT MAX(step) FROM metrics WHERE run_id = ?", [run_id]).fetchone()
+        recorded = -1 if newest is None else min(last_step, newest - 1)
+        database.execute("DELETE FROM metrics WHERE run_id = ? AND step > ?", [run_id, recorded])
+    return recorded
 
 
 def _unique(name: str, taken: set[str]) -> str:
+    """The name, or else name-2, name-3, ..."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(candidate for candidate in names if candidate not in taken)

@@ -6,23 +6,29 @@ import netrc
 import os
 import shlex
 import uuid
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from PIL import Image
 
 from t2i.config import ConfigError, check_installed
 from t2i.tracking.offline import mark_uploaded, repair
+from t2i.tracking.run_info import RunInfo
+
+if TYPE_CHECKING:
+    import wandb
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
 
 
 class Wandb:
-    """It never asks, and a lost network does not hold it up: without a key, or a network, it writes to the run folder.
+    """Never asks for input, and never waits long for the network: without a key or a network it writes files to upload.
 
     mode: auto (online with an API key or under `wandb agent`, else offline), online, offline or disabled.
-    patience: seconds that the start, and the end, wait for the network.
+    patience: seconds to wait for the network at the start and at the end.
     """
 
     def __init__(self, project: str, mode: str, patience: float, entity: str | None = None):
@@ -32,57 +38,23 @@ class Wandb:
         self.project, self.mode, self.patience, self.entity = project, mode, patience, entity
         self.upload = ""
 
-    def start(
-        self,
-        folder: Path,
-        name: str,
-        group: str | None,
-        tags: list[str],
-        config: dict,
-        run_id: str | None,
-        last_step: int,
-    ) -> tuple[str, int]:
-        import wandb
-
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or its own telemetry holds up the end for 10 seconds
+    def start(self, info: RunInfo) -> tuple[str, int]:
+        files = info.folder / "wandb"
         if _under_agent():  # the sweep has named the run, and wandb.init takes no other id
-            run_id, name = os.environ["WANDB_RUN_ID"], None
-        recorded = repair(folder / "wandb", run_id, last_step) if run_id else -1
-        arguments = {
-            "project": self.project,
-            "entity": self.entity,
-            "dir": str(folder),
-            "name": name,
-            "group": group,
-            "tags": tags,
-            "config": config,
-            "id": run_id or uuid.uuid4().hex[:8],
-            "resume": "allow" if run_id else None,
-            "settings": wandb.Settings(
-                console="off",
-                silent=True,
-                init_timeout=self.patience,
-                finish_timeout=self.patience,
-                finish_timeout_raises=True,
-            ),
-        }
-        try:
-            self.run = wandb.init(mode=self._mode(), **arguments)
-        except wandb.errors.Error as error:  # no key, a wrong one, no network
-            log.warning("W&B can't be reached (%s); the run goes on offline", str(error).splitlines()[0])
-            wandb.teardown()  # or the same id would still count as in use
-            self.run = wandb.init(mode="offline", **arguments)
+            info = replace(info, run_id=os.environ["WANDB_RUN_ID"], name="")
+        recorded = repair(files, info.run_id, info.last_step) if info.run_id else -1
+        self.run = self._init(info)
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
         if self.run.offline:
-            log.info("W&B is offline; to upload: %s", self._upload(folder))
+            log.info("W&B is offline; to upload: %s", self._upload_command(files))
         elif not self.run.disabled:
             log.info("W&B: %s", self.run.url)
-            recorded = self.run.starting_step - 1  # what the server has; logged again, the client would drop it
-            mark_uploaded(folder / "wandb", self.run.id)  # the recorder tells again what the server lacks
-        self.upload = self._upload(folder)
-        if group and folder.parent.name == Path(group).name and not self.run.disabled:
-            _show_in_sweep(folder, Path(self.run.dir).parent)
+            recorded = self.run.starting_step - 1  # what the server has; the client would drop steps up to it
+            mark_uploaded(files, self.run.id)  # the recorder sends what the server lacks
+        self.upload = self._upload_command(files)
+        if info.group and info.folder.parent.name == Path(info.group).name and not self.run.disabled:
+            _link_in_sweep(info.folder, Path(self.run.dir).parent)
         return self.run.id, recorded
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -97,17 +69,49 @@ class Wandb:
     def finish(self, succeeded: bool) -> None:
         self.run.finish(exit_code=0 if succeeded else 1)
 
-    def _mode(self) -> str:
+    def _init(self, info: RunInfo) -> "wandb.Run":
+        """Begin or resume the run; offline if W&B can't be reached."""
+        import wandb
+
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own telemetry can delay the end by 10 seconds
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=self.patience,
+            finish_timeout=self.patience,
+            finish_timeout_raises=True,
+        )
+        arguments: dict[str, Any] = {
+            "project": self.project,
+            "entity": self.entity,
+            "dir": str(info.folder),
+            "name": info.name or None,
+            "group": info.group,
+            "tags": info.tags,
+            "config": info.config,
+            "id": info.run_id or uuid.uuid4().hex[:8],
+            "resume": "allow" if info.run_id else None,
+            "mode": self._current_mode(),
+            "settings": settings,
+        }
+        try:
+            return wandb.init(**arguments)
+        except wandb.errors.Error as error:  # no key, a wrong one, no network
+            log.warning("W&B can't be reached (%s); the run continues offline", str(error).splitlines()[0])
+            wandb.teardown()  # or the id would still count as in use
+            return wandb.init(**arguments | {"mode": "offline"})
+
+    def _current_mode(self) -> str:
         if self.mode != "auto":
             return self.mode
         return os.environ.get("WANDB_MODE") or ("online" if has_key() or _under_agent() else "offline")
 
-    def _upload(self, folder: Path) -> str:
-        return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(folder / "wandb")])
+    def _upload_command(self, files: Path) -> str:
+        return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(files)])
 
 
 def has_key() -> bool:
-    """Whether `wandb login` has been here; asking wandb itself would ask its server."""
+    """Whether there is an API key, as from `wandb login`. W&B's own check would ask its server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -122,15 +126,15 @@ def _under_agent() -> bool:
     return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
 
 
-def _show_in_sweep(folder: Path, files: Path) -> None:
-    """Link the files in the sweep's wandb/, where `wandb leet` and `wandb sync` find all the runs of the sweep.
+def _link_in_sweep(folder: Path, files: Path) -> None:
+    """Link the run's files in the sweep's wandb/, where `wandb leet` and `wandb sync` find all runs of the sweep.
 
-    The name stays, for `wandb leet` opens no other.
+    The link has the name of the files' folder, as `wandb leet` opens no other.
     """
     links = folder.parent / "wandb"
-    with contextlib.suppress(OSError):  # a file system without links; the run lacks nothing
+    with contextlib.suppress(OSError):  # some file systems have no links; only the overview is lost
         links.mkdir(exist_ok=True)
         (links / files.name).symlink_to(os.path.relpath(files, links))
         for link in links.iterdir():
-            if not link.exists():  # it led to files that were removed, see repair
+            if not link.exists():  # `repair` has removed the files
                 link.unlink()

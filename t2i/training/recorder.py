@@ -17,7 +17,7 @@ from t2i.image_grid import grid
 from t2i.runs.errors_file import write_errors
 from t2i.runs.files import numbered, numbered_file
 from t2i.runs.folder import Run
-from t2i.tracking import Tracker
+from t2i.tracking import RunInfo, Tracker
 from t2i.tracking.guarded import Guarded
 from t2i.training.progress import Bar
 
@@ -104,7 +104,16 @@ def recording(
         if len(override) <= LONGEST_TAG and override.partition("=")[0] not in ("run", "sweep")
     ]
     guarded = Guarded(tracker)
-    tracker_id = guarded.start(run.folder, name, sweep, tags, run.config, run.info.get("tracker_id"), last_step)
+    info = RunInfo(
+        folder=run.folder,
+        name=name,
+        group=sweep,
+        tags=tags,
+        config=run.config,
+        run_id=run.info.get("tracker_id"),
+        last_step=last_step,
+    )
+    tracker_id = guarded.start(info)
     if tracker_id:
         run.update(tracker_id=tracker_id)
     succeeded = False

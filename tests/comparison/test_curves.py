@@ -28,7 +28,7 @@ def test_curves_end_at_the_values_and_at_the_difference(folder):
     comparison = compare(read_results([folder]))
     absolute, relative, timed = curves.curves(comparison, LOSS).axes
     (verdict,) = comparison.verdicts(LOSS)
-    values = verdict.setting.values(lambda run: run.value(LOSS))
+    values = verdict.variant.values(lambda run: run.value(LOSS))
     assert line(absolute, "minsnr").get_ydata()[-1] == pytest.approx(values.mean())
     assert {"mse (baseline)", "minsnr", "not compared"} <= {each.get_label() for each in absolute.get_lines()}
     (mean,) = [each for each in relative.get_lines() if len(each.get_xdata()) == 3]
@@ -48,7 +48,7 @@ def test_without_hours_there_is_no_such_panel(tmp_path):
     assert len(curves.curves(compare(read_results([tmp_path])), LOSS).axes) == 2
 
 
-def test_one_setting_is_not_set_against_itself(tmp_path):
+def test_one_variant_is_not_compared_with_itself(tmp_path):
     write_run(tmp_path / "run")
     assert [axes.get_xlabel() for axes in curves.curves(compare(read_results([tmp_path])), LOSS).axes] == [
         "step",
@@ -56,9 +56,9 @@ def test_one_setting_is_not_set_against_itself(tmp_path):
     ]
 
 
-def test_thirty_settings_have_thirty_looks(tmp_path):
+def test_thirty_variants_have_thirty_line_styles(tmp_path):
     for gamma in range(1, 7):
         for lr in range(1, 6):
             write_run(tmp_path / f"{gamma}-{lr}", f"loss.snr_gamma={gamma}", f"optimizer.lr={lr}", validated=(0, 200))
-    looks = curves.looks(compare(read_results([tmp_path])))
-    assert len({str(look) for look in looks.values()}) == len(looks) == 30
+    styles = curves.line_styles(compare(read_results([tmp_path])))
+    assert len({str(style) for style in styles.values()}) == len(styles) == 30

@@ -33,10 +33,10 @@ def words(figure) -> list[str]:
 
 def test_two_keys_make_a_heat_map(comparison):
     runs = [f"loss.snr_gamma={gamma} optimizer.lr={lr}" for gamma in (1, 5, 20) for lr in ("1e-3", "1e-4")]
-    found = comparison(*runs, better={runs[-1]: 0.1})
-    grid = figures.find_grid(found)
+    compared = comparison(*runs, better={runs[-1]: 0.1})
+    grid = figures.find_grid(compared)
     assert (grid.rows, grid.columns) == (["snr_gamma=1", "snr_gamma=5", "snr_gamma=20"], ["1e-4", "1e-3"])
-    figure = figures.overview(found, LOSS)
+    figure = figures.overview(compared, LOSS)
     (image,) = figure.axes[0].get_images()
     assert image.get_array().shape == (3, 2)
     assert image.get_array()[0, 0] == 0  # the baseline
@@ -53,11 +53,11 @@ def test_a_loss_without_the_key_has_its_own_row(comparison):
     assert figures.find_grid(comparison(*runs)).rows == ["minsnr snr_gamma=1", "minsnr snr_gamma=5", "mse"]
 
 
-def test_settings_that_fill_no_rectangle_are_shown_in_rows(comparison):
+def test_variants_that_fill_no_rectangle_are_shown_in_rows(comparison):
     runs = [f"loss.snr_gamma={i} optimizer.lr={i}" for i in (1, 2, 3, 4)]
-    found = comparison(*runs, better={runs[3]: 0.1})
-    assert figures.find_grid(found) is None
-    labels = [label.get_text() for label in figures.overview(found, LOSS).axes[0].get_yticklabels()]
+    compared = comparison(*runs, better={runs[3]: 0.1})
+    assert figures.find_grid(compared) is None
+    labels = [label.get_text() for label in figures.overview(compared, LOSS).axes[0].get_yticklabels()]
     assert labels[-1] == "snr_gamma=4 lr=4"
     assert "snr_gamma=1 lr=1 (baseline)" in labels
 
@@ -90,7 +90,7 @@ def test_a_list_can_be_compared_like_any_value(comparison):
 @pytest.mark.parametrize("hostile", ["$x^{", "<script>alert(1)</script>", "_hidden", "long " * 60, "\\frac"])
 def test_any_name_can_be_drawn(comparison, tmp_path, hostile):
     write_run(tmp_path / "hostile", "loss=mse", choices={"loss": hostile}, overrides=["loss=x"])
-    found = comparison("loss=mse", "loss=minsnr")
-    for figure in (figures.overview(found, LOSS), figures.differences(found, LOSS)):
+    compared = comparison("loss=mse", "loss=minsnr")
+    for figure in (figures.overview(compared, LOSS), figures.differences(compared, LOSS)):
         assert any(hostile.strip()[:20] in text for text in words(figure))
         assert max(figure.get_size_inches()) < 20

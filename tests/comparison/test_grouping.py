@@ -21,17 +21,17 @@ def sweep(tmp_path):
 
 
 def labels(comparison):
-    return [setting.label for setting in comparison.settings]
+    return [variant.label for variant in comparison.variants]
 
 
 GAMMAS = [f"loss.snr_gamma={gamma} seed={seed}" for gamma in (20, 5, 1) for seed in (0, 1)]
 
 
-def test_seeds_are_pooled_and_settings_sorted_by_value(sweep):
+def test_seeds_are_pooled_and_variants_sorted_by_value(sweep):
     comparison = sweep(*GAMMAS)
     assert labels(comparison) == ["snr_gamma=1", "snr_gamma=5", "snr_gamma=20"]
-    assert [[run.seed for run in setting.runs.values()] for setting in comparison.settings] == [[0, 1]] * 3
-    assert comparison.notes[0] == "Settings by loss.snr_gamma (the keys that differ)."
+    assert [[run.seed for run in variant.runs.values()] for variant in comparison.variants] == [[0, 1]] * 3
+    assert comparison.notes[0] == "Variants by loss.snr_gamma (the keys that differ)."
     assert not comparison.left_out
     assert not comparison.warnings
 
@@ -62,8 +62,8 @@ def test_a_baseline_is_chosen_by_its_values(baseline, label, sweep):
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [
-        ("loss.snr_gamma=7", r"--baseline loss.snr_gamma=7 fits no setting; there are\n  snr_gamma=1\n  snr_gamma=5\n"),
-        ("loss=minsnr", r"--baseline loss=minsnr fits several settings; there are\n  snr_gamma=1\n"),
+        ("loss.snr_gamma=7", r"--baseline loss.snr_gamma=7 matches none of:\n  snr_gamma=1\n  snr_gamma=5\n"),
+        ("loss=minsnr", r"--baseline loss=minsnr matches several variants:\n  snr_gamma=1\n"),
         ("loss.gamma=7", r"--baseline loss.gamma is in no run's configuration; the runs differ in loss.snr_gamma"),
         ("mse", r"--baseline mse: must look like loss=mse"),
     ],
@@ -85,43 +85,43 @@ def test_a_run_done_twice_counts_once_the_newer(sweep, tmp_path):
     write_run(tmp_path / "again", "loss.snr_gamma=1", better=0.1, started="2026-02-02T00:00:00+0000")
     comparison = sweep("loss.snr_gamma=1", "loss.snr_gamma=5")
     assert [run.name for run in comparison.runs] == ["again", "loss.snr_gamma=5"]
-    reason = "again is newer and of the same setting and seed"
+    reason = "again is a newer run of the same variant and seed"
     assert [(run.name, why) for run, why in comparison.left_out.items()] == [("loss.snr_gamma=1", reason)]
     assert comparison.warnings == [f"loss.snr_gamma=1 is not compared: {reason}."]
 
 
 def test_runs_without_a_partner_are_named(sweep):
     comparison = sweep(*GAMMAS, "loss.snr_gamma=1 seed=2", "loss.snr_gamma=5 seed=3", "loss.snr_gamma=7 seed=9")
-    seven = comparison.settings[2]
-    assert comparison.pairs(comparison.settings[1]) == [(0,), (1,)]
+    seven = comparison.variants[2]
+    assert comparison.pairs(comparison.variants[1]) == [(0,), (1,)]
     assert comparison.pairs(seven) == []
     assert comparison.warnings == [
         "snr_gamma=7 is not tested: it has no seed in common with snr_gamma=1.",
-        "snr_gamma=5: no partner in the baseline for seed=3, which their difference leaves out.",
-        "snr_gamma=1: no partner in snr_gamma=5, snr_gamma=20 for seed=2, which their difference leaves out.",
+        "snr_gamma=5: the runs with seed=3 are left out of the test, as the baseline has none.",
+        "snr_gamma=5, snr_gamma=20: no runs with seed=2, so the baseline's are left out of the test.",
     ]
 
 
 def test_seeds_can_be_compared_too(sweep):
     comparison = sweep("seed=0", "seed=1", by=["seed"])
     assert labels(comparison) == ["seed=0", "seed=1"]
-    assert comparison.pairs(comparison.settings[1]) == [(None,)]
+    assert comparison.pairs(comparison.variants[1]) == [(None,)]
 
 
-def test_what_else_differs_pairs_the_runs_and_is_said(sweep):
+def test_another_difference_pairs_the_runs_and_is_named(sweep):
     runs = [f"loss.snr_gamma={gamma} optimizer.lr={lr}" for gamma in (1, 5) for lr in ("1e-3", "1e-4")]
     comparison = sweep(*runs, by=["loss.snr_gamma"])
     assert labels(comparison) == ["snr_gamma=1", "snr_gamma=5"]
-    assert sorted(comparison.pairs(comparison.settings[1])) == [(0, 1e-4), (0, 1e-3)]
+    assert sorted(comparison.pairs(comparison.variants[1])) == [(0, 1e-4), (0, 1e-3)]
     assert comparison.warnings == [
-        "Runs of one setting differ in optimizer.lr (1e-3, 1e-4): they are paired by it as by the seed."
+        "Runs of one variant differ in optimizer.lr (1e-3, 1e-4); they are paired by it as by the seed."
     ]
 
 
-def test_runs_of_other_code_or_machines_are_compared_but_it_is_said(sweep):
+def test_runs_of_other_code_or_machines_are_compared_with_a_warning(sweep):
     sweep("loss.snr_gamma=1", "loss.snr_gamma=5", packages={"torch": "2.13.0", "numpy": "2.4"})
     comparison = sweep("loss.snr_gamma=7", packages={"torch": "2.12.0", "numpy": "2.4"})
-    assert comparison.warnings == ["The runs differ in packages.torch too: 2.13.0 in 2 runs, 2.12.0 in 1 run."]
+    assert comparison.warnings == ["The runs also differ in packages.torch: 2.13.0 in 2 runs, 2.12.0 in 1 run."]
 
 
 def test_unfinished_runs_are_left_out_with_their_reason_and_the_way_to_compare_them(sweep, tmp_path):
@@ -130,7 +130,7 @@ def test_unfinished_runs_are_left_out_with_their_reason_and_the_way_to_compare_t
     comparison = sweep(*GAMMAS)
     assert {run.name: why for run, why in comparison.left_out.items()} == {
         "x": "worse than the median",
-        "y": "it never began: see train.log",
+        "y": "it never started; see train.log",
     }
     assert {run.step for run in comparison.runs} == {200}
     assert comparison.warnings == ["--step 100 compares the unfinished runs too, all at that step."]
@@ -143,21 +143,21 @@ def test_unfinished_runs_are_left_out_with_their_reason_and_the_way_to_compare_t
         sweep(step=50)
 
 
-def test_a_sweep_in_progress_is_compared_where_all_runs_have_been(sweep):
+def test_a_sweep_in_progress_is_compared_at_the_last_step_that_all_runs_reached(sweep):
     sweep("loss.snr_gamma=1")
     sweep("loss.snr_gamma=5", state="interrupted", validated=(0, 100))
     comparison = sweep("loss.snr_gamma=7", state="failed", validated=(0,), error="ValueError: no")
     assert [(run.name, run.step) for run in comparison.runs] == [("loss.snr_gamma=1", 100), ("loss.snr_gamma=5", 100)]
-    assert comparison.warnings == ["Too few runs are finished; all are compared at step 100, the last that they share."]
+    assert comparison.warnings == ["Too few runs have finished; all are compared at step 100, which all reached."]
     assert [run.state for run in comparison.left_out] == ["failed"]
 
 
-def test_runs_of_other_length_are_compared_at_their_ends_and_it_is_said(sweep):
+def test_runs_of_other_length_are_compared_at_their_ends_with_a_warning(sweep):
     sweep("steps=200")
     comparison = sweep("steps=100", validated=(0, 50, 100))
     assert labels(comparison) == ["steps=100", "steps=200"]
     assert [run.step for run in comparison.runs] == [100, 200]
-    assert comparison.warnings == ["Runs of different length are compared, each at its end: steps 100, 200."]
+    assert comparison.warnings == ["The runs differ in length, and each is compared at its end: steps 100, 200."]
 
 
 def test_a_run_that_diverged_is_left_out(sweep, tmp_path):
@@ -165,7 +165,7 @@ def test_a_run_that_diverged_is_left_out(sweep, tmp_path):
     assert json.loads((run / "run.json").read_text())["state"] == "finished"
     comparison = sweep(*GAMMAS)
     assert [(run.name, why) for run, why in comparison.left_out.items()] == [
-        ("diverged", "its validation errors are not finite: it diverged")
+        ("diverged", "its validation errors are not finite: training diverged")
     ]
 
 
@@ -175,6 +175,6 @@ def test_a_finished_run_without_its_last_errors_is_left_out(sweep, tmp_path):
     assert [run.name for run in sweep(*GAMMAS).left_out] == ["old"]
 
 
-def test_nothing_to_compare_says_what_became_of_the_runs(sweep):
+def test_where_nothing_can_be_compared_the_states_of_the_runs_are_listed(sweep):
     with pytest.raises(ConfigError, match=r"nothing to compare yet\n  loss=mse: failed, ValueError: no"):
         sweep("loss=mse", state="failed", validated=(), error="ValueError: no")

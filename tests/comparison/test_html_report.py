@@ -47,16 +47,16 @@ class Elements(HTMLParser):
 
 
 def test_nothing_that_a_run_says_becomes_part_of_the_page(page):
-    found = Elements(page.read_text())
-    assert [tag for tag, _ in found.elements].count("script") == 1
-    assert not [name for _, attributes in found.elements for name in attributes if name.startswith("on")]
-    assert "".join(found.texts).count(HOSTILE) > 5
-    assert any("<img src=x onerror=alert(2)>" in text for text in found.texts)
+    document = Elements(page.read_text())
+    assert [tag for tag, _ in document.elements].count("script") == 1
+    assert not [name for _, attributes in document.elements for name in attributes if name.startswith("on")]
+    assert "".join(document.texts).count(HOSTILE) > 5
+    assert any("<img src=x onerror=alert(2)>" in text for text in document.texts)
 
 
 def test_the_page_needs_no_other_file(page):
-    found = Elements(page.read_text())
-    sources = [attributes[key] for _, attributes in found.elements for key in ("src", "href") if key in attributes]
+    document = Elements(page.read_text())
+    sources = [attributes[key] for _, attributes in document.elements for key in ("src", "href") if key in attributes]
     assert sources
     assert all(source.startswith("data:image/") for source in sources)
     assert "url(" not in page.read_text()
@@ -91,10 +91,10 @@ def test_in_a_browser_the_metric_switches_tables_sort_and_nothing_is_missing(pag
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page.as_uri())
 
-        def column(section: str, place: int) -> list[str]:
+        def column(section: str, number: int) -> list[str]:
             return (
                 tab.locator(f"{section}:visible table >> nth=0")
-                .locator(f"tbody td:nth-child({place})")
+                .locator(f"tbody td:nth-child({number})")
                 .all_inner_texts()
             )
 
@@ -104,9 +104,9 @@ def test_in_a_browser_the_metric_switches_tables_sort_and_nothing_is_missing(pag
         assert column("section[data-metric]", 1) == ["minsnr", "mse baseline", f"{HOSTILE}"]
         assert column("section[data-metric]", 3) != before
         assert tab.locator("section[data-metric]:visible").count() == 1
-        assert tab.locator("section[data-weights]:visible").get_attribute("data-weights") == ""
+        assert tab.locator("section[data-prefix]:visible").get_attribute("data-prefix") == ""
         tab.select_option("#metric", "val/ema/loss")
-        assert tab.locator("section[data-weights]:visible").get_attribute("data-weights") == "ema/"
+        assert tab.locator("section[data-prefix]:visible").get_attribute("data-prefix") == "ema/"
 
         heading = tab.locator("section[data-metric]:visible table >> nth=0").locator("th").nth(3)
         heading.click()

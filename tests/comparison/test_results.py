@@ -13,11 +13,11 @@ from t2i.evaluation.metrics import Metric, all_metrics
 LOSS = Metric.named("val/loss")
 
 
-def test_what_a_run_measured_is_read_back(tmp_path):
+def test_a_run_s_measurements_are_read_back(tmp_path):
     (result,) = read_results([write_run(tmp_path / "run", "loss.snr_gamma=1", "seed=3")])
     assert (result.name, result.state, result.reason, result.step, result.seed) == ("run", "finished", "", 200, 3)
-    assert result.setting("loss") == "minsnr"
-    assert result.setting("loss.snr_gamma") == 1
+    assert result.config_value("loss") == "minsnr"
+    assert result.config_value("loss.snr_gamma") == 1
     assert np.array_equal(result.errors[""], errors(0.3, "run"))
     for metric in [*all_metrics("", 16), *all_metrics("ema/", 16)]:
         assert result.value(metric) == pytest.approx(result.latest[metric.name])
@@ -25,13 +25,13 @@ def test_what_a_run_measured_is_read_back(tmp_path):
     assert result.change(LOSS) == pytest.approx(-0.3, abs=0.01)
 
 
-def test_another_step_speaks_with_what_was_measured_there(tmp_path):
+def test_a_run_at_another_step_has_the_values_measured_there(tmp_path):
     (result,) = read_results([write_run(tmp_path / "run")])
     early = replace(result, step=100)
     assert np.array_equal(early.errors[""], errors(0.15, "run"))
     assert early.value(LOSS) == pytest.approx(early.latest["val/loss"]) == pytest.approx(result.lines[1]["val/loss"])
     assert early.hours == 1.0
-    assert early.strip()[0] == 100
+    assert early.latest_samples()[0] == 100
 
 
 def test_a_run_without_averaged_weights_has_no_value_for_them(tmp_path):
@@ -68,9 +68,10 @@ def test_a_running_run_whose_process_is_gone_was_killed(tmp_path):
     run = write_run(tmp_path / "run", state="running", validated=(0, 100))
     with FileLock(run / ".lock"):
         (result,) = read_results([run])
-        assert (result.state, result.reason) == ("running", "at step 100 of 200")
+        assert (result.state, result.reason) == ("running", "still running, at step 100 of 200")
     (result,) = read_results([run])
-    assert (result.state, result.reason) == ("killed", "its process ended without a word after step 100 of 200")
+    reason = "the process died without reporting an error after step 100 of 200"
+    assert (result.state, result.reason) == ("killed", reason)
 
 
 def test_a_job_that_never_began_is_listed(tmp_path):
@@ -80,16 +81,16 @@ def test_a_job_that_never_began_is_listed(tmp_path):
     (tmp_path / "refused" / "run.json").write_text('{"state": "failed", "error": "loss.snr_gamma=-1 must be positive"}')
     assert [(result.name, result.state, result.reason) for result in read_results([tmp_path])] == [
         ("began", "finished", ""),
-        ("lost", "never begun", "it never began: see train.log"),
+        ("lost", "never begun", "it never started; see train.log"),
         ("refused", "failed", "loss.snr_gamma=-1 must be positive"),
     ]
 
 
-def test_a_torn_line_and_an_unfinished_validation_are_passed_over(tmp_path):
+def test_a_torn_line_and_an_unfinished_validation_are_ignored(tmp_path):
     run = write_run(tmp_path / "run", state="running", validated=(0, 100))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 200, "val/lo')
-    (run / "validation" / "step-000200.parquet").write_bytes(b"not yet whole")
+    (run / "validation" / "step-000200.parquet").write_bytes(b"incomplete")
     (result,) = read_results([run])
     assert result.step == 100
     assert len(result.lines) == 2

@@ -5,7 +5,7 @@ from PIL import Image
 
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
-from t2i.comparison.sample_grid import LARGEST, gallery, row_note, sheet, strip
+from t2i.comparison.sample_grid import LARGEST, gallery, gallery_image, row_note, strip
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def comparison(tmp_path):
     return compare(read_results([tmp_path]))
 
 
-def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_settings(comparison):
+def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_variants(comparison):
     shown = gallery(comparison)
     assert shown.prompts == PROMPTS
     assert [(run.name, step) for run, step, _ in shown.rows] == [("b", 200), ("a", 200), ("c", 100)]
-    assert shown.left_out == ["d drew with other settings (samples.*)", "e drew no samples"]
+    assert shown.left_out == ["d was sampled with other settings (samples.*)", "e has no samples"]
     notes = [row_note(comparison, run, step) for run, step, _ in shown.rows]
     assert notes == ["seed=1", "seed=1", "seed=2, failed at step 100"]
 
@@ -41,6 +41,6 @@ def test_large_images_are_made_smaller(tmp_path):
     assert [image.size for image in images] == [(LARGEST, LARGEST)] * 2
 
 
-def test_the_sheet_has_a_row_for_each(comparison):
+def test_the_image_has_a_row_for_each(comparison):
     shown = gallery(comparison)
-    assert sheet(comparison, shown).height > 3 * 96
+    assert gallery_image(comparison, shown).height > 3 * 96

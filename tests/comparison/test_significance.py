@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from t2i.comparison.significance import Difference, difference, holm
 
 TIMESTEPS = 16
-EFFECT = np.log(0.95)  # the first setting's errors are 5 % lower than the others'
+EFFECT = np.log(0.95)  # the first variant's errors are 5 % lower than the others'
 
 
 def runs(rng, count=2, seeds=1, images=64, spread=0.0, uneven=0.0, heavy=True, effect=EFFECT):
     """Squared errors of runs, [count, S, N, K], log-normal like those of runs of the tiny model.
 
-    An image and its timesteps are equally difficult in all runs. A setting, and each seed of it, answers to an image
-    in its own way, by half the same at all timesteps; to a tenth of the images three times as strongly, if `heavy`.
-    effect: of the first setting. spread: of the seeds, on all images at once. uneven: share by which the first
-    setting spreads the difficulty, with the same mean, so that it differs most where errors are large.
+    An image and its timesteps are equally difficult in all runs. A variant, and each seed of it, has its own effect on
+    an image, half of which is the same at all timesteps; if `heavy`, it is three times as strong on a tenth of the
+    images. effect: of the first variant. spread: of the seeds, on all images at once. uneven: fraction by which the
+    first variant spreads the difficulty, with the same mean, so that it differs most where errors are large.
     """
 
-    def answers(*shape):
+    def effects(*shape):
         shared, own = rng.standard_normal((*shape, 1)), rng.standard_normal((*shape, TIMESTEPS))
         return (shared + own) / np.sqrt(2)
 
@@ -29,7 +29,7 @@ def runs(rng, count=2, seeds=1, images=64, spread=0.0, uneven=0.0, heavy=True, e
     difficulty = 0.75 * wider * rng.standard_normal((images, 1)) - 0.75**2 / 2 * (wider**2 - 1)
     strength = np.where(heavy & (rng.random((images, 1)) < 0.1), 3.0, 1.0)
     log = difficulty + 0.3 * rng.standard_normal((images, TIMESTEPS))
-    log = log + strength * (0.05 * answers(count, 1, images) + 0.05 * answers(count, seeds, images))
+    log = log + strength * (0.05 * effects(count, 1, images) + 0.05 * effects(count, seeds, images))
     log += spread * rng.standard_normal((count, seeds, 1, 1))
     log[0] += effect
     return np.exp(log)
@@ -41,21 +41,21 @@ def headline(errors):
 
 
 def coverage(**kinds):
-    """Share of 1,000 intervals of 95 % that hold the true difference."""
+    """Fraction of 1,000 intervals of 95 % that contain the true difference."""
     rng = np.random.default_rng(0)
-    found = [difference(*runs(rng, **kinds)) for _ in range(1000)]
-    return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in found])
+    intervals = [difference(*runs(rng, **kinds)) for _ in range(1000)]
+    return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in intervals])
 
 
 @pytest.mark.parametrize("kinds", [{"uneven": 0.0}, {"uneven": 0.03}, {"images": 16}], ids=str)
-def test_the_interval_of_two_trained_models_holds_what_all_images_would_show(kinds):
+def test_the_interval_of_two_trained_models_covers_other_images(kinds):
     """Of 20,000 repetitions: 95.4, 94.9 and 95.7 %."""
     assert 0.93 <= coverage(**kinds) <= 0.97
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.2])
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_the_interval_of_settings_holds_what_all_seeds_and_images_would_show(seeds, spread):
+def test_the_interval_of_variants_covers_other_seeds_and_images(seeds, spread):
     """A spread of 0.02 adds about as much to the variance as the images do, 0.2 a hundred times as much.
 
     Of 20,000 repetitions: 95.8 and 95.3 % with 3 seeds, 96.2 and 94.9 % with 5.
@@ -74,7 +74,7 @@ def test_seeds_without_spread_make_the_interval_wider_rather_than_narrower(seeds
     [{"seeds": 1}, {"images": 16, "heavy": False}, {"seeds": 2, "spread": 0.05}, {"seeds": 3, "spread": 0.02}],
     ids=str,
 )
-def test_among_six_settings_like_their_baseline_5_percent_of_families_at_most_seem_different(kinds):
+def test_at_most_5_percent_of_families_of_six_variants_like_their_baseline_seem_different(kinds):
     """Of 10,000 families and more: 3.5, 4.5, 4.1 and 3.0 %."""
     rng = np.random.default_rng(0)
     alarms = 0
@@ -116,10 +116,10 @@ def test_a_factor_for_each_timestep_changes_nothing(seeds):
 @settings(deadline=None)
 @given(effect=st.floats(-0.2, 0.2), seeds=st.integers(1, 4), images=st.integers(2, 8), draw=st.integers(0, 1000))
 def test_p_is_below_5_percent_where_the_interval_leaves_out_0(effect, seeds, images, draw):
-    found = difference(*runs(np.random.default_rng(draw), seeds=seeds, images=images, effect=effect))
-    assert found.low < found.estimate < found.high
-    assert 0 < found.p <= 1
-    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+    result = difference(*runs(np.random.default_rng(draw), seeds=seeds, images=images, effect=effect))
+    assert result.low < result.estimate < result.high
+    assert 0 < result.p <= 1
+    assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
 
 
 @pytest.mark.filterwarnings("error")
@@ -130,7 +130,7 @@ def test_a_run_does_not_differ_from_itself(seeds):
 
 
 def test_copies_of_a_run_are_no_evidence():
-    """Three seeds that do exactly the same leave what one knows."""
+    """Three seeds with exactly the same errors prove no more than one."""
     errors, baseline = runs(np.random.default_rng(0))
     copied = difference(errors.repeat(3, axis=0), baseline.repeat(3, axis=0))
     assert vars(copied) == pytest.approx(vars(difference(errors, baseline)) | {"seeds": 3})
@@ -139,10 +139,10 @@ def test_copies_of_a_run_are_no_evidence():
 def test_where_all_images_agree_the_seeds_are_judged_by_student_s_t():
     _, baseline = runs(np.random.default_rng(0), seeds=3)
     by_seed = np.array([0.01, 0.03, 0.08])
-    found = difference(baseline * np.exp(by_seed)[:, None, None], baseline)
+    result = difference(baseline * np.exp(by_seed)[:, None, None], baseline)
     expected = scipy.stats.ttest_1samp(by_seed, 0)
-    assert found.p == pytest.approx(expected.pvalue)
-    assert np.log1p([found.low, found.high]) == pytest.approx(expected.confidence_interval())
+    assert result.p == pytest.approx(expected.pvalue)
+    assert np.log1p([result.low, result.high]) == pytest.approx(expected.confidence_interval())
 
 
 def test_holm_by_hand():

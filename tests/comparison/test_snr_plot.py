@@ -20,7 +20,7 @@ def test_the_error_against_snr_is_that_of_every_timestep(tmp_path):
     drawn = next(line for line in axes.get_lines() if line.get_label() == "minsnr")
     assert drawn.get_xdata().tolist() == comparison.runs[0].info["battery"]["snr"]
     ratios = [
-        comparison.settings[0].runs[pair].errors[""].mean(0) / comparison.baseline.runs[pair].errors[""].mean(0)
+        comparison.variants[0].runs[pair].errors[""].mean(0) / comparison.baseline.runs[pair].errors[""].mean(0)
         for pair in [(0,), (1,)]
     ]
     assert drawn.get_ydata() == pytest.approx(np.mean(ratios, axis=0) - 1)
@@ -36,7 +36,7 @@ def test_without_the_ratios_the_axis_is_the_timestep(tmp_path):
     assert axes.xaxis_inverted()
 
 
-def test_many_settings_are_rows_from_noise_to_clean(tmp_path):
+def test_many_variants_are_rows_from_noise_to_clean(tmp_path):
     for gamma in range(1, 11):
         better = 0.1 * (TIMESTEPS > 500) * (gamma == 2)
         write_run(tmp_path / str(gamma), f"loss.snr_gamma={gamma}", better=better, validated=(200,))

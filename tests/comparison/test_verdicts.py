@@ -6,7 +6,7 @@ from helpers.synthetic import TIMESTEPS, write_run
 
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
-from t2i.comparison.verdicts import number
+from t2i.comparison.wording import number, sentences, verdict_word
 from t2i.evaluation.metrics import Metric, bin_metrics
 
 LOSS = Metric.named("val/loss")
@@ -15,84 +15,84 @@ NOISY = (TIMESTEPS > 500).astype(float)
 
 @pytest.fixture
 def comparison(tmp_path):
-    """Compare settings of snr_gamma, given by how much better each is, with `seeds` runs each."""
+    """Compare variants of snr_gamma, given by how much better each is, with `seeds` runs each."""
 
     def comparison(better: dict[int, float | np.ndarray], seeds: int = 3, **more):
-        for gamma, share in better.items():
+        for gamma, by in better.items():
             for seed in range(seeds):
                 folder = tmp_path / f"{gamma}-{seed}"
-                write_run(folder, f"loss.snr_gamma={gamma}", f"seed={seed}", better=share, **more)
+                write_run(folder, f"loss.snr_gamma={gamma}", f"seed={seed}", better=by, **more)
         return compare(read_results([tmp_path]))
 
     return comparison
 
 
 def test_a_difference_is_found_with_its_size_and_its_sign(comparison):
-    found = comparison({1: 0.0, 5: 0.035, 20: -0.035}, seeds=3)
-    better, worse = found.verdicts(LOSS)
-    assert (better.setting.label, better.outcome) == ("snr_gamma=5", "better")
-    assert (worse.setting.label, worse.outcome) == ("snr_gamma=20", "worse")
+    compared = comparison({1: 0.0, 5: 0.035, 20: -0.035}, seeds=3)
+    better, worse = compared.verdicts(LOSS)
+    assert (better.variant.label, better.outcome) == ("snr_gamma=5", "better")
+    assert (worse.variant.label, worse.outcome) == ("snr_gamma=20", "worse")
     assert better.total.estimate == pytest.approx(-0.05, abs=0.01)  # 0.665 of what it began with, against 0.7
     assert better.total.low < better.total.estimate < better.total.high < 0 < worse.total.low
     for verdict in (better, worse):
         assert verdict.p >= verdict.total.p
-        values = [setting.values(lambda run: run.value(LOSS)).mean() for setting in (verdict.setting, found.baseline)]
+        values = [variant.mean(LOSS) for variant in (verdict.variant, compared.baseline)]
         assert verdict.total.estimate == pytest.approx(values[0] / values[1] - 1, rel=0.01)
 
 
-def test_sentences_say_how_much_and_of_what_they_speak(comparison):
-    sentences = comparison({1: 0.0, 5: 0.035, 20: 0.0}).sentences(LOSS)
-    (better, said), (same, said_not), (_, scope) = sentences
+def test_sentences_say_how_much_and_what_they_cover(comparison):
+    spoken = sentences(comparison({1: 0.0, 5: 0.035, 20: 0.0}), LOSS)
+    (better, said), (same, said_not), (_, scope) = spoken
     assert (better, same) == ("better", "same")
     sizes = re.match(r"snr_gamma=5 is better than snr_gamma=1 by (\d\.\d) % \[(\d\.\d), (\d\.\d)\]", said)
     middle, low, high = map(float, sizes.groups())
     assert 0 < low < middle < high
     assert said_not.startswith("snr_gamma=20: no difference larger than the noise, ")
-    assert scope == "3 seeds: the intervals speak of the settings, over seeds and images."
+    assert scope == "3 seeds: the intervals cover the variants, over other seeds and images."
 
 
-def test_one_seed_speaks_of_the_trained_models_only(comparison):
-    *_, (kind, scope) = comparison({1: 0.0, 5: 0.1}, seeds=1).sentences(LOSS)
+def test_one_seed_covers_the_trained_models_only(comparison):
+    *_, (kind, scope) = sentences(comparison({1: 0.0, 5: 0.1}, seeds=1), LOSS)
     assert kind == "scope"
-    assert scope.startswith("One seed: the intervals speak of these trained models only")
-    assert "another seed could turn a result round" in scope
+    assert scope.startswith("One seed: the intervals cover these trained models only")
+    assert "another seed could reverse a result" in scope
 
 
-def test_a_setting_with_one_seed_is_marked_among_others_with_more(comparison, tmp_path):
+def test_a_variant_with_one_seed_is_marked_among_others_with_more(comparison, tmp_path):
     write_run(tmp_path / "7-0", "loss.snr_gamma=7", "seed=0", better=0.2)
-    *sentences, (_, scope) = comparison({1: 0.0, 5: 0.1}).sentences(LOSS)
-    assert [text for _, text in sentences if "with one seed" in text] == [sentences[0][1]]
-    assert scope.endswith("but for snr_gamma=7, with one seed, of the trained models only.")
+    *spoken, (_, scope) = sentences(comparison({1: 0.0, 5: 0.1}), LOSS)
+    assert [text for _, text in spoken if "with one seed" in text] == [spoken[0][1]]
+    assert scope.endswith("for snr_gamma=7, with one seed, they cover the trained models only.")
 
 
 def test_a_trade_between_noise_and_detail_shows_in_the_bins(comparison):
-    found = comparison({1: 0.0, 5: 0.1 * NOISY - 0.1 * (1 - NOISY)}, seeds=3)
-    (verdict,) = found.verdicts(LOSS)
+    compared = comparison({1: 0.0, 5: 0.1 * NOISY - 0.1 * (1 - NOISY)}, seeds=3)
+    (verdict,) = compared.verdicts(LOSS)
     assert abs(verdict.total.estimate) < 0.03
     assert verdict.bin_outcomes == ["better"] * 4 + ["worse"] * 4
-    (_, text), _ = found.sentences(LOSS)
+    (_, text), _ = sentences(compared, LOSS)
     assert text.endswith("better in SNR bins 0–3 and worse in SNR bins 4–7.")
-    assert "SNR bin" not in found.sentences(bin_metrics("", 16)[0])[0][1]
+    assert "SNR bin" not in sentences(compared, bin_metrics("", 16)[0])[0][1]
 
 
 def test_many_comparisons_raise_the_bar(comparison):
     """What would be a difference alone is none among many: p is adjusted for their number."""
-    found = comparison(dict.fromkeys(range(1, 12), 0.0), seeds=2)
-    assert [verdict.outcome for verdict in found.verdicts(LOSS)] == ["same"] * 10
-    for verdict in found.verdicts(LOSS):
+    compared = comparison(dict.fromkeys(range(1, 12), 0.0), seeds=2)
+    assert [verdict.outcome for verdict in compared.verdicts(LOSS)] == ["same"] * 10
+    for verdict in compared.verdicts(LOSS):
         assert verdict.p >= verdict.total.p
-        assert verdict.words == ("not proven" if verdict.total.p < 0.05 else "within noise")
+        assert verdict_word(verdict) == ("not proven" if verdict.total.p < 0.05 else "within noise")
 
 
 def test_each_metric_is_compared_by_its_own_errors(comparison):
-    found = comparison({1: 0.0, 5: 0.2 * NOISY}, seeds=2)
-    estimates = {metric.name: found.verdicts(metric)[0].total.estimate for metric in found.metrics}
+    compared = comparison({1: 0.0, 5: 0.2 * NOISY}, seeds=2)
+    estimates = {metric.name: compared.verdicts(metric)[0].total.estimate for metric in compared.metrics}
     assert len(estimates) == 20
     assert estimates["val/snr_bin_0/eps"] == pytest.approx(-0.2 / 0.7, abs=0.02)
     assert estimates["val/snr_bin_7/eps"] == pytest.approx(0, abs=0.02)
-    for metric in found.metrics:
+    for metric in compared.metrics:
         ours, theirs = (
-            setting.values(lambda run, metric=metric: run.value(metric)).mean() for setting in found.settings[::-1]
+            variant.values(lambda run, metric=metric: run.value(metric)).mean() for variant in compared.variants[::-1]
         )
         assert estimates[metric.name] == pytest.approx(ours / theirs - 1, abs=1e-3)
         assert estimates[metric.name] == pytest.approx(estimates[metric.twin.name])  # averaged weights: 0.98 of both
@@ -100,15 +100,15 @@ def test_each_metric_is_compared_by_its_own_errors(comparison):
 
 def test_averaged_weights_are_compared_only_if_all_runs_have_them(comparison, tmp_path):
     write_run(tmp_path / "raw", "loss.snr_gamma=7", averaged=False)
-    found = comparison({1: 0.0, 5: 0.1}, seeds=1)
-    assert {metric.weights for metric in found.metrics} == {""}
-    assert found.warnings == ["val/ema/... is not compared: raw averaged no weights."]
+    compared = comparison({1: 0.0, 5: 0.1}, seeds=1)
+    assert {metric.prefix for metric in compared.metrics} == {""}
+    assert compared.warnings == ["val/ema/... is not compared: no averaged weights in raw."]
 
 
-def test_one_setting_has_nothing_to_be_compared_with(comparison):
-    found = comparison({1: 0.0})
-    assert found.verdicts(LOSS) == []
-    assert found.sentences(LOSS) == []
+def test_one_variant_has_nothing_to_be_compared_with(comparison):
+    compared = comparison({1: 0.0})
+    assert compared.verdicts(LOSS) == []
+    assert sentences(compared, LOSS) == []
 
 
 @pytest.mark.parametrize(

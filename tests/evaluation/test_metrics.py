@@ -31,7 +31,7 @@ def test_the_twin_is_of_the_other_weights():
     assert Metric.named("val/loss").twin.name == "val/ema/loss"
     for metric in bin_metrics("ema/", 16):
         assert metric.twin.twin == metric
-        assert metric.twin.weights == ""
+        assert metric.twin.prefix == ""
 
 
 @pytest.mark.parametrize("name", ["train/loss", "val/v_mse", "val/snr_bin_8/eps", "val/lossy", "loss"])

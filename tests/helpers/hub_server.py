@@ -1,6 +1,6 @@
-"""A small stand-in for the Hub: what the real client asks when it pushes a folder or fetches a file, on 127.0.0.1.
+"""A small stand-in for the Hub on 127.0.0.1: it answers what the real client asks to push a folder or fetch a file.
 
-It takes plain uploads (HF_HUB_DISABLE_XET=1): small files inside the commit, weights and images through LFS.
+It takes plain uploads (HF_HUB_DISABLE_XET=1): small files in the commit, weights and images through LFS.
 """
 
 import base64
@@ -14,17 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_this-is-a-secret"
 LARGE = (".safetensors", ".png")
-COMMIT = "0" * 40  # there is one
+COMMIT = "0" * 40  # the only one
 
 
 class Hub(ThreadingHTTPServer):
-    """repositories: {id: {path: content}}; faults: [(pattern of the address, status or `drop`)], each used once."""
+    """repositories: {id: {path: content}}. faults: [(pattern of the path, status or "drop")], each used once."""
 
     def __init__(self, role: str = "write"):
         super().__init__(("127.0.0.1", 0), Handler)
         self.role, self.faults = role, []
         self.repositories, self.private, self.objects = {}, {}, {}
-        self.asked, self.seen = [], b""  # lines of requests, and their bodies
+        self.asked, self.seen = [], b""  # the requests as METHOD PATH, and all their bodies
 
     @property
     def address(self) -> str:
@@ -44,7 +44,7 @@ def running(**settings) -> Iterator[Hub]:
 
 @contextmanager
 def asked_instead(monkeypatch) -> Iterator[Hub]:
-    """Within, the client asks a stand-in and not the Hub."""
+    """Let the client talk to a stand-in instead of the Hub."""
     from huggingface_hub import constants
 
     with running() as hub:

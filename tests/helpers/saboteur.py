@@ -1,4 +1,4 @@
-"""A loss that ends its job once, at its fourth step, in the way that stands in its folder's file for this seed."""
+"""A loss that ends its job once, at the fourth step, in the way that a file named after the job's seed says."""
 
 import multiprocessing
 import os

@@ -1,22 +1,31 @@
-"""Trackers that note what they are told, or fail."""
+"""Trackers that record what they get, or fail."""
 
-from t2i.tracking import NoTracker
+from pathlib import Path
+from typing import Any
+
+from t2i.tracking import NoTracker, RunInfo
+
+
+def run_info(folder: Path, name: str = "name", config: dict | None = None, **more: Any) -> RunInfo:
+    """A new run without a group and tags, unless `more` has other values."""
+    new = {"group": None, "tags": [], "run_id": None, "last_step": -1}
+    return RunInfo(folder=folder, name=name, config=config or {}, **new | more)
 
 
 class Recorder(NoTracker):
-    """Keeps what it is told, after it has said that it has everything up to the step `has`."""
+    """Keeps what it gets, after it has claimed to have every step up to `has`."""
 
     def __init__(self, has=-1):
-        self.has, self.told = has, []
+        self.has, self.received = has, []
 
-    def start(self, *_):
+    def start(self, info):
         return "abcd1234", self.has
 
     def log(self, step, metrics):
-        self.told.append(step)
+        self.received.append(step)
 
     def images(self, step, key, images, captions):
-        self.told.append((step, key, captions))
+        self.received.append((step, key, captions))
 
 
 class Broken(Recorder):

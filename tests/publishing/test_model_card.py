@@ -7,10 +7,10 @@ from PIL import Image
 from t2i.publishing.model_card import command, draw_curves, metadata, use_pipeline, write_card
 
 
-def test_the_hub_is_told_of_what_it_knows():
-    """A base and data that are on the Hub, and nothing that is on this machine alone."""
-    told = yaml.safe_load(metadata(compose("experiment=naruto_lora"), "creativeml-openrail-m", is_adapter=True))
-    assert told == {
+def test_the_metadata_name_what_is_on_the_hub():
+    """They name a base model and data that are on the Hub, and nothing that is only on this machine."""
+    published = yaml.safe_load(metadata(compose("experiment=naruto_lora"), "creativeml-openrail-m", is_adapter=True))
+    assert published == {
         "license": "creativeml-openrail-m",
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -23,7 +23,7 @@ def test_the_hub_is_told_of_what_it_knows():
     assert local.keys() == {"library_name", "pipeline_tag", "tags"}
 
 
-def test_what_does_not_change_the_result_is_not_in_the_command():
+def test_settings_that_do_not_change_the_result_are_not_in_the_command():
     overrides = ["loss=minsnr", "samples.prompts=[red apple]", "hub.push=true", "run=x", "+tracker.mode=offline"]
     assert command(overrides) == "python -m t2i.train loss=minsnr 'samples.prompts=[red apple]'"
 

@@ -77,24 +77,24 @@ def test_a_sweep_in_which_everything_dies_is_completed_by_the_same_command(comma
     killed = command(*settings, f"loss.folder={deeds}", "sweep=rough")
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    found = runs(tmp_path / "multirun/rough")
-    assert found["seed-0"]["error"] == "RuntimeError: the fourth step failed"
-    assert found["seed-1"]["error"] == "SystemExit: 3"
-    assert found["seed-2"]["error"] == "killed by SIGKILL (out of memory?)"
-    assert found["seed-3"]["state"] == "finished"
-    untouched = found["seed-3"]["ended"], (tmp_path / "multirun/rough/seed-3/metrics.jsonl").stat().st_mtime_ns
+    jobs = runs(tmp_path / "multirun/rough")
+    assert jobs["seed-0"]["error"] == "RuntimeError: the fourth step failed"
+    assert jobs["seed-1"]["error"] == "SystemExit: 3"
+    assert jobs["seed-2"]["error"] == "killed by SIGKILL (out of memory?)"
+    assert jobs["seed-3"]["state"] == "finished"
+    untouched = jobs["seed-3"]["ended"], (tmp_path / "multirun/rough/seed-3/metrics.jsonl").stat().st_mtime_ns
 
     again = command(*settings, f"loss.folder={deeds}", "sweep=rough")
     output = again.communicate()[0]
     assert again.returncode == 0, output
     assert "6 finished" in output
-    found = runs(tmp_path / "multirun/rough")
-    assert {info["state"] for info in found.values()} == {"finished"}
+    jobs = runs(tmp_path / "multirun/rough")
+    assert {info["state"] for info in jobs.values()} == {"finished"}
     assert untouched == (
-        found["seed-3"]["ended"],
+        jobs["seed-3"]["ended"],
         (tmp_path / "multirun/rough/seed-3/metrics.jsonl").stat().st_mtime_ns,
     )
-    for name in found:
+    for name in jobs:
         quiet, rough = tmp_path / "multirun/quiet" / name, tmp_path / "multirun/rough" / name
         assert measured(quiet) == measured(rough)
         expected, got = weights(quiet), weights(rough)
@@ -112,7 +112,7 @@ def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
     assert sweep.returncode == 1
     assert re.search(r"seed-1 .* failed: RuntimeError: the fourth step failed", output)
     assert "2 finished · 1 failed" in output
-    assert "t2i: 1 of 3 jobs failed; the same command tries them again" in output
+    assert "t2i: 1 of 3 jobs failed; run the same command again to retry them" in output
     assert "Traceback" not in output
     other = command(*settings, "sweep=two", "batch_size=4", "micro_batch_size=4")
     output = other.communicate()[0]
@@ -126,8 +126,8 @@ def test_other_launchers_use_the_same_folders(command, tmp_path, launcher):
     sweep = command(f"sweep={launcher}", f"hydra/launcher={launcher}", "loss.snr_gamma=1,5", "steps=1")
     output = sweep.communicate()[0]
     assert sweep.returncode == 0, output
-    found = runs(tmp_path / "multirun" / launcher)
-    assert {name: info["state"] for name, info in found.items()} == dict.fromkeys(
+    jobs = runs(tmp_path / "multirun" / launcher)
+    assert {name: info["state"] for name, info in jobs.items()} == dict.fromkeys(
         ("loss.snr_gamma-1", "loss.snr_gamma-5"), "finished"
     )
 
@@ -165,31 +165,31 @@ def test_ctrl_c_interrupts_the_jobs_and_leaves_no_process(command, tmp_path):
     sweep.send_signal(signal.SIGTERM)
     output = sweep.communicate()[0]
     assert sweep.returncode == 128 + signal.SIGTERM, output
-    assert "t2i: interrupted; the same command goes on" in output
+    assert "t2i: interrupted; run the same command again to continue" in output
     assert runs(tmp_path / "multirun/stopped")["seed-0"]["state"] == "interrupted"
     assert not (tmp_path / "multirun/stopped/seed-1").exists()
 
 
 @pytest.mark.slow
 def test_halving_stops_only_what_is_worse_beyond_noise(command, tmp_path):
-    """A learning rate of 0.1 destroys the weights; 1e-6 and 2e-6 can't be told apart in so few steps."""
+    """A learning rate of 0.1 destroys the weights; 1e-6 and 2e-6 can't be distinguished in so few steps."""
     settings = ("sweep=halved", "hydra/launcher=halving", "optimizer.lr=1e-6,2e-6,1e-1", "validation.items=16")
     settings += ("steps=8", "validate_every=4", "hydra.launcher.rungs=[0.5]")
     sweep = command(*settings)
     output = sweep.communicate()[0]
     assert sweep.returncode == 0, output
-    found = runs(tmp_path / "multirun/halved")
-    assert [found[f"optimizer.lr-{lr}"]["state"] for lr in ("1e-06", "2e-06", "0.1")] == ["finished"] * 2 + ["stopped"]
+    jobs = runs(tmp_path / "multirun/halved")
+    assert [jobs[f"optimizer.lr-{lr}"]["state"] for lr in ("1e-06", "2e-06", "0.1")] == ["finished"] * 2 + ["stopped"]
     assert re.match(
-        r"at step 4 of 8: val/loss \d+\.\d% \[.*\] above that of optimizer.lr-", found["optimizer.lr-0.1"]["stopped"]
+        r"at step 4 of 8: val/loss \d+\.\d% \[.*\] above that of optimizer.lr-", jobs["optimizer.lr-0.1"]["stopped"]
     )
-    whole = command(*settings, "hydra.launcher.rungs=[]")  # goes on with what was stopped
-    whole.communicate()
+    resumed = command(*settings, "hydra.launcher.rungs=[]")  # continues the stopped job
+    resumed.communicate()
     assert {info["state"] for info in runs(tmp_path / "multirun/halved").values()} == {"finished"}
 
 
 @pytest.mark.slow
 def test_halving_without_validation_is_refused(command):
     sweep = command("sweep=blind", "hydra/launcher=halving", "seed=0,1", "validate_every=0")
-    assert "rungs compares validations; set validate_every, or rungs=[]" in sweep.communicate()[0]
+    assert "rungs compares validations; set validate_every, or hydra.launcher.rungs=[]" in sweep.communicate()[0]
     assert sweep.returncode == 1

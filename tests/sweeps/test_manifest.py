@@ -6,11 +6,11 @@ from omegaconf import OmegaConf, open_dict
 
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
-from t2i.sweeps.manifest import Guard, begin, job_folder
+from t2i.sweeps.manifest import Guard, job_folder, write_manifest
 
 
 def sweep(folder, *overrides):
-    """The configuration that Hydra hands to the launcher for `-m OVERRIDES`; begins the sweep in `folder`."""
+    """The configuration that Hydra hands to the launcher for `-m OVERRIDES`; writes sweep.json in `folder`."""
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
@@ -18,7 +18,7 @@ def sweep(folder, *overrides):
     GlobalHydra.instance().clear()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     config = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
-    begin(folder, config)
+    write_manifest(folder, config)
     return config
 
 
@@ -38,7 +38,7 @@ def test_a_value_written_in_another_way_is_the_same_job(tmp_path, one, other):
 
 def test_paths_and_long_values_become_short_and_distinct(tmp_path):
     sweep(tmp_path, "model.path=/a/tiny,/b/tiny")
-    one, other = (job_folder(str(tmp_path), [f"model.path=/{letter}/tiny"]) for letter in "ab")
+    one, other = (job_folder(str(tmp_path), [f"model.path=/{name}/tiny"]) for name in "ab")
     assert one.startswith("model.path-tiny-")
     assert one != other
     assert len(job_folder(str(tmp_path), [f"model.path={'x' * 300}"])) < 120
@@ -69,7 +69,7 @@ def test_a_search_space_is_varied(tmp_path):
     config = sweep(tmp_path / "other")
     with open_dict(config):
         config.hydra.sweeper.params = {"loss.snr_gamma": "1,5", "steps": "10"}
-    begin(tmp_path, config)
+    write_manifest(tmp_path, config)
     assert list(json.loads((tmp_path / "sweep.json").read_text())["varied"]) == ["loss.snr_gamma"]
 
 

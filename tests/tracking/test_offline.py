@@ -1,4 +1,4 @@
-"""W&B's files, torn at every place where a crash can tear them."""
+"""W&B's files, torn at every position where a crash can tear them."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from helpers.trackers import run_info
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,14 +20,14 @@ STEPS = range(0, 60, 3)
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """Of a run with a row every three steps, and with a record that goes over blocks."""
+    """The file of a run with a row every three steps, and with a record longer than a block."""
     folder = tmp_path_factory.mktemp("run")
     run = Wandb("t2i", "offline", 2)
-    run.start(folder, "name", None, [], {"prompt": "so " * BLOCK}, None, -1)
+    run.start(run_info(folder, config={"prompt": "so " * BLOCK}))
     for step in STEPS:
         run.log(step, {"train/loss": 1.0})
     run.finish(succeeded=True)
-    wandb.teardown()  # its process writes behind
+    wandb.teardown()  # waits for the process that writes the file
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     return file
 
@@ -46,7 +47,7 @@ def test_every_row_is_read_to_the_end_of_the_file(data):
     assert [end for end, _ in records(data)][-1] == len(data)
 
 
-def test_a_file_torn_at_any_place_is_cut_after_its_last_whole_record(data):
+def test_a_file_torn_anywhere_is_cut_after_its_last_complete_record(data):
     ends = [FILE_HEADER, *(end for end, _ in records(data))]
     for before, after in pairwise(ends[-8:]):
         for length in range(before, after):
@@ -61,12 +62,12 @@ def test_a_file_torn_in_its_header_has_nothing(data, length):
 
 
 @given(st.data())
-def test_nothing_is_read_behind_a_damaged_byte(data, draw):
-    place = draw.draw(st.integers(len(data) - 4000, len(data) - 1))
-    damaged = data[:place] + bytes([data[place] ^ draw.draw(st.integers(1, 255))]) + data[place + 1 :]
+def test_nothing_is_read_after_a_damaged_byte(data, draw):
+    position = draw.draw(st.integers(len(data) - 4000, len(data) - 1))
+    damaged = data[:position] + bytes([data[position] ^ draw.draw(st.integers(1, 255))]) + data[position + 1 :]
     end, _ = extent(damaged, last_step=1000)
-    assert end <= place
-    assert rows(damaged) == rows(data[:place])
+    assert end <= position
+    assert rows(damaged) == rows(data[:position])
 
 
 @given(st.integers(-1, max(STEPS) + 5))
@@ -93,17 +94,17 @@ def test_wandb_reads_what_was_cut(file, data, tmp_path):
 
 
 def test_a_file_without_a_row_is_removed(file, data, tmp_path):
-    """`wandb sync` would stop there, and never come to what the resumed run has written."""
+    """`wandb sync` would stop there and never upload the files of the resumed run."""
     run_id = file.stem.removeprefix("run-")
     for part, content in (("offline-run-1", data[:FILE_HEADER]), ("offline-run-2", data), ("run-3", data)):
         (tmp_path / f"{part}-{run_id}").mkdir()
         (tmp_path / f"{part}-{run_id}" / file.name).write_bytes(content)
-    assert repair(tmp_path, run_id, last_step=-1) == max(STEPS)  # what was written online is uploaded
+    assert repair(tmp_path, run_id, last_step=-1) == max(STEPS)  # files that were written online are uploaded
     assert os.listdir(tmp_path) == [f"run-3-{run_id}"]
 
 
-def test_a_run_that_went_on_within_the_second_is_found_whole(file, data, tmp_path):
-    """W&B then puts a number behind the name of the second folder."""
+def test_a_run_that_was_continued_within_a_second_is_found_completely(file, data, tmp_path):
+    """W&B then adds a number to the name of the second folder."""
     run_id = file.stem.removeprefix("run-")
     both = [tmp_path / f"offline-run-1-{run_id}{number}" / file.name for number in ("", "-1")]
     for each in both:

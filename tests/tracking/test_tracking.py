@@ -1,4 +1,4 @@
-"""What holds for every tracker: it costs the run nothing, and is refused in time where its package is missing."""
+"""What holds for every tracker: it can't end the run, and is refused at the start if its package is missing."""
 
 import importlib.util
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from helpers.runs import compose
-from helpers.trackers import Broken, Recorder
+from helpers.trackers import Broken, Recorder, run_info
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
@@ -15,9 +15,9 @@ from t2i.tracking.guarded import Guarded
 
 
 @pytest.mark.parametrize("method", ["log", "images", "finish"])
-def test_what_a_tracker_raises_is_one_warning_that_names_the_way_out(method, caplog):
+def test_errors_of_a_tracker_are_one_warning_that_names_the_remedy(method, caplog, tmp_path):
     tracker = Guarded(Broken())
-    tracker.start()
+    tracker.start(run_info(tmp_path))
     for _ in range(2):
         if method == "images":
             tracker.images(0, "samples", [], [])
@@ -25,27 +25,27 @@ def test_what_a_tracker_raises_is_one_warning_that_names_the_way_out(method, cap
             tracker.log(0, {})
     tracker.finish(succeeded=True)
     (warning,) = caplog.messages
-    assert "the tracker failed (OSError: no space left on device); the run goes on without it" in warning
+    assert "the tracker failed (OSError: no space left on device); the run continues without it" in warning
     assert warning.endswith("to upload what it got: wandb sync multirun/mine/wandb")
 
 
-def test_what_a_tracker_raises_at_the_start_is_seen():
+def test_an_error_at_the_start_propagates(tmp_path):
     class Misconfigured(NoTracker):
-        def start(self, *_):
+        def start(self, info):
             raise ValueError("no such project")
 
     with pytest.raises(ValueError, match="no such project"):
-        Guarded(Misconfigured()).start()
+        Guarded(Misconfigured()).start(run_info(tmp_path))
 
 
-def test_a_step_that_is_there_already_is_not_told_again():
+def test_a_step_that_the_tracker_has_is_not_sent_again(tmp_path):
     recorder = Recorder(has=3)
     tracker = Guarded(recorder)
-    assert tracker.start() == "abcd1234"
+    assert tracker.start(run_info(tmp_path)) == "abcd1234"
     for step in range(6):
         tracker.images(step, "samples", [], [])
         tracker.log(step, {})
-    assert recorder.told == [(4, "samples", []), 4, (5, "samples", []), 5]
+    assert recorder.received == [(4, "samples", []), 4, (5, "samples", []), 5]
 
 
 INSTALL = {"wandb": "wandb", "trackio": "'t2i[trackio]'", "tensorboard": "'t2i[tensorboard]'"}

@@ -1,4 +1,4 @@
-"""W&B without its server: what is in its files is read back with W&B's own command."""
+"""W&B without its server: its files are read back with W&B's own command."""
 
 import http.server
 import json
@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 import wandb
+from helpers.trackers import run_info
 from omegaconf import OmegaConf
 from PIL import Image
 from wandb import wandb_agent
@@ -42,15 +43,15 @@ def of_type(records, kind):
 
 
 def files(folder: Path) -> list[Path]:
-    """What the run in `folder` has written, in the order of time."""
-    wandb.teardown()  # its process writes behind
+    """The files that the run in `folder` has written, oldest first."""
+    wandb.teardown()  # waits for the process that writes the files
     return sorted(folder.glob("wandb/*run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def written(folder: Path, kind: str) -> list:
     """All records of a kind in the run's files."""
-    found = [record for file in files(folder) for _, record in records(file.read_bytes())]
-    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
+    all_records = [record for file in files(folder) for _, record in records(file.read_bytes())]
+    return [getattr(record, kind) for record in all_records if record.WhichOneof("record_type") == kind]
 
 
 def steps(folder: Path) -> list[int]:
@@ -67,7 +68,7 @@ def no_login(monkeypatch, tmp_path):
 
 @pytest.fixture
 def fresh_wandb():
-    """W&B reads its environment once for a process; within, it does so again."""
+    """W&B reads its environment once in a process; make it read it again."""
     wandb.teardown()
     yield
     wandb.teardown()
@@ -78,7 +79,7 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     run = tracker()
     config = {"loss": {"snr_gamma": 5.0}, "optimizer": {"lr": 1e-4}}
-    run_id, before = run.start(folder, "snr_gamma-5", "gamma", ["loss.snr_gamma=5"], config, None, -1)
+    run_id, before = run.start(run_info(folder, "snr_gamma-5", config=config, group="gamma", tags=["loss.snr_gamma=5"]))
     run.log(0, {"val/loss": 1.0})
     run.images(10, "samples", [Image.new("RGB", (8, 8), color) for color in ("red", "blue")], ["red apple", "sea"])
     run.log(10, {"train/loss": 0.5})
@@ -108,17 +109,17 @@ def test_curves_and_images_share_the_step_as_axis(recorded):
 
 def test_without_a_key_it_is_offline_and_does_not_ask(no_login, tmp_path):
     run = tracker("auto")
-    run.start(tmp_path, "name", None, [], {}, None, -1)
+    run.start(run_info(tmp_path))
     run.finish(succeeded=False)
     assert [end.exit_code for end in written(tmp_path, "exit")] == [1]
 
 
 def test_online_without_a_login_falls_back_to_offline(no_login, tmp_path, caplog):
     run = tracker("online")
-    run.start(tmp_path, "name", None, [], {}, None, -1)
+    run.start(run_info(tmp_path))
     run.log(0, {"train/loss": 1.0})
     run.finish(succeeded=True)
-    assert "the run goes on offline" in caplog.text
+    assert "the run continues offline" in caplog.text
     assert steps(tmp_path) == [0]
 
 
@@ -130,10 +131,11 @@ def test_unknown_mode_is_refused():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from t2i.tracking import Wandb
+from t2i.tracking import RunInfo, Wandb
 
 tracker = Wandb("t2i", "offline", 2)
-print(tracker.start(Path(sys.argv[1]), "name", None, [], {}, None, -1)[0], flush=True)
+info = RunInfo(folder=Path(sys.argv[1]), name="name", group=None, tags=[], config={}, run_id=None, last_step=-1)
+print(tracker.start(info)[0], flush=True)
 for step in range(400):
     tracker.log(step, {"train/loss": 1.0, "before": 1.0})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -141,15 +143,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_under_its_id_with_every_step_once(tmp_path):
-    """The process dies with a record half written; then the run goes on from a checkpoint newer than what is left of
-    it, and again from an older one."""
+def test_a_killed_run_continues_under_its_id_with_every_step_once(tmp_path):
+    """The process dies with a record half written. The run continues from a checkpoint that is newer than what is left
+    of the file, and then from an older one."""
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, text=True)
     assert killed.returncode == -signal.SIGKILL
     run_id = killed.stdout.strip()
     for last_step, end in ((500, 510), (100, 120)):
         run = tracker("offline")
-        same_id, recorded = run.start(tmp_path, "name", None, [], {}, run_id, last_step)
+        same_id, recorded = run.start(run_info(tmp_path, run_id=run_id, last_step=last_step))
         assert same_id == run_id
         assert 100 <= recorded < min(last_step + 1, 400)
         for step in range(recorded + 1, end):
@@ -164,7 +166,7 @@ def test_a_killed_run_goes_on_under_its_id_with_every_step_once(tmp_path):
 
 def test_what_is_uploaded_already_is_not_cut(tmp_path):
     run = tracker("offline")
-    run_id, _ = run.start(tmp_path, "name", None, [], {}, None, -1)
+    run_id, _ = run.start(run_info(tmp_path))
     for step in range(10):
         run.log(step, {"train/loss": 1.0})
     run.finish(succeeded=False)
@@ -180,30 +182,30 @@ def test_the_runs_of_a_sweep_are_found_together(tmp_path):
     for name in ("snr_gamma-1", "snr_gamma-5", "snr_gamma-5"):
         run = tracker("offline")
         (sweep / name).mkdir(parents=True, exist_ok=True)
-        run.start(sweep / name, name, "gamma", [], {}, None, -1)
+        run.start(run_info(sweep / name, name, group="gamma"))
         run.log(0, {"train/loss": 1.0})
         run.finish(succeeded=True)
     links = list((sweep / "wandb").iterdir())
     assert sorted(link.resolve() for link in links) == sorted(sweep.glob("snr_gamma-*/wandb/offline-run-*"))
     assert not any(link.readlink().is_absolute() for link in links)
     shutil.rmtree(links[0].resolve())
-    run.start(sweep / "snr_gamma-1", "snr_gamma-1", "gamma", [], {}, None, -1)
+    run.start(run_info(sweep / "snr_gamma-1", "snr_gamma-1", group="gamma"))
     run.finish(succeeded=True)
     assert not links[0].is_symlink()
-    found = subprocess.run([PROGRAM, "sync", "--dry-run", sweep / "wandb"], capture_output=True, text=True, check=True)
-    assert "Would sync 3 run(s)" in found.stderr
+    listed = subprocess.run([PROGRAM, "sync", "--dry-run", sweep / "wandb"], capture_output=True, text=True, check=True)
+    assert "Would sync 3 run(s)" in listed.stderr
 
 
-def test_a_single_run_with_a_group_writes_in_no_folder_but_its_own(tmp_path):
+def test_a_single_run_with_a_group_writes_only_to_its_own_folder(tmp_path):
     (tmp_path / "multirun" / "mine").mkdir(parents=True)
     run = tracker("offline")
-    run.start(tmp_path / "multirun" / "mine", "mine", "gamma", [], {}, None, -1)
+    run.start(run_info(tmp_path / "multirun" / "mine", "mine", group="gamma"))
     run.finish(succeeded=True)
     assert [path.name for path in (tmp_path / "multirun").iterdir()] == ["mine"]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """As much of W&B's server as a client needs to begin a run; then it can fall silent."""
+    """As much of W&B's server as a client needs to begin a run; it can stop answering."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
@@ -250,9 +252,9 @@ def server(monkeypatch, fresh_wandb):
     server.shutdown()
 
 
-def test_a_lost_network_holds_up_nothing_for_long(server, tmp_path, caplog):
+def test_a_lost_network_causes_no_long_delay(server, tmp_path, caplog):
     run = Guarded(tracker("auto", patience=2))
-    run.start(tmp_path, "name", None, [], {}, None, -1)
+    run.start(run_info(tmp_path))
     server.silent.set()
     began = time.monotonic()
     for step in range(100):
@@ -260,7 +262,9 @@ def test_a_lost_network_holds_up_nothing_for_long(server, tmp_path, caplog):
     assert time.monotonic() - began < 1
     run.finish(succeeded=True)
     assert time.monotonic() - began < 10
-    assert "the run goes on without it, and its folder has everything; to upload what it got: wandb sync" in caplog.text
+    assert (
+        "the run continues without it, and its folder has everything; to upload what it got: wandb sync" in caplog.text
+    )
     assert steps(tmp_path) == list(range(100))
 
 
@@ -268,13 +272,13 @@ def test_under_an_agent_the_sweep_names_the_run(server, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SWEEP_ID", "gamma123")
     monkeypatch.setenv("WANDB_RUN_ID", "abcd1234")
     run = tracker("auto")
-    assert run.start(tmp_path, "name", "gamma123", [], {}, None, -1) == ("abcd1234", -1)
+    assert run.start(run_info(tmp_path, group="gamma123")) == ("abcd1234", -1)
     run.finish(succeeded=True)
     assert server.runs[0] == ["abcd1234", "gamma123", None]
 
 
 def test_an_agent_runs_the_training_command(monkeypatch, tmp_path):
-    """What W&B's own agent makes of the example is a command line that Hydra understands."""
+    """W&B's own agent turns the example into a command line that Hydra understands."""
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SWEEP_ID", "gamma123")
     monkeypatch.setenv("PATH", str(PROGRAM.parent), prepend=os.pathsep)

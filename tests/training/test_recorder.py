@@ -46,7 +46,7 @@ def test_a_resumed_run_tells_the_tracker_what_it_lost_and_drops_what_comes_again
     record(run, NoTracker(), range(13))
     tracker = Recorder(has=3)
     record(run, tracker, range(8, 10), last_step=7)
-    assert tracker.told == [4, (5, "samples", PROMPTS), 5, 6, 7, 8, 9]
+    assert tracker.received == [4, (5, "samples", PROMPTS), 5, 6, 7, 8, 9]
     assert recorded(run) == (list(range(10)), ["step-000000.png", "step-000005.png"])
 
 
@@ -54,13 +54,13 @@ def test_a_tracker_that_the_run_did_not_begin_with_gets_everything(run):
     record(run, NoTracker(), range(8))
     tracker = Recorder()
     record(run, tracker, range(0), last_step=7)
-    assert tracker.told == [(0, "samples", PROMPTS), 0, 1, 2, 3, 4, (5, "samples", PROMPTS), 5, 6, 7]
+    assert tracker.received == [(0, "samples", PROMPTS), 0, 1, 2, 3, 4, (5, "samples", PROMPTS), 5, 6, 7]
 
 
 def test_images_are_told_again_pixel_by_pixel(run):
     class Pixels(Recorder):
         def images(self, step, key, images, captions):
-            self.told.append([image.getpixel((7, 7)) for image in images])
+            self.received.append([image.getpixel((7, 7)) for image in images])
 
         def log(self, *_):
             pass
@@ -68,13 +68,13 @@ def test_images_are_told_again_pixel_by_pixel(run):
     first, second = Pixels(), Pixels()
     record(run, first, range(6))
     record(run, second, range(0), last_step=5)
-    assert first.told == second.told == [[(0, 0, 0), (0, 1, 0)], [(5, 0, 0), (5, 1, 0)]]
+    assert first.received == second.received == [[(0, 0, 0), (0, 1, 0)], [(5, 0, 0), (5, 1, 0)]]
 
 
 def test_the_id_stays_in_the_run_folder_and_tags_are_what_tells_runs_apart(run):
     class Start(Recorder):
-        def start(self, folder, name, group, tags, config, run_id, last_step):
-            self.told.append((name, group, tags, run_id, last_step))
+        def start(self, info):
+            self.received.append((info.name, info.group, info.tags, info.run_id, info.last_step))
             return "abcd1234", -1
 
     tracker = Start()
@@ -83,7 +83,7 @@ def test_the_id_stays_in_the_run_folder_and_tags_are_what_tells_runs_apart(run):
     record(run, NoTracker(), range(0))
     record(run, tracker, range(0), last_step=3)
     name = f"{run.folder.parent.name}-mine"
-    assert tracker.told == [(name, None, ["seed=1"], None, -1), (name, None, ["seed=1"], "abcd1234", 3)]
+    assert tracker.received == [(name, None, ["seed=1"], None, -1), (name, None, ["seed=1"], "abcd1234", 3)]
 
 
 def test_the_tracker_knows_that_a_run_has_failed(run):

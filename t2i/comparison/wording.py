@@ -1,0 +1,99 @@
+"""A comparison in words: the verdicts as sentences, and the formats of numbers."""
+
+import numpy as np
+
+from t2i.comparison.significance import Difference
+from t2i.comparison.verdicts import Comparison, Verdict
+from t2i.evaluation.metrics import Metric
+
+
+def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
+    """(outcome, sentence) for every verdict; at the end ("scope", what the intervals cover)."""
+    verdicts = comparison.verdicts(metric)
+    if not verdicts:
+        return []
+    most_seeds = max(verdict.seeds for verdict in verdicts)
+    spoken = []
+    for verdict in verdicts:
+        sentence = _sentence(verdict, comparison.baseline.label, len(verdicts))
+        seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
+        bins = _bins_clause(verdict) if metric.snr_bin is None else ""
+        spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
+    return [*spoken, ("scope", _scope(verdicts))]
+
+
+def verdict_word(verdict: Verdict) -> str:
+    """The verdict for a table's cell."""
+    if verdict.outcome != "same":
+        return verdict.outcome
+    return "not proven" if verdict.lost_by_correction else "within noise"
+
+
+def weights_name(metric: Metric) -> str:
+    return "averaged weights" if metric.averaged else "raw weights"
+
+
+def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
+    total, label = verdict.total, verdict.variant.label
+    if verdict.outcome == "same":
+        kind = (
+            f"that survives correction for {num_tests} comparisons"
+            if verdict.lost_by_correction
+            else "larger than the noise"
+        )
+        return f"{label}: no difference {kind}, {percent(total.estimate)} {interval(total)}"
+    least, most = sorted((abs(total.low), abs(total.high)))
+    by = f"{100 * abs(total.estimate):.1f} % [{100 * least:.1f}, {100 * most:.1f}]"
+    return f"{label} is {verdict.outcome} than {baseline} by {by}"
+
+
+def _bins_clause(verdict: Verdict) -> str:
+    """The SNR bins in which it is better and worse, unless all bins have the same outcome as the metric."""
+    if set(verdict.bin_outcomes) == {verdict.outcome}:
+        return ""
+    clauses = [
+        f"{outcome} in {_bin_ranges([i for i, in_bin in enumerate(verdict.bin_outcomes) if in_bin == outcome])}"
+        for outcome in ("better", "worse")
+        if outcome in verdict.bin_outcomes
+    ]
+    return f"; {' and '.join(clauses)}" if clauses else ""
+
+
+def _scope(verdicts: list[Verdict]) -> str:
+    single = [verdict.variant.label for verdict in verdicts if verdict.seeds == 1]
+    if len(single) == len(verdicts):
+        return (
+            "One seed: the intervals cover these trained models only, over other held-out images; another seed could "
+            "reverse a result. Add seed=0,1,2 to the sweep to compare the variants themselves."
+        )
+    seeds = sorted({verdict.seeds for verdict in verdicts} - {1})
+    scope = f"{' or '.join(map(str, seeds))} seeds: the intervals cover the variants, over other seeds and images"
+    if single:
+        scope += f"; for {', '.join(single)}, with one seed, they cover the trained models only"
+    return f"{scope}. A third seed would make them far narrower." if 2 in seeds else f"{scope}."
+
+
+def _bin_ranges(bins: list[int]) -> str:
+    """SNR bins 0–2, 5: neighbours are joined."""
+    starts = [i for i in bins if i - 1 not in bins]
+    ends = [i for i in bins if i + 1 not in bins]
+    ranges = [str(start) if start == end else f"{start}–{end}" for start, end in zip(starts, ends, strict=True)]
+    return f"SNR bin{'s' if len(bins) > 1 else ''} {', '.join(ranges)}"
+
+
+def percent(fraction: float) -> str:
+    """With a sign, and a typographic minus: −1.8 %."""
+    return f"{100 * fraction:+.1f} %".replace("-", "−")
+
+
+def number(value: float, digits: int = 4) -> str:
+    """The value with this many significant digits; – for NaN and infinity."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.{max(0, digits - 1 - int(np.floor(np.log10(abs(value) or 1))))}f}"
+
+
+def interval(difference: Difference) -> str:
+    """The 95 % interval in percent: [−2.6, −1.0]."""
+    low, high = (percent(bound).removesuffix(" %") for bound in (difference.low, difference.high))
+    return f"[{low}, {high}]"

@@ -1,0 +1,101 @@
+"""The process of a job: how the sweep starts, interrupts and ends it, and what it does."""
+
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from t2i.runs.folder import Run
+from t2i.sweeps.job import Job
+
+
+@dataclass
+class JobProcess:
+    """A process that works on a job."""
+
+    job: Job
+    device: str | None  # the GPU that the job was given, as in CUDA_VISIBLE_DEVICES
+    process: BaseProcess
+    created: float = field(default_factory=time.time)
+
+    def interrupt(self) -> None:
+        """Ask the job's processes to write a checkpoint and end."""
+        self._send(signal.SIGINT)
+
+    def end(self, patience: float) -> None:
+        """Wait `patience` seconds for the process to end, then kill it."""
+        self.process.join(patience)
+        if self.process.is_alive():
+            self._send(signal.SIGKILL)
+            self.process.join()
+        self.record_end()
+
+    def record_end(self) -> None:
+        """Take the job's state from run.json, or write it there if the process died before it could do so."""
+        self.job.read_metrics()
+        file = self.job.folder / "run.json"
+        is_new = file.is_file() and file.stat().st_mtime >= self.created  # else an earlier process wrote it
+        info = self.job.info() if is_new else {}
+        if info.get("state", "running") == "running":
+            reason = _cause_of_death(self.process.exitcode or 0, self.job.folder / "console.log")
+            info = {"state": "failed", "error": reason}
+            Run.mark(self.job.folder, **info)
+        self.job.state, self.job.reason = info["state"], info.get("error", "")
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+
+def run_job(
+    main: Callable[[], Any],
+    arguments: list[str],
+    console: Path,
+    environment: dict[str, str],
+    threads: int | None,
+    command: str | None,
+) -> None:
+    """Run `python -m t2i.train ARGUMENTS`, or `command` instead, with its output appended to the file `console`."""
+    os.setpgrp()  # Ctrl-C in the terminal reaches the sweep only, which passes it on
+    output = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    if command:
+        code = subprocess.call([*shlex.split(command), *arguments])
+        sys.exit(code if code >= 0 else 128 - code)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    sys.argv = ["t2i.train", *arguments]
+    main()
+
+
+def _end_with_the_sweep() -> None:
+    """Interrupt this job when the sweep's process has died, so that a new sweep process can take it over."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        wait([parent.sentinel])
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+
+def _cause_of_death(code: int, console: Path) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    lines = console.read_text(errors="replace").split("\n") if console.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"exit code {code}: {last.removeprefix('t2i: ')}"
