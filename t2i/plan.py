@@ -16,8 +16,8 @@ from t2i.config.instantiate import build, check_signature, check_targets
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Distribution
-from t2i.models.attention import resolve_attention
 from t2i.models.adapter import Adapter
+from t2i.models.attention import resolve_attention
 from t2i.optim.ema import WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
