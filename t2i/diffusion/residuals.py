@@ -32,7 +32,7 @@ class ErrorShape(Protocol):
         ...
 
 
-class Squared:
+class Squared(ErrorShape):
     """r², averaged over the residuals r of an example."""
 
     def prepare(self, diffusion: Diffusion) -> None:
@@ -53,7 +53,7 @@ THRESHOLDS = {
 
 
 @dataclass(kw_only=True)
-class Huber:
+class Huber(ErrorShape):
     """Pseudo-Huber: 2c (√(r² + c²) − c), which is r² for |r| ≪ c and 2c|r| for |r| ≫ c (Charbonnier et al. 1997).
 
     As `loss_type=huber` of kohya-ss/sd-scripts, with c from a schedule over the timesteps.

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from t2i.config import ConfigError
-from t2i.distributed.processes import autocast
+from t2i.distributed.processes import Layout, autocast
 from t2i.models.model import Model
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import NetworkWeights, TrainedWeights, load_weights
@@ -50,7 +50,7 @@ def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[s
         raise ConfigError("fsdp_offload_params is not supported; set it to false")
 
 
-class Sharded:
+class Sharded(Layout):
     """A layout in which every process holds a slice of each weight."""
 
     def __init__(self, accelerator: Accelerator):
@@ -78,7 +78,7 @@ class Sharded:
         return {"optimizer": GatheredOptimizerState(optimizer, main), **gathered}
 
 
-class ShardedWeights:
+class ShardedWeights(TrainedWeights):
     """Trained weights of which this process holds slices; the optimizer updates the slices."""
 
     def __init__(self, model: Model, unsharded: nn.Module, writes: bool):
@@ -88,7 +88,7 @@ class ShardedWeights:
         """
         self.model, self.unsharded, self.writes = model, unsharded, writes
         named = model.denoiser.named_parameters()
-        self.weights: dict[str, Tensor] = {name: weight for name, weight in named if weight.requires_grad}
+        self.weights: Mapping[str, Tensor] = {name: weight for name, weight in named if weight.requires_grad}
 
     def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         """See `TrainedWeights.replaced`; with `dtype` the model's denoiser is complete in the process that writes."""

@@ -98,7 +98,7 @@ class Layout(Protocol):
         ...
 
 
-class Replicated:
+class Replicated(Layout):
     """Every process holds the complete network; gradients are averaged."""
 
     def __init__(self, accelerator: Accelerator):

@@ -38,7 +38,7 @@ class WeightAverage(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class EMA:
+class EMA(WeightAverage):
     """shadow ← shadow + (1 − decay) · (weights − shadow) after each step, in float32.
 
     With `warmup` the decay of update n is at most (1 + n) / (10 + n), so that the average forgets the first weights
@@ -83,7 +83,7 @@ class EMA:
             average.copy_(state[name])
 
 
-class NoEMA:
+class NoEMA(WeightAverage):
     """No average: only the raw weights exist. Settings of an average, which models bring, have no effect."""
 
     def __init__(self, decay: float = 0.0, warmup: bool = False):

@@ -14,10 +14,7 @@ from t2i.optim.precision import FP32, Precision
 class TrainedWeights(Protocol):
     """The weights of a network that are trained, by name; a part of a checkpoint."""
 
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """The weights that the optimizer updates, and that averages and checkpoints hold."""
-        ...
+    weights: Mapping[str, Tensor]  # what the optimizer updates, and what averages and checkpoints hold
 
     def replaced(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         """A context in which the network computes with these tensors.
@@ -32,7 +29,7 @@ class TrainedWeights(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class NetworkWeights:
+class NetworkWeights(TrainedWeights):
     """Trained weights of a network that this process holds completely.
 
     parameters: the network's own, which make its predictions.
