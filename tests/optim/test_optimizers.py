@@ -155,7 +155,7 @@ def test_the_average_is_the_one_that_the_optimizer_keeps():
         (["optimizer=schedulefree", "ema=standard"], "averages the weights itself; use ema=schedule_free"),
         (["optimizer=schedulefree", "ema=none"], "averages the weights itself; use ema=schedule_free"),
         (["ema=schedule_free"], "ema=schedule_free is the average of optimizer=schedulefree"),
-        (["precision=bf16_sr", "optimizer=adamw"], "rounds to the nearest, which loses small updates"),
+        (["precision=bf16_sr", "optimizer=adamw"], "rounds to nearest, which loses small updates"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides, message):
