@@ -25,11 +25,23 @@ def parser() -> Parser:
     parser = Parser("evaluate", __doc__)
     parser.add_argument("sources", nargs="+", metavar="RUN", help="run folder, checkpoint, pipeline, Hub id, or tiny")
     parser.add_argument("--groups", default="animals,food", help="OpenMoji's groups, or all (default: %(default)s)")
-    parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: %(default)s")
-    parser.add_argument("--captions", type=int, default=128, help="at most, spread over the groups (default: 128)")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation"),
+        default="train",
+        help="which split of OpenMoji (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--captions",
+        type=int,
+        default=128,
+        help="how many captions, spread evenly over the groups (default: %(default)s)",
+    )
     parser.add_argument("--seeds", type=int, default=2, help="images of each caption (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--guidance-scale", type=float, default=3.0, help="default: %(default)s")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="1 switches guidance off (default: %(default)s)"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
     parser.add_argument("--grid", type=Path, help=f"write the first {IN_GRID} captions' images of every RUN here")
     return parser

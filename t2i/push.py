@@ -5,7 +5,6 @@ from pathlib import Path
 
 from t2i.cli.arguments import Parser
 from t2i.cli.failing import run
-from t2i.config import ConfigError
 
 
 def parser() -> Parser:
@@ -19,13 +18,10 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    from t2i.publishing.push import PAUSES, PushFailed, push
+    from t2i.publishing.push import PAUSES, push
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        print(push(options.run, options.repo, not options.public, options.license, PAUSES))
-    except PushFailed as error:
-        raise ConfigError(str(error)) from error
+    print(push(options.run, options.repo, not options.public, options.license, PAUSES))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
@@ -68,7 +69,12 @@ def cli(arguments: list[str] | None = None) -> None:
     if arguments is not None:
         sys.argv = ["t2i train", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors, and exits
-    main()
+    try:
+        main()
+    except ValueError as error:
+        if traceback.extract_tb(error.__traceback__)[-1].name == "_run_hydra":  # flags that contradict each other
+            raise ConfigError(str(error)) from error
+        raise
 
 
 def _remove_if_empty(folder: Path) -> None:

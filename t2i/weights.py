@@ -1,7 +1,7 @@
 """Compare loss weightings before training: `t2i weights loss=minsnr,debiased scheduler=v_prediction`.
 
-Takes the overrides of `t2i train`. Lists (a,b) name what to compare, in every combination; a setting that only some of
-the listed options have (loss.snr_gamma=1,5) applies to those. It loads neither a model nor images.
+It takes the overrides of `t2i train`. Lists (a,b) name what to compare, in every combination. A setting that only some
+of the listed options have (loss.snr_gamma=1,5) applies to those. It loads neither a model nor images.
 """
 
 from collections.abc import Sequence

@@ -96,7 +96,7 @@ def _check(errors: np.ndarray, baseline: np.ndarray, mean: str) -> None:
     if errors.shape[1] < 2:
         raise ConfigError("validation.items=1 can't tell a difference from chance; compare runs that have at least 2")
     if not (np.isfinite([errors, baseline]).all() and min(errors.min(), baseline.min()) > 0):
-        raise ValueError("squared errors must be positive and finite; a run that diverged can't be compared")
+        raise ConfigError("squared errors must be positive and finite; a run that diverged can't be compared")
 
 
 def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,6 +87,14 @@ def test_train_is_hydras_program(tmp_path):
         assert "name: train\n" in shown.stdout, shown.stderr
 
 
+@pytest.mark.parametrize("flags", [["--cfg", "job", "-m"], ["--resolve"]])
+def test_hydras_flags_that_contradict_each_other_are_one_line(flags):
+    refused = command("train", *flags)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("t2i: ")
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_the_scripts_of_before_are_aliases(monkeypatch, capsys):
     from t2i.cli.main import alias
 
