@@ -97,10 +97,10 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     )
 
 
-def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Replicated | fsdp.Sharded]:
+def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
     """Join the other processes, if there are any; returns also how they divide the network among themselves."""
     accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
-    layout = processes.Replicated(accelerator)
+    layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {"adapter.text_encoder": plan.adapter.text_encoder}
         switches |= {name: cfg[name] for name in ("compile", "channels_last")}
