@@ -81,6 +81,7 @@ encode.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_nothing_that_is_taken_for_complete(small, tmp_path, capsys):
     settings = [*small, f"cache_dir={tmp_path / 'cache'}"]
     assert subprocess.run([sys.executable, "-c", KILLED, *settings]).returncode == -signal.SIGKILL

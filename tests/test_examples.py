@@ -17,7 +17,7 @@ def distance(points, others):
     return torch.cdist(points.flatten(1), others.flatten(1)).min(1).values
 
 
-@pytest.mark.parametrize("steps", ["600", pytest.param("4000", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", ["400", pytest.param("4000", marks=pytest.mark.slow)])
 def test_samples_lie_near_the_spiral_and_all_along_it(steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["toy.py", steps])

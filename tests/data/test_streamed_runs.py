@@ -59,6 +59,7 @@ def seen(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterrupted_run(train_on, seen, shards):
     """Nine steps of eight images are more than an epoch; the run is stopped in the middle, and its cache is deleted."""
     given = ("dataset=webdataset", f"dataset.path={shards}", "dataset.crop=random", "dataset.flip=true")
@@ -104,6 +105,7 @@ def test_a_set_of_the_hub_trains_like_its_shards_and_few_are_on_the_disk(workers
     assert 0 < len(left) <= 3
 
 
+@pytest.mark.slow
 def test_more_room_or_another_cache_is_no_other_run(train_on, served):
     given = ("dataset=stream", "dataset.path=lab/images", "dataset.caption_column=txt")
     assert train_on("run", *given, "stop_at=1", steps=2).info["state"] == "paused"

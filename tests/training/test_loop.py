@@ -89,6 +89,7 @@ def test_a_finished_run_is_not_run_again(train, reference, tmp_path):
     assert (folder / "run.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_accumulation_changes_rounding_only(train, tmp_path):
     """Losses and final weights of batches of 16 in one piece and in four, to 1e-5."""
     whole, parts = (
