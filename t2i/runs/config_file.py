@@ -10,10 +10,16 @@ from yaml import YAMLError
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.config.moved_targets import with_moved_targets
-from t2i.runs.files import atomic_write
+from t2i.runs.files import atomic_write, refuse_deep
+from t2i.runs.text import one_line
 
 NAME = "config.yaml"
 REMEDY = "restore the file from a copy, or use another run"
+# PyYAML's constructors let the errors of int(), float() and indexing through.
+DAMAGED = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(YAMLError, OmegaConfBaseException, RecursionError),
+)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -24,10 +30,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / NAME
     try:
         config = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())}); {REMEDY}") from error
-    if not isinstance(config, dict):
+    except DAMAGED as error:
+        raise ConfigError(f"{file} can't be read ({one_line(error)}); {REMEDY}") from error
+    if not isinstance(config, dict) or not config:
         raise ConfigError(f"{file} does not hold a configuration; {REMEDY}")
+    refuse_deep(config, file, REMEDY)
     if interpolated := [key for key, value in flat(config).items() if "${" in str(value)]:
         raise ConfigError(f"{file}: {interpolated[0]} holds an interpolation, which t2i never writes; {REMEDY}")
     return with_moved_targets(config)
