@@ -69,6 +69,8 @@ def save(
         ) from error
     if final.is_dir():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
+    else:
+        final.unlink(missing_ok=True)  # a file has no business here
     temporary.replace(final)
     sync(folder)
     complete, losses = _by_step(folder), losses or {}

@@ -21,7 +21,7 @@ from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
-from t2i.runs.records import METRICS, count_damaged, read_metrics
+from t2i.runs.records import METRICS, count_damaged, is_number, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -186,13 +186,14 @@ def read_info(folder: Path) -> dict[str, Any]:
     check_fields(info, TYPES, file, REMEDY)
     nested = {
         "battery": {"hash": str},
-        "final": dict.fromkeys(info.get("final", ()), (int, float)),
         "choices": dict.fromkeys(info.get("choices", ()), (str, list, type(None))),
     }
     for name, types in nested.items():
         check_fields(info.get(name, {}), types, file, REMEDY)
+    if not all(map(is_number, info.get("final", {}).values())):
+        raise ConfigError(f"{file}: final holds something other than numbers; {REMEDY}")
     if not all(isinstance(override, str) for override in info.get("overrides", ())):
-        raise ConfigError(f"{file}: overrides are not all text; {REMEDY}")
+        raise ConfigError(f"{file}: overrides holds something other than text; {REMEDY}")
     return info
 
 

@@ -35,24 +35,26 @@ def parse_metrics(text: str) -> dict[str, float] | None:
     """The metrics in a line of metrics.jsonl, with the step; None if it holds anything else."""
     try:
         line = json.loads(text)
-        if isinstance(line, dict) and _is_count(line.get("step")) and all(map(_is_number, line.values())):
+        if isinstance(line, dict) and is_count(line.get("step")) and all(map(is_number, line.values())):
             return line
     except (ValueError, RecursionError):
         pass
     return None
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether the value of a JSON file is a number that counts steps or bytes."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether the value of a JSON file is a number, NaN and infinity included, that fits a float."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
 
 
 def valid_records(listed: Any) -> bool:
     """Whether the records that a manifest lists can be those of a run: sizes of files of the run folder."""
-    return isinstance(listed, dict) and all(RECORD.fullmatch(name) and _is_count(listed[name]) for name in listed)
+    return isinstance(listed, dict) and all(RECORD.fullmatch(name) and is_count(listed[name]) for name in listed)
 
 
 def records(run: Path, step: int) -> dict[str, int]:
