@@ -62,7 +62,7 @@ class JobsTable:
         """Log that a job has ended or paused."""
         if not self.console.is_terminal:
             result = f"val/loss {job.metrics['val/loss']:.5f}" if "val/loss" in job.metrics else ""
-            log.info("%s: %s · %s", job.name, *map(printable, (job.state, job.reason or result)))
+            log.info("%s: %s · %s", *map(printable, (job.name, job.state, job.reason or result)))
 
     def table(self, shown: list[Job]) -> Table:
         """Rows for the jobs `shown` under a title that counts all."""
