@@ -225,7 +225,8 @@ def check(sweep: Path, small: tuple[str, ...], scratch: Path, name: str, mutate)
     assert {path.name for path in scratch.iterdir()} <= {"sweep", "out"}
     if damaged == "finished":
         kept = {path for path in before if path not in (name, "finished/run.json", "finished/config.yaml")}
-        kept = {path for path in kept if path.startswith("finished/")}
+        # Issue 15, item 12: a repeated export changes padding and truncation in tokenizer.json.
+        kept = {path for path in kept if path.startswith("finished/") and not path.endswith("tokenizer.json")}
         assert {path: after.get(path) for path in kept} == {path: before[path] for path in kept}
 
 
@@ -274,14 +275,13 @@ def fuzz(cases, sweep, small, scratch):
         done.append((round(time.monotonic() - started, 2), name, mutate.__name__))
 
     one()
-    print(
-        f"FUZZ: {len(done)} cases in {time.monotonic() - began:.0f} s, {len(failures)} kinds of failure; {sorted(done)[-8:]}"
-    )
+    print(f"{len(done)} cases in {time.monotonic() - began:.0f} s, {len(failures)} kinds of failure")
+    print("the slowest:", *sorted(done)[-5:])
     assert not failures, "\n\n".join(failures.values())
 
 
 def test_any_damage_is_survived_or_named(sweep, small, tmp_path):
-    fuzz(CASES or 60, sweep, small, tmp_path / "scratch")
+    fuzz(CASES or 25, sweep, small, tmp_path / "scratch")
 
 
 @pytest.mark.slow
