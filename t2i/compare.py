@@ -67,10 +67,11 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
 
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
     from t2i.comparison.wording import sentences, weights_name
+    from t2i.runs.text import printable
 
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
-        console.print(note)
+        console.print(printable(note))
     bins = bin_names(comparison)
     groups: dict[str, Sequence[str]] = {
         f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
@@ -82,12 +83,12 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
         _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
         for outcome, sentence in sentences(comparison, metric):
-            console.print(f"• {sentence}", style=STYLES.get(outcome, ""))
+            console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]
         _print_groups(console, [{name: row[name] for name in columns} for row in rows], {"Not compared": ()})
     for warning in comparison.warnings:
-        console.print(f"! {warning}", style="yellow")
+        console.print(printable(f"! {warning}"), style="yellow")
 
 
 def _print_groups(console: "Console", rows: list[dict[str, "Cell"]], groups: Mapping[str, Sequence[str]]) -> None:
@@ -110,7 +111,9 @@ def _print_groups(console: "Console", rows: list[dict[str, "Cell"]], groups: Map
 
 
 def _print_table(console: "Console", rows: list[dict[str, "Cell"]], titles: list[str], columns: list[str]) -> None:
-    console.print("\n" + ". ".join(titles), style="bold")
+    from t2i.runs.text import printable
+
+    console.print("\n" + printable(". ".join(titles)), style="bold")
     console.print(_table(rows, columns))
 
 
@@ -126,16 +129,20 @@ def _table(rows: list[dict[str, "Cell"]], columns: list[str]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    from t2i.runs.text import printable
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         is_text = rows[0][name].value is None
         wraps = is_text and name not in ("state", "verdict")
-        heading = Text(name.replace(" ", "\n"))
+        heading = Text(printable(name).replace(" ", "\n"))
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=not wraps, overflow="fold")
     for row in rows:
         cells = [row[name] for name in columns]
         marked = [f"{cell.text}*" if cell.style in ("better", "worse") and cell.value else cell.text for cell in cells]
-        table.add_row(*(Text(text, STYLES.get(cell.style, "")) for text, cell in zip(marked, cells, strict=True)))
+        table.add_row(
+            *(Text(printable(text), STYLES.get(cell.style, "")) for text, cell in zip(marked, cells, strict=True))
+        )
     return table
 
 

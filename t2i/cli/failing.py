@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from t2i.config import ConfigError
+from t2i.runs.text import printable, printable_lines
 
 
 def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
@@ -37,10 +38,10 @@ def exits(arguments: Sequence[str] = ()) -> Generator[None, None, None]:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
         if (message := explain(error, arguments)) is not None:
-            print(f"t2i: {message}", file=sys.stderr)
+            print(f"t2i: {printable_lines(message)}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", 2))
-        traceback.print_exception(error)
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+        text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         print(f"t2i: {text}; please report it, with the traceback above and `t2i --version`", file=sys.stderr)
         sys.exit(1)
 
@@ -57,7 +58,7 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str | None:
         if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             return explain_hydra(error, arguments)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return printable(f"{error.filename}: {error.strerror}")
     return None
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t2i.comparison.results import Result, printable
+from t2i.comparison.results import Result
 from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.runs.folder import FREE_KEYS
+from t2i.runs.text import printable
 
 OBSERVATION = ("log_every", "validate_every", "sample_every", "samples")  # these change what is recorded of a run only
 NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION)
@@ -32,7 +33,7 @@ class Factors:
         parts = [
             as_text(value) if key == "loss" else f"{short_name(key, self.by)}={as_text(value)}" for key, value in values
         ]
-        return " ".join(parts) or "all runs"
+        return printable(" ".join(parts)) or "all runs"
 
     def variant_key(self, result: Result) -> tuple:
         """Equal for the runs of one variant."""
@@ -110,7 +111,10 @@ def rank(value: Any) -> tuple[int, float, str]:
     """A key that sorts values of any type."""
     if value is None:
         return (0, 0.0, "")
-    return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, str(value))
+    try:
+        return (1, float(value), "") if isinstance(value, (int, float)) else (2, 0.0, str(value))
+    except OverflowError:  # an integer of more than 300 digits
+        return (2, 0.0, str(value))
 
 
 def _typed_keys(result: Result) -> list[str]:
@@ -149,4 +153,6 @@ def _values(result: Result, keys: Sequence[str]) -> tuple:
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((key, _hashable(part)) for key, part in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list) else value

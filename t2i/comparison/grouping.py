@@ -30,6 +30,7 @@ def compare(
     step, warnings = _choose_step(started, factors, step)
     results = [replace(result, step=step) if step in result.validations else result for result in results]
     left_out = {result: reason for result in results if (reason := _why_left_out(result, step))}
+    left_out |= _other_shapes([result for result in results if result not in left_out])
     compared = [result for result in results if result not in left_out]
     if not compared:
         states = "".join(f"\n  {result.name}: {result.state}, {left_out[result]}" for result in results)
@@ -82,15 +83,33 @@ def _why_left_out(result: Result, step: int | None) -> str:
         return result.reason or "its last step was not validated (validate_every=0), or its errors are missing"
     if step is not None and step not in result.validations:
         return result.reason or f"it was not validated at step {step}"
+    if result.damage:
+        return result.damage
     if not all(np.isfinite(errors).all() and errors.min() > 0 for errors in result.errors.values()):
         return "its validation errors are not finite: training diverged"
     return ""
 
 
+def _other_shapes(results: Sequence[Result]) -> dict[Result, str]:
+    """The runs whose errors are not as many as those of most runs of the same battery, and why they are left out."""
+    shapes = {result: (_battery(result), result.errors[""].shape) for result in results}
+    usual = {battery: shape for (battery, shape), _ in reversed(Counter(shapes.values()).most_common())}
+    return {
+        result: f"its errors are {shape[0]} × {shape[1]} instead of {usual[battery][0]} × {usual[battery][1]}; "
+        f"{result.validations[result.step or 0]} was not written by this run"
+        for result, (battery, shape) in shapes.items()
+        if shape != usual[battery]
+    }
+
+
+def _battery(result: Result) -> str | None:
+    return result.info.get("battery", {}).get("hash")
+
+
 def _refuse_other_batteries(results: Sequence[Result]) -> None:
     groups = defaultdict(list)
     for result in results:
-        groups[result.info.get("battery", {}).get("hash")].append(result.name)
+        groups[_battery(result)].append(result.name)
     if len(groups) > 1:
         names = "".join(f"\n  battery {str(key)[:8]}: {', '.join(names)}" for key, names in groups.items())
         raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
@@ -18,6 +19,7 @@ from t2i.comparison.tables import difference_rows, run_rows, variant_rows
 from t2i.comparison.verdicts import Comparison
 from t2i.comparison.wording import sentences
 from t2i.evaluation.metrics import Metric
+from t2i.runs.text import printable
 
 FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
     "overview": figures.overview,
@@ -41,9 +43,9 @@ def write_page(
     shown = gallery(comparison)
     if shown.rows:
         gallery_image(comparison, shown).save(folder / "samples.png")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    )
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    ).from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     text = page.render(
         title=Path(os.path.commonpath([run.folder for run in comparison.results])).name,
         comparison=comparison,
@@ -58,6 +60,11 @@ def write_page(
         strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
     )
     (folder / "comparison.html").write_text(text, encoding="utf-8")
+
+
+def _printable(value: Any) -> Any:
+    """What the page shows of a value: no control characters. Text that the page marks up itself is left as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _figure_names(comparison: Comparison, metric: Metric) -> list[str]:

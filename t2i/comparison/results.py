@@ -1,6 +1,5 @@
 """What runs left in their folders, read without PyTorch and without a tracker."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyarrow import ArrowInvalid
-from yaml import YAMLError
 
 from t2i.config import ConfigError
 from t2i.config.keys import flat
@@ -18,7 +15,12 @@ from t2i.evaluation.metrics import Metric
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
 from t2i.runs.errors_file import read_errors
-from t2i.runs.files import in_use, numbered
+from t2i.runs.files import check_fields, in_use, numbered
+from t2i.runs.folder import INFO, read_info
+from t2i.runs.records import read_metrics
+from t2i.runs.text import one_line, printable
+
+TYPES = {"seed": (int, type(None)), "steps": (int, type(None)), "samples.prompts": list}  # of config.yaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +60,26 @@ class Result:
 
     @cached_property
     def errors(self) -> dict[str, np.ndarray]:
-        """Epsilon errors at `step`, [N, K], by prefix: of the raw weights ("") and any averaged ones ("ema/")."""
+        """Epsilon errors at `step`, [N, K], by prefix: of the raw weights ("") and any averaged ones ("ema/").
+
+        Raises ConfigError if their file is damaged.
+        """
         assert self.step is not None, f"{self.name} was not validated"
-        file = self.validations[self.step]
+        return read_errors(self.validations[self.step])
+
+    @cached_property
+    def damage(self) -> str:
+        """Why the errors at `step` can't be read; "" if they can, or if there are none."""
         try:
-            return read_errors(file)
-        except (ArrowInvalid, OSError) as error:
-            raise ConfigError(
-                f"{file} can't be read ({error}); delete it to use the previous validation step"
-            ) from error
+            _ = self.errors if self.step is not None else None
+        except ConfigError as error:
+            return one_line(error)
+        return ""
 
     def value(self, metric: Metric) -> float:
-        """NaN if the metric was not measured."""
+        """NaN if the metric was not measured, or its errors can't be read."""
+        if self.damage:
+            return float("nan")
         return metric.value(self.errors[metric.prefix]) if metric.prefix in self.errors else float("nan")
 
     def change(self, metric: Metric) -> float:
@@ -129,28 +139,31 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
     return sorted(results, key=lambda result: result.name)
 
 
-def printable(text: str) -> str:
-    """Replace control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
-
-
 def _run_folders(path: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(path):
-        if "run.json" in files or ".hydra" in subfolders:
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            closed.append(Path(error.filename))
+
+    for folder, subfolders, files in os.walk(path, onerror=note):
+        if INFO in (*files, *subfolders) or ".hydra" in subfolders:
             subfolders.clear()
             yield Path(folder)
+    yield from closed
 
 
 def _read(folder: Path, name: str) -> Result:
-    if not (folder / "run.json").is_file():
-        return Result(folder, name, "never begun", "it never started; see train.log", {}, {}, [], {}, None)
     try:
-        info, config = json.loads((folder / "run.json").read_text()), {}
-        if (folder / config_file.NAME).is_file():  # a job that died early has none
+        if not (folder / INFO).exists():
+            return Result(folder, name, "never begun", "it never started; see train.log", {}, {}, [], {}, None)
+        info, config = read_info(folder), {}
+        if (folder / config_file.NAME).exists():  # a job that died early has none
             config = flat(read_config(folder))
-    except (ValueError, OSError, YAMLError) as error:
-        return Result(folder, name, "unreadable", printable(" ".join(str(error).split())), {}, {}, [], {}, None)
-    lines = _read_lines(folder / "metrics.jsonl")
+            check_fields(config, TYPES, folder / config_file.NAME, config_file.REMEDY)
+        lines = list(read_metrics(folder).values())
+    except (ConfigError, OSError) as error:
+        return Result(folder, name, "unreadable", one_line(error), {}, {}, [], {}, None)
     measured = {int(line["step"]) for line in lines if "val/loss" in line}
     files = numbered(folder / "validation", "parquet")
     validations = {step: files[step] for step in sorted(measured & set(files))}
@@ -160,7 +173,7 @@ def _read(folder: Path, name: str) -> Result:
     progress = f"step {lines[-1]['step'] if lines else 0} of {config.get('steps')}"
     reason = _reason(state, info, progress)
     step = max(validations, default=None)
-    return Result(folder, name, state, printable(reason), config, info, lines, validations, step)
+    return Result(folder, name, printable(state), printable(reason), config, info, lines, validations, step)
 
 
 def _reason(state: str, info: dict[str, Any], progress: str) -> str:
@@ -175,18 +188,6 @@ def _reason(state: str, info: dict[str, Any], progress: str) -> str:
         "running": f"still running, at {progress}",
     }
     return reasons.get(state, state)
-
-
-def _read_lines(file: Path) -> list[dict[str, float]]:
-    if not file.is_file():
-        return []
-    lines = []
-    for text in file.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # torn by a crash, or still being written
-            continue
-    return lines
 
 
 def _is_locked(folder: Path) -> bool:

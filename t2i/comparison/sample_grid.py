@@ -7,9 +7,12 @@ from typing import Any
 from PIL import Image
 
 from t2i.comparison.factors import as_text
-from t2i.comparison.results import Result, printable
+from t2i.comparison.results import Result
 from t2i.comparison.verdicts import Comparison
+from t2i.config import ConfigError
 from t2i.image_grid import grid
+from t2i.runs.samples_file import read_samples
+from t2i.runs.text import one_line, printable
 
 LARGEST = 128  # pixels; larger images are scaled down, or a page of thirty runs would be too heavy
 
@@ -27,6 +30,7 @@ def gallery(comparison: Comparison) -> Gallery:
     """The samples of all runs that drew the baseline's prompts with the same settings, sorted like the variants."""
     wanted = _sample_settings(comparison.runs[0])
     others = sorted(comparison.left_out, key=lambda run: comparison.factors.sort_key(run) if run.config else ())
+    prompts = wanted.get("samples.prompts", [])
     rows, left_out = [], []
     for run in [*comparison.runs, *others]:
         samples = run.latest_samples()
@@ -36,8 +40,11 @@ def gallery(comparison: Comparison) -> Gallery:
             left_out.append(f"{run.name} was sampled with other settings (samples.*)")
         else:
             step, file = samples
-            rows.append((run, step, _thumbnails(file, len(run.config["samples.prompts"]))))
-    return Gallery(list(map(printable, wanted.get("samples.prompts", []))), rows, left_out)
+            try:
+                rows.append((run, step, _thumbnails(file, len(prompts))))
+            except ConfigError as error:
+                left_out.append(one_line(error))
+    return Gallery([printable(str(prompt)) for prompt in prompts], rows, left_out)
 
 
 def gallery_image(comparison: Comparison, shown: Gallery) -> Image.Image:
@@ -70,10 +77,7 @@ def _sample_settings(run: Result) -> dict[str, Any]:
 
 def _thumbnails(file: Path, columns: int) -> list[Image.Image]:
     """The images of a strip, scaled down to at most LARGEST pixels."""
-    with Image.open(file) as opened:
-        row = opened.convert("RGB")
-    width = row.width // columns
-    images = [row.crop((i * width, 0, (i + 1) * width, row.height)) for i in range(columns)]
+    images = read_samples(file, columns)
     for image in images:
         image.thumbnail((LARGEST, LARGEST))
     return images

@@ -14,6 +14,7 @@ from t2i.comparison.results import Result
 from t2i.comparison.verdicts import Comparison, Variant
 from t2i.comparison.wording import interval, number, percent, verdict_word
 from t2i.evaluation.metrics import Metric, bin_metrics
+from t2i.runs.text import printable, spreadsheet_cell
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,18 @@ def run_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
 
 
 def write_results(comparison: Comparison, folder: Path) -> None:
-    """results.csv and results.parquet: one row for each run, with its factors and the last value of every metric."""
+    """results.csv and results.parquet: one row for each run, with its factors and the last value of every metric.
+
+    In results.csv, text that a spreadsheet would compute as a formula has an apostrophe before it.
+    """
     rows = [_record(comparison, run) for run in comparison.results]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-    table = pa.table({name: _array(values) for name, values in columns.items()})
-    pq.write_table(table, folder / "results.parquet")
-    pa.csv.write_csv(table, folder / "results.csv")
+    arrays = {printable(name): _array(values) for name, values in columns.items()}
+    pq.write_table(pa.table(arrays), folder / "results.parquet")
+    pa.csv.write_csv(
+        pa.table({spreadsheet_cell(name): _for_spreadsheets(array) for name, array in arrays.items()}),
+        folder / "results.csv",
+    )
 
 
 def _record(comparison: Comparison, run: Result) -> dict[str, Any]:
@@ -119,8 +126,25 @@ def _array(values: list[Any]) -> pa.Array:
     """A column of one type: text if the values have several."""
     types = {float if isinstance(value, int) and not isinstance(value, bool) else type(value) for value in values}
     if len(types - {type(None)}) > 1 or types & {list, dict}:
-        return pa.array([None if value is None else as_text(value) for value in values])
-    return pa.array(values)
+        return _texts(values)
+    try:
+        return pa.array(list(map(_printable, values)))
+    except (pa.ArrowException, OverflowError):  # integers of more than 64 bits, or another type of YAML's
+        return _texts(values)
+
+
+def _texts(values: list[Any]) -> pa.Array:
+    return pa.array([None if value is None else as_text(value) for value in values])
+
+
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
+def _for_spreadsheets(array: pa.Array) -> pa.Array:
+    if not pa.types.is_string(array.type):
+        return array
+    return pa.array([None if text is None else spreadsheet_cell(text) for text in array.to_pylist()])
 
 
 def _label(comparison: Comparison, variant: Variant) -> Cell:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.runs.records import METRICS, lost, records, sync, sync_tree
+from t2i.runs.files import NUMBERED
+from t2i.runs.records import METRICS, lost, records, sync, sync_tree, valid_records
+from t2i.runs.text import one_line
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -65,8 +67,10 @@ def save(
             f"the checkpoint of step {step} could not be written to {folder} ({error}); free some disk space and "
             f"run the same command again: it continues from {before.name if before else 'the start'}"
         ) from error
-    if final.exists():  # left by a run that was interrupted and rewound
+    if final.is_dir():  # left by a run that was interrupted and rewound
         shutil.rmtree(final)
+    else:
+        final.unlink(missing_ok=True)  # a file has no business here
     temporary.replace(final)
     sync(folder)
     complete, losses = _by_step(folder), losses or {}
@@ -129,8 +133,10 @@ def _try_load(checkpoint: Path, parts: Mapping[str, Stateful], reasons: dict[Pat
     """The step of the checkpoint if it can be loaded; otherwise None, a warning, and an entry in `reasons`."""
     try:
         return load(checkpoint, parts)
-    except (RuntimeError, ValueError, LookupError, TypeError, safetensors.SafetensorError) as error:
-        reasons[checkpoint] = f"{checkpoint.name}: {' '.join(str(error).split())}"
+    except (MemoryError, torch.OutOfMemoryError):  # no fault of the checkpoint
+        raise
+    except Exception as error:  # of pickle, zipfile, PyTorch or a part, for content of another shape
+        reasons[checkpoint] = f"{checkpoint.name}: {one_line(error)}"
         log.warning("checkpoint %s can't be loaded (%s)", checkpoint, reasons[checkpoint])
         return None
 
@@ -167,21 +173,27 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    numbered = [path for path in folder.glob("step-*") if NUMBERED.fullmatch(path.name) and path.is_dir()]
     return sorted(numbered, key=step_of)
 
 
 def _damage(checkpoint: Path) -> str | None:
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-        for name, expected in files.items():
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        if manifest["step"] != step_of(checkpoint):
+            return f"{MANIFEST} is that of step {manifest['step']}"
+        if not valid_records(manifest.get("records", {})):
+            return f"{MANIFEST} lists records that no run has"
+        for name, expected in manifest["files"].items():
             file = checkpoint / name
+            if file.parent != checkpoint or not file.is_file():
+                return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _sha256(file) != expected["sha256"]:
                 return f"{name} has a different checksum"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # of any content of the manifest
-        return str(error)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # of any manifest
+        return one_line(error)
     return None
 
 

@@ -6,6 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from t2i.config import ConfigError
+from t2i.runs.text import one_line
+
 
 def write_errors(file: Path, timesteps: np.ndarray, errors: dict[str, np.ndarray]) -> None:
     """One row per image and timestep: the epsilon error with raw (eps) and averaged weights (ema_eps).
@@ -22,9 +25,22 @@ def write_errors(file: Path, timesteps: np.ndarray, errors: dict[str, np.ndarray
 def read_errors(file: Path) -> dict[str, np.ndarray]:
     """What `write_errors` wrote, by the same prefixes, each [N, K] in float64.
 
-    Raises pyarrow.ArrowInvalid or OSError if the file can't be read.
+    Raises ConfigError if the file is damaged or holds something else.
     """
-    table = pq.read_table(file)
+    try:
+        return _read_errors(file)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
+        raise ConfigError(
+            f"{file} can't be read ({one_line(error)}); delete it to use the previous validation step"
+        ) from error
+
+
+def _read_errors(file: Path) -> dict[str, np.ndarray]:
+    with pq.ParquetFile(file) as opened:
+        table = opened.read()
     num_timesteps = len(table["timestep"].unique())
     columns = {name.removesuffix("eps").replace("_", "/"): name for name in table.column_names if name.endswith("eps")}
-    return {prefix: table[name].to_numpy().reshape(-1, num_timesteps) for prefix, name in columns.items()}
+    errors = {prefix: table[name].to_numpy() for prefix, name in columns.items()}
+    if "" not in errors or not len(table) or any(values.dtype != np.float64 for values in errors.values()):
+        raise ValueError("it holds no errors")
+    return {prefix: values.reshape(-1, num_timesteps) for prefix, values in errors.items()}

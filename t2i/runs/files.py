@@ -2,24 +2,35 @@
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from t2i.config import ConfigError
+from t2i.runs.text import one_line
 
 LOCK = ".lock"
+DEEPEST = 100  # levels of nested content; t2i writes fewer than ten
+NUMBERED = re.compile(r"step-([0-9]{1,18})")
+Types = Mapping[str, type | tuple[type, ...]]
 
 
 def atomic_write(path: Path, text: str) -> None:
     """Replace a file atomically: after a crash, the file holds either the old or the new text."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        # A name of a file that is not UTF-8 ends up in errors; JSON has the same escapes as backslashreplace.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:
@@ -27,10 +38,32 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} can't be read ({' '.join(str(error).split())}); {remedy}") from error
+        raise ConfigError(f"{file} can't be read ({one_line(error)}); {remedy}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds {type(content).__name__} instead of an object; {remedy}")
+    refuse_deep(content, file, remedy)
     return content
+
+
+def refuse_deep(content: Any, file: Path, remedy: str) -> None:
+    """Raise ConfigError if a file's content is nested so deeply that no recursive function can walk it."""
+    level = [content]
+    for _ in range(DEEPEST):
+        children = [
+            node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)
+        ]
+        level = [child for several in children for child in several]
+        if not level:
+            return
+    raise ConfigError(f"{file} is nested more than {DEEPEST} levels deep; {remedy}")
+
+
+def check_fields(content: Mapping[str, Any], types: Types, file: Path, remedy: str) -> None:
+    """Raise ConfigError if a field of a file's content has another type than `types` says. Missing fields are fine."""
+    for key, expected in types.items():
+        value = content.get(key)
+        if key in content and (not isinstance(value, expected) or (isinstance(value, bool) and expected is int)):
+            raise ConfigError(f"{file}: {key} is of the wrong type, {type(value).__name__}; {remedy}")
 
 
 def lock(folder: Path) -> FileLock:
@@ -51,8 +84,8 @@ def in_use(folder: Path) -> bool:
 
 def numbered(folder: Path, suffix: str) -> dict[int, Path]:
     """step -> the file step-NNNNNN.suffix in `folder`, by step."""
-    files = {file.stem.removeprefix("step-"): file for file in folder.glob(f"step-*.{suffix}")}
-    return {int(step): files[step] for step in sorted(files, key=int)}
+    files = {file: NUMBERED.fullmatch(file.stem) for file in folder.glob(f"step-*.{suffix}") if file.is_file()}
+    return dict(sorted((int(match[1]), file) for file, match in files.items() if match))
 
 
 def numbered_file(folder: Path, step: int, suffix: str) -> Path:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import platform
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
-from t2i.runs.files import LOCK, atomic_write, lock, read_json
-from t2i.runs.records import METRICS, read_metrics
+from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
+from t2i.runs.records import METRICS, count_damaged, is_number, read_metrics
+
+log = logging.getLogger(__name__)
 
 # A run may be continued with other values of these: they do not change what is computed (threads: only its rounding).
 FREE_KEYS = (
@@ -33,6 +37,12 @@ MEMORY_KEYS = (
 INFO = "run.json"
 FOLDERS = ("checkpoints", "validation", "samples", "model")
 FILES = (INFO, config_file.NAME, METRICS, LOCK)
+REMEDY = "delete this file, and the run continues from its newest checkpoint"
+TYPES = {  # of the fields of run.json that t2i reads
+    **dict.fromkeys(("state", "started", "ended", "error", "stopped", "config_hash", "process"), str),
+    **dict.fromkeys(("choices", "battery", "final"), dict),
+    **{"overrides": list, "paused_at": int, "tracker_id": (str, type(None)), "code_revision": (str, type(None))},
+}
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -121,6 +131,7 @@ class Run:
             packages={name: metadata.version(name) for name in PACKAGES},
             python=platform.python_version(),
             started=self.info.get("started") or _now(),
+            process=secrets.token_hex(8),  # tells who waits for this process that it wrote the file; no clock does
             **fields,
         )
 
@@ -150,6 +161,8 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the lines logged after `step`, which will be computed again, and lines that a crash has torn."""
         if self.writes and (self.folder / METRICS).is_file():
+            if damaged := count_damaged(self.folder):
+                log.warning("%s: %d damaged lines are dropped", self.folder / METRICS, damaged)
             kept = [text for text, line in read_metrics(self.folder).items() if line["step"] <= step]
             atomic_write(self.folder / METRICS, "".join(f"{text}\n" for text in kept))
 
@@ -168,16 +181,29 @@ class Run:
 
 def read_info(folder: Path) -> dict[str, Any]:
     """The run.json of a run folder. Raises ConfigError if it is damaged."""
-    return read_json(folder / INFO, "delete this file, and the run continues from its newest checkpoint")
+    file = folder / INFO
+    info = read_json(file, REMEDY)
+    check_fields(info, TYPES, file, REMEDY)
+    nested = {
+        "battery": {"hash": str},
+        "choices": dict.fromkeys(info.get("choices", ()), (str, list, type(None))),
+    }
+    for name, types in nested.items():
+        check_fields(info.get(name, {}), types, file, REMEDY)
+    if not all(map(is_number, info.get("final", {}).values())):
+        raise ConfigError(f"{file}: final holds something other than numbers; {REMEDY}")
+    if not all(isinstance(override, str) for override in info.get("overrides", ())):
+        raise ConfigError(f"{file}: overrides holds something other than text; {REMEDY}")
+    return info
 
 
 def _refuse_wrong_kinds(folder: Path) -> None:
     """Refuse a run folder in which a file stands where t2i needs a folder, or the other way round."""
     for name in FOLDERS:
-        if (folder / name).is_file():
+        if (folder / name).exists() and not (folder / name).is_dir():
             raise ConfigError(f"{folder / name} is a file, not a folder; move it away, or use another run=NAME")
     for name in FILES:
-        if (folder / name).is_dir():
+        if (folder / name).exists() and not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is a folder, not a file; move it away, or use another run=NAME")
 
 

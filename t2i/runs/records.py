@@ -6,6 +6,7 @@ renamed, and the checkpoint's manifest lists them with their sizes, so that a ru
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,47 @@ from typing import Any
 from t2i.runs.files import numbered
 
 METRICS = "metrics.jsonl"
+RECORD = re.compile(r"metrics\.jsonl|validation/step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
 
 
 def read_metrics(run: Path) -> dict[str, dict[str, float]]:
-    """The lines of metrics.jsonl: text -> its metrics, with the step. Lines that a crash has torn are left out."""
+    """The lines of metrics.jsonl: text -> its metrics, with the step. Torn and damaged lines are left out."""
     file = run / METRICS
-    texts = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    lines = {text: _parsed(text) for text in texts}
-    return {text: line for text, line in lines.items() if isinstance(line, dict) and isinstance(line.get("step"), int)}
+    texts = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+    lines = {text: parse_metrics(text) for text in texts}
+    return {text: line for text, line in lines.items() if line is not None}
 
 
-def _parsed(text: str) -> Any:
+def count_damaged(run: Path) -> int:
+    """The number of lines in metrics.jsonl that `read_metrics` leaves out, but for a last one that a crash has torn."""
+    complete = (run / METRICS).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return sum(parse_metrics(text) is None for text in complete)
+
+
+def parse_metrics(text: str) -> dict[str, float] | None:
+    """The metrics in a line of metrics.jsonl, with the step; None if it holds anything else."""
     try:
-        return json.loads(text)
-    except ValueError:
-        return None
+        line = json.loads(text)
+        if isinstance(line, dict) and is_count(line.get("step")) and all(map(is_number, line.values())):
+            return line
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def is_count(value: Any) -> bool:
+    """Whether the value of a JSON file is a number that counts steps or bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value of a JSON file is a number, NaN and infinity included, that fits a float."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
+
+
+def valid_records(listed: Any) -> bool:
+    """Whether the records that a manifest lists can be those of a run: sizes of files of the run folder."""
+    return isinstance(listed, dict) and all(RECORD.fullmatch(name) and is_count(listed[name]) for name in listed)
 
 
 def records(run: Path, step: int) -> dict[str, int]:

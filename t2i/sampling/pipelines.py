@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
@@ -82,7 +83,11 @@ def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
     if not file.is_file():
         raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")
-    state = load_file(file)
-    state.pop("updates", None)
-    hold_weights(model.denoiser).load_state_dict(state)
+    try:
+        state = load_file(file)
+        state.pop("updates", None)
+        hold_weights(model.denoiser).load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file} can't be loaded ({reason}); use another checkpoint of the run") from error
     return model.pipeline(build(cfg, "scheduler"))

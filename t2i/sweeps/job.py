@@ -1,6 +1,5 @@
 """A job of a sweep: its command line, and its state as its folder shows it."""
 
-import json
 import math
 import time
 from contextlib import suppress
@@ -12,8 +11,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
+from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.runs.files import in_use
+from t2i.runs.folder import INFO, read_info
+from t2i.runs.records import METRICS, parse_metrics
+from t2i.runs.text import one_line
 
 # Overrides of hydra.* that concern the sweep; the others are passed on to its jobs.
 OF_THE_SWEEP = (
@@ -72,15 +75,32 @@ class Job:
         return self.state in ("waiting", "paused")
 
     def info(self) -> dict[str, Any]:
-        """The content of run.json."""
-        file = self.folder / "run.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        """The content of run.json, {} if there is none. Raises ConfigError or OSError if it is damaged."""
+        return read_info(self.folder) if (self.folder / INFO).exists() else {}
+
+    def token(self) -> str | None:
+        """What the process that last began in the folder wrote into run.json; None if there is nothing to read."""
+        return self._info_or_empty().get("process")
+
+    def paused_at(self) -> int:
+        return self._info_or_empty().get("paused_at", 0)
+
+    def _info_or_empty(self) -> dict[str, Any]:
+        try:
+            return self.info()
+        except (ConfigError, OSError):
+            return {}
 
     def read_metrics(self) -> None:
-        """Read the lines that were added to metrics.jsonl since the last call."""
-        file = self.folder / "metrics.jsonl"
-        if not file.is_file():
-            return
+        """Read the lines that were added to metrics.jsonl since the last call. What can't be read is passed over."""
+        file = self.folder / METRICS
+        with suppress(OSError):
+            if file.is_file():
+                self._read_lines(file)
+        if self.state == "running" and self.first_log is None and "step" in self.metrics:
+            self.first_log = time.monotonic(), self.metrics["step"]
+
+    def _read_lines(self, file: Path) -> None:
         if file.stat().st_size < self.position:  # a resumed run has dropped lines
             self.position = 0
         with file.open("rb") as stream:
@@ -89,10 +109,7 @@ class Job:
                 if not line.endswith(b"\n"):
                     break
                 self.position += len(line)
-                with suppress(json.JSONDecodeError):
-                    self.metrics |= json.loads(line)
-        if self.state == "running" and self.first_log is None and "step" in self.metrics:
-            self.first_log = time.monotonic(), self.metrics["step"]
+                self.metrics |= parse_metrics(line.decode(errors="replace")) or {}
 
     def seconds_left(self) -> float:
         """The time that the running job still needs at its present speed; NaN while that is unknown."""
@@ -108,8 +125,15 @@ class Job:
         return min(math.ceil(self.steps * rung / every) * every, self.steps)
 
     def in_use(self) -> bool:
-        """Whether a process works in the folder."""
-        return in_use(self.folder)
+        """Whether a process works in the folder. Where that can't be found out, the job will say why."""
+        try:
+            return in_use(self.folder)
+        except OSError:
+            return False
+
+    def fail(self, error: Exception) -> None:
+        """The job can't be run for this reason."""
+        self.state, self.reason = "failed", one_line(error)
 
     def result(self, error: SweepError) -> JobResult:
         """The job's val/loss for the sweeper, or `error` if the job failed."""

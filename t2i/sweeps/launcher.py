@@ -5,18 +5,21 @@ forkserver), and a job starts in a fraction of a second. With a GPU each process
 not survive a fork.
 """
 
+import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
@@ -24,12 +27,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 from t2i.runs.files import lock, numbered_file
-from t2i.runs.folder import Run
+from t2i.runs.folder import Run, RunExists
+from t2i.runs.text import one_line
 from t2i.sweeps.halving import clearly_worse
 from t2i.sweeps.job import Job, SweepError, command_line
 from t2i.sweeps.process import JobProcess, run_job
 from t2i.sweeps.table import JobsTable
 
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
 PRELOADED = ["t2i.experiment.run", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
 PATIENCE = 60  # seconds that an interrupted job has to write its checkpoint
 
@@ -76,33 +84,44 @@ class SweepRunner:
         return [job.result(error) for job in new]
 
     def _read_job(self, config: DictConfig) -> Job:
-        """A job in the state that its folder shows; refuses a folder that holds a run of another configuration."""
+        """A job in the state that its folder shows; refuses a folder that holds a run of another configuration.
+
+        A job whose folder is damaged has failed, with the reason, and the others are run.
+        """
         cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        try:
-            run = Run(folder, cfg)
-        except ConfigError as error:
-            raise SweepError(f"t2i: {error}") from error
         if self.rungs and not cfg.validate_every:
             raise SweepError(
                 "t2i: hydra.launcher.rungs compares validations; set validate_every, or hydra.launcher.rungs=[]"
             )
         job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
         job.read_metrics()
+        try:
+            run = Run(folder, cfg)
+        except RunExists as error:
+            raise SweepError(f"t2i: {error}") from error
+        except (ConfigError, OSError) as error:
+            job.fail(error)
+            log.warning("%s: %s", job.name, job.reason)
+            return job
         if run.finished or (run.info.get("state") == "stopped" and self.rungs):
             job.state, job.reason = run.info["state"], run.info.get("stopped", "")
         return job
 
     def _run_jobs(self, jobs: list[Job], table: JobsTable, rung: float = 1.0) -> None:
         """Run the jobs to the fraction `rung` of their steps, `n_jobs` at a time."""
-        waiting = [job for job in jobs if rung == 1 or job.info().get("paused_at", 0) < job.rung_step(rung)]
+        waiting = [job for job in jobs if rung == 1 or job.paused_at() < job.rung_step(rung)]
         running: list[JobProcess] = []
         try:
             while waiting or running:
                 for job in list(waiting):
                     if len(running) < self.n_jobs and not job.in_use():
                         waiting.remove(job)
-                        running.append(self._start(job, self._free_device(running), rung))
+                        try:
+                            running.append(self._start(job, self._free_device(running), rung))
+                        except OSError as error:  # a full disk, or a file in the place of the folder
+                            job.fail(error)
+                            table.changed(job)
                 wait([started.process.sentinel for started in running], timeout=1.0)
                 for started in running:
                     started.job.read_metrics()
@@ -133,23 +152,23 @@ class SweepRunner:
             "threads": max(1, _cores() // self.n_jobs) if self.n_jobs > 1 else None,
             "command": self.command,
         }
+        with (job.folder / "console.log").open("a"):  # fails here rather than in the job's process
+            pass
         job.state, job.reason, job.first_log = "running", "", None
-        started = JobProcess(job, device, self.context.Process(target=run_job, kwargs=settings, name=job.name))
+        process = self.context.Process(target=run_job, kwargs=settings, name=job.name)
+        started = JobProcess(job, device, process, before=job.token())
         started.process.start()
         return started
 
     def _stop_clearly_worse(self, jobs: list[Job], rung: float) -> None:
         """Stop the jobs that are worse beyond noise than the best job of the same seed at this rung."""
-        from t2i.runs.errors_file import read_errors
-
         for seed in sorted({job.seed for job in jobs}):
             files = {
                 job.name: numbered_file(job.folder / "validation", job.rung_step(rung), "parquet")
                 for job in jobs
                 if job.seed == seed and job.state != "failed"
             }
-            errors = {name: read_errors(file)[""] for name, file in files.items() if file.is_file()}
-            worse_jobs = clearly_worse(errors, self.keep)
+            worse_jobs = clearly_worse(_readable_errors(files), self.keep)
             for job in jobs:
                 if job.unfinished and job.seed == seed and job.name in worse_jobs:
                     best, worse = worse_jobs[job.name]
@@ -158,7 +177,25 @@ class SweepRunner:
                         f"at step {job.rung_step(rung)} of {job.steps}: val/loss {worse.estimate:.1%} "
                         f"[{worse.low:.1%}, {worse.high:.1%}] above that of {best}"
                     )
-                    Run.mark(job.folder, state="stopped", stopped=job.reason)
+                    try:
+                        Run.mark(job.folder, state="stopped", stopped=job.reason)
+                    except (ConfigError, OSError) as error:
+                        log.warning("%s is stopped, which could not be noted: %s", job.name, one_line(error))
+
+
+def _readable_errors(files: "dict[str, Path]") -> "dict[str, np.ndarray]":
+    """The errors in those files that exist and can be read, [N, K] for all; the others are named in a warning."""
+    from t2i.runs.errors_file import read_errors
+
+    errors: dict[str, np.ndarray] = {}
+    for name, file in files.items():
+        try:
+            if file.is_file():
+                errors[name] = read_errors(file)[""]
+        except ConfigError as error:
+            log.warning("%s is not judged: %s", name, one_line(error))
+    usual = max(Counter(values.shape for values in errors.values()).items(), key=itemgetter(1), default=((), 0))[0]
+    return {name: values for name, values in errors.items() if values.shape == usual}
 
 
 @contextmanager

@@ -16,10 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.config.moved_targets import with_moved_targets
-from t2i.runs.files import atomic_write
+from t2i.runs.files import atomic_write, check_fields, read_json
 from t2i.runs.folder import changes
+from t2i.runs.text import one_line
 
 LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes
+FIELDS = ("varied", "choices", "config")  # of sweep.json
+REMEDY = (
+    "restore the file from a copy, delete it if this is the command that began the sweep, or use another sweep=NAME"
+)
 EXTRAS = {  # plugin -> extra of t2i that installs it
     "hydra_submitit_launcher": "submitit",
     "hydra_joblib_launcher": "joblib",
@@ -36,9 +41,15 @@ class Guard(Callback):
             refuse_several_ranks(config)
             refuse_missing_plugins(config)
             write_manifest(Path(config.hydra.sweep.dir), config)
-        except ConfigError as error:  # Hydra would turn it into a warning
-            print(f"t2i: {error}", file=sys.stderr)
+        except Exception as error:  # Hydra would turn it into a warning, and run the sweep unguarded
+            print(f"t2i: {_explain(error)}", file=sys.stderr)
             sys.exit(2)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, (ConfigError, OSError)):
+        return one_line(error)
+    return f"the sweep can't be checked before it begins ({type(error).__name__}: {one_line(error)})"
 
 
 def refuse_several_ranks(config: DictConfig) -> None:
@@ -113,8 +124,15 @@ def _varied_keys(config: DictConfig) -> list[str]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    """The content of sweep.json, {} if there is none. Raises ConfigError if it is damaged."""
     file = folder / "sweep.json"
-    return with_moved_targets(json.loads(file.read_text())) if file.is_file() else {}
+    if not file.exists():
+        return {}
+    manifest = read_json(file, REMEDY)
+    check_fields(manifest, dict.fromkeys(FIELDS, dict), file, REMEDY)
+    if missing := [name for name in FIELDS if name not in manifest]:
+        raise ConfigError(f"{file} lacks {', '.join(missing)}; {REMEDY}")
+    return with_moved_targets(manifest)
 
 
 def _canonical(value: Any) -> str:

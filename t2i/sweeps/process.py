@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from t2i.config import ConfigError
 from t2i.runs.folder import Run
+from t2i.runs.text import one_line
 from t2i.sweeps.job import Job
 
 
@@ -27,7 +28,7 @@ class JobProcess:
     job: Job
     device: str | None  # the GPU that the job was given, as in CUDA_VISIBLE_DEVICES
     process: BaseProcess
-    created: float = field(default_factory=time.time)
+    before: str | None = None  # the token in run.json before the process was started
 
     def interrupt(self) -> None:
         """Ask the job's processes to write a checkpoint and end."""
@@ -42,16 +43,26 @@ class JobProcess:
         self.record_end()
 
     def record_end(self) -> None:
-        """Take the job's state from run.json, or write it there if the process died before it could do so."""
+        """Take the job's state from run.json, or write it there if the process died before it could do so.
+
+        Damage of any kind in the job's folder only makes the job fail, with a reason that names it.
+        """
         self.job.read_metrics()
-        file = self.job.folder / "run.json"
-        is_new = file.is_file() and file.stat().st_mtime >= self.created  # else an earlier process wrote it
-        info = self.job.info() if is_new else {}
-        if info.get("state", "running") == "running":
-            reason = _cause_of_death(self.process.exitcode or 0, self.job.folder / "console.log")
-            info = {"state": "failed", "error": reason}
-            Run.mark(self.job.folder, **info)
+        info: dict[str, Any] = {}
+        try:
+            info = self.job.info()
+            if info.get("process") == self.before:  # an earlier process wrote it
+                info = {}
+            if info.get("state", "running") == "running":
+                info = {"state": "failed", "error": self._cause_of_death()}
+                Run.mark(self.job.folder, **info)
+        except (ConfigError, OSError) as error:
+            cause = info.get("error") or self._cause_of_death()
+            info = {"state": "failed", "error": f"{cause}; its end could not be noted: {one_line(error)}"}
         self.job.state, self.job.reason = info["state"], info.get("error", "")
+
+    def _cause_of_death(self) -> str:
+        return cause_of_death(self.process.exitcode or 0, self.job.folder / "console.log")
 
     def _send(self, number: signal.Signals) -> None:
         if self.process.pid is not None:
@@ -92,10 +103,14 @@ def _end_with_the_sweep() -> None:
         os.killpg(os.getpgrp(), signal.SIGINT)
 
 
-def _cause_of_death(code: int, console: Path) -> str:
+def cause_of_death(code: int, console: Path) -> str:
+    """Why a process with this exit code ended: the signal, or the last line of its output."""
     if code < 0:
-        name = signal.Signals(-code).name
+        names = {number.value: number.name for number in signal.Signals}  # most real-time signals have none
+        name = names.get(-code, f"signal {-code}")
         return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    lines = console.read_text(errors="replace").split("\n") if console.is_file() else []
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = console.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"exit code {code}: {last.removeprefix('t2i: ')}"

@@ -8,9 +8,10 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from t2i.runs.text import printable
 from t2i.sweeps.job import Job
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class JobsTable:
         """Log that a job has ended or paused."""
         if not self.console.is_terminal:
             result = f"val/loss {job.metrics['val/loss']:.5f}" if "val/loss" in job.metrics else ""
-            log.info("%s: %s · %s", job.name, job.state, job.reason or result)
+            log.info("%s: %s · %s", *map(printable, (job.name, job.state, job.reason or result)))
 
     def table(self, shown: list[Job]) -> Table:
         """Rows for the jobs `shown` under a title that counts all."""
@@ -77,8 +78,9 @@ class JobsTable:
         for job in shown:
             losses = [f"{job.metrics[key]:.5f}" if key in job.metrics else "" for key in ("train/loss", "val/loss")]
             step = f"{job.metrics.get('step', 0):.0f}/{job.steps}"
-            state = f"[{STATES[job.state]}]{job.state}" + (f": {escape(job.reason)}" if job.reason else "")
-            table.add_row(escape(job.name), state, step, *losses, _duration(job.seconds_left()))
+            state = printable(f"{job.state}: {job.reason}" if job.reason else job.state)
+            cells = (Text(printable(job.name)), Text(state, STATES.get(job.state, "")))
+            table.add_row(*cells, step, *losses, _duration(job.seconds_left()))
         return table
 
     def seconds_left(self) -> float:

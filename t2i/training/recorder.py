@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from t2i.config import ConfigError
 from t2i.evaluation.battery import Battery
 from t2i.image_grid import grid
 from t2i.runs.errors_file import write_errors
 from t2i.runs.files import numbered, numbered_file
 from t2i.runs.folder import Run
+from t2i.runs.samples_file import read_samples
 from t2i.tracking import RunInfo, Tracker
 from t2i.tracking.guarded import Guarded
 from t2i.training.progress import Bar
@@ -54,9 +56,9 @@ class Recorder:
         for column, image in enumerate(images):
             strip.paste(image, (column * width, 0))
         strip.save(numbered_file(folder, step, "png"))
-        strips = self._strips()
-        rows = [_cut(file, len(prompts)) for file in strips.values()]
-        grid(rows, prompts, [f"step {number}" for number in strips]).save(folder / "progress.png")
+        rows = {number: _cut(file, len(prompts)) for number, file in self._strips().items()}
+        rows = {number: row for number, row in rows.items() if row}
+        grid(list(rows.values()), prompts, [f"step {number}" for number in rows]).save(folder / "progress.png")
         self.tracker.images(step, "samples", images, prompts)
 
     def catch_up(self, last_step: int) -> None:
@@ -73,8 +75,8 @@ class Recorder:
             if step > last_step:
                 strips[step].unlink()
                 continue
-            if step in strips and self.tracker.wants(step):
-                self.tracker.images(step, "samples", _cut(strips[step], len(prompts)), prompts)
+            if step in strips and self.tracker.wants(step) and (images := _cut(strips[step], len(prompts))):
+                self.tracker.images(step, "samples", images, prompts)
             if step in lines:
                 self.tracker.log(step, lines[step])
 
@@ -84,9 +86,12 @@ class Recorder:
 
 
 def _cut(strip: Path, count: int) -> list[Image.Image]:
-    image = Image.open(strip)
-    width = image.width // count
-    return [image.crop((x, 0, x + width, image.height)) for x in range(0, image.width, width)]
+    """The images of a strip; none, and a warning, if the file is damaged."""
+    try:
+        return read_samples(strip, count)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return []
 
 
 @contextmanager

@@ -1,0 +1,36 @@
+"""Text of files that may be damaged or a stranger's, on its way to a terminal, a page or a spreadsheet."""
+
+FORMULA = ("=", "+", "-", "@")  # what begins a formula in a spreadsheet
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which a terminal would obey, and lone surrogates, which can't be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on a single line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Text that a spreadsheet shows as it is: an apostrophe keeps it from being computed as a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
