@@ -16,6 +16,7 @@ from typing import BinaryIO
 from filelock import FileLock
 
 from t2i.config import ConfigError
+from t2i.data.folder_files import is_below, outside_problem, warn_of
 from t2i.data.shards import FORMATS, Shard
 from t2i.hub import PAUSES, check_reachable, is_final, is_repository, reason
 
@@ -29,19 +30,27 @@ class Files:
     root: Path
 
     @classmethod
-    def find(cls, path: str) -> tuple["Files", list[Shard]]:
-        """All shards of a folder and those below it, or of a pattern such as images/train-*.tar, by name."""
+    def find(cls, path: str, follow_links: bool = False) -> tuple["Files", list[Shard]]:
+        """All shards of a folder and those below it, or of a pattern such as images/train-*.tar, by name.
+
+        Raises ConfigError if a link leads to a shard outside the folder, unless follow_links is set.
+        """
         given = Path(path).expanduser()
         pattern = given / "**" / "*" if given.is_dir() else given
         literal = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)
         root = Path(*pattern.parts[:literal])
         names = sorted(Path(file).relative_to(root).as_posix() for file in glob.glob(str(pattern), recursive=True))
-        shards = []
+        shards, followed = [], []
         for name in names:
             if PurePosixPath(name).suffix in FORMATS and (root / name).is_file():
+                if not is_below(root / name, [root]):
+                    if not follow_links:
+                        raise ConfigError(f"dataset.path: {root / name} {outside_problem(root / name)}")
+                    followed.append(name)
                 stat = (root / name).stat()
                 state = f"{(root / name).resolve()} {stat.st_size} {stat.st_mtime_ns}"
                 shards.append(Shard(name, str(stat.st_size), state))
+        warn_of(followed, path)
         return cls(root), shards
 
     def open(self, shard: Shard, protected: Sequence[Shard] = ()) -> BinaryIO:

@@ -25,6 +25,7 @@ from t2i.runs.records import METRICS, read_metrics
 FREE_KEYS = (
     *("run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker"),
     *("allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards"),
+    "dataset.follow_links",
 )
 # Neither do these, which decide whether the run fits into memory.
 MEMORY_KEYS = (
