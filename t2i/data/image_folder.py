@@ -15,15 +15,14 @@ from pathlib import Path
 import datasets.config
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from t2i.config import ConfigError
+from t2i.data.cache_files import locked, read_memo, write_memo
 from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.folder_files import Files, walk
 from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
-from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -171,9 +170,8 @@ def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
     """The facts of the files. They are stored, and valid as long as size and modification time are the same."""
     key = hashlib.sha256(f"{VERSION} {root.resolve()}".encode()).hexdigest()[:32]
     index = Path(datasets.config.HF_DATASETS_CACHE) / "t2i" / f"{key}.json"
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(index.with_suffix(".lock")):  # of two runs that start at once, one scans
-        known = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    with locked(index, "HF_DATASETS_CACHE"):  # of two runs that start at once, one scans
+        known = {name: entry for name, entry in (read_memo(index) or {}).items() if _is_entry(entry)}
         state = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}
         new = [name for name in files if name not in known or known[name]["state"] != state[name]]
         if new:
@@ -183,5 +181,13 @@ def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
                 entries = zip(new, scanned, strict=True)
                 known |= {name: {"state": state[name], **asdict(facts)} for name, facts in entries}
             known = {name: entry for name, entry in known.items() if name in files}
-            atomic_write(index, json.dumps(known))
+            write_memo(index, known)
     return {name: Facts(**{key: value for key, value in known[name].items() if key != "state"}) for name in files}
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether a stored value has the fields of `Facts`, and the state of the file."""
+    if not isinstance(entry, dict) or entry.keys() != {"state", "sha256", "width", "height", "problem"}:
+        return False
+    sizes, texts = (entry["width"], entry["height"]), (entry["sha256"], entry["problem"])
+    return all(type(size) is int for size in sizes) and all(isinstance(text, str) for text in texts)
