@@ -27,19 +27,27 @@ def locked(file: Path, setting: str = CACHE_DIR) -> Generator[None]:
 
     Raises ConfigError if the cache can't be written, or if a folder stands in the place of the file.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        raise unwritable(file.parent, error, setting) from error
-    try:
+    with held(file.with_suffix(".lock"), setting):
         if file.is_dir():
             raise ConfigError(f"{file} is a folder instead of a file of the cache; delete it")
         yield
+
+
+@contextmanager
+def held(lock_file: Path, setting: str = CACHE_DIR) -> Generator[None]:
+    """Within, no other process holds the lock; ConfigError if the cache can't be written."""
+    folder = lock_file.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_file)
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(folder, error, setting) from error
+    try:
+        yield
     except OSError as error:
         if error.errno in UNWRITABLE:
-            raise unwritable(file.parent, error, setting) from error
+            raise unwritable(folder, error, setting) from error
         raise
     finally:
         lock.release()

@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face Hub, and folders in a format that `datasets.load_dataset` reads."""
 
-import logging
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from t2i.config import ConfigError
+from t2i.data.cache_files import warn_of_damage
 from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.folder_files import is_below, outside_problem, warn_of
 from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
@@ -21,7 +22,6 @@ from t2i.data.records import Item
 from t2i.data.splits import Captioned
 from t2i.hub import check_reachable
 
-log = logging.getLogger(__name__)
 FACTS = datasets.Features(
     {
         "sha256": datasets.Value("string"),
@@ -64,6 +64,12 @@ class HubDataset(CachedSettings):
             loaded = _prepared(builder)
         except ConfigError:
             raise
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            cache = datasets.config.HF_DATASETS_CACHE
+            raise ConfigError(
+                f"dataset.path={self.path} can't be loaded: a file of the `datasets` cache in {cache} is damaged "
+                f"({error}); delete its folder of this data set"
+            ) from error
         except (OSError, ValueError, DatasetsError) as error:
             # There is no such data set, no network, no data in the folder, or no such configuration.
             raise ConfigError(
@@ -97,7 +103,8 @@ class HubDataset(CachedSettings):
             raise ConfigError(
                 f"dataset.image_column={self.image_column} of {self.path} contains no images ({error})"
             ) from error
-        facts = rows.map(
+        examined = partial(
+            rows.map,
             _examined,
             input_columns=[self.image_column],
             remove_columns=rows.column_names,
@@ -105,6 +112,14 @@ class HubDataset(CachedSettings):
             fn_kwargs={"trusted": None if self.follow_links else self._trusted(), "version": VERSION},
             desc=f"scanning the images of {split}",
         )
+        try:
+            facts = examined()
+            damage = "" if len(facts) == len(rows) and facts.column_names == list(FACTS) else "it has other rows"
+        except pa.ArrowException as error:
+            damage = str(error).partition("\n")[0]
+        if damage:
+            warn_of_damage(datasets.config.HF_DATASETS_CACHE, damage)
+            facts = examined(load_from_cache_file=False)
         return [
             Item(
                 name=f"{split}, row {row}",
@@ -136,7 +151,12 @@ def _content(image: dict) -> bytes:
 def _prepared(builder: datasets.DatasetBuilder) -> datasets.DatasetDict:
     """The splits of a data set, from the cache of `datasets` if they are there."""
     builder.download_and_prepare()
-    return cast(datasets.DatasetDict, builder.as_dataset())
+    try:
+        return cast(datasets.DatasetDict, builder.as_dataset())
+    except (pa.ArrowException, OSError) as error:
+        warn_of_damage(Path(builder.cache_dir), str(error).partition("\n")[0])
+        builder.download_and_prepare(download_mode=datasets.DownloadMode.REUSE_CACHE_IF_EXISTS)
+        return cast(datasets.DatasetDict, builder.as_dataset())
 
 
 def _examined(image: dict | None, trusted: list[str] | None, version: str) -> dict:

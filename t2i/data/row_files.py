@@ -28,7 +28,7 @@ def read(file: Path, number: int) -> datasets.Dataset | None:
             if seal.get("sha256") != _hash(file):
                 raise ValueError("its checksum differs")
             _write_seal(file)
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
     except OSError as error:
         if isinstance(error, PermissionError) or error.errno == errno.ENOMEM:

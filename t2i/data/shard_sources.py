@@ -13,9 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from filelock import FileLock
-
 from t2i.config import ConfigError
+from t2i.data.cache_files import UNWRITABLE, held, publish
 from t2i.data.folder_files import is_below, outside_problem, warn_of
 from t2i.data.shards import FORMATS, Shard
 from t2i.hub import PAUSES, check_reachable, is_final, is_repository, reason
@@ -106,8 +105,8 @@ class Repository:
         try:
             return self._open_kept(shard)
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):  # processes that fetched at the same time would keep more than `keep`
+            pass
+        with held(self.folder / ".lock"):  # processes that fetched at the same time would keep more than `keep`
             try:
                 return self._open_kept(shard)  # another process was faster
             except FileNotFoundError:
@@ -117,6 +116,9 @@ class Repository:
 
     def _open_kept(self, shard: Shard) -> BinaryIO:
         opened = self._file(shard).open("rb")
+        if os.fstat(opened.fileno()).st_size == 0:  # a power cut has left nothing of it
+            opened.close()
+            raise FileNotFoundError(self._file(shard))
         os.utime(opened.fileno())  # the time of last use, for eviction; not by name, which another process may remove
         return opened
 
@@ -139,6 +141,8 @@ class Repository:
                 self._download(shard)
                 return
             except (httpx.HTTPError, OSError, RuntimeError) as error:
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise
                 if pause is None or is_final(error):
                     raise ConfigError(
                         f"dataset.path={self.path}: {shard.name} can't be fetched ({reason(error)}); once it is "
@@ -156,7 +160,7 @@ class Repository:
         disable_progress_bars()
         log.info("fetching %s", shard.name)
         file = hf_hub_download(self.path, shard.name, repo_type="dataset", revision=self.commit, local_dir=incoming)
-        os.replace(file, self._file(shard))
+        publish(Path(file), self._file(shard))
         shutil.rmtree(incoming, ignore_errors=True)
 
 
