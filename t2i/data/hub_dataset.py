@@ -112,13 +112,13 @@ class HubDataset(CachedSettings):
             fn_kwargs={"trusted": None if self.follow_links else self._trusted(), "version": VERSION},
             desc=f"scanning the images of {split}",
         )
+        facts, damage = None, "it has other rows"
         try:
             facts = examined()
-            damage = "" if len(facts) == len(rows) and facts.column_names == list(FACTS) else "it has other rows"
         except pa.ArrowException as error:
             damage = str(error).partition("\n")[0]
-        if damage:
-            warn_of_damage(datasets.config.HF_DATASETS_CACHE, damage)
+        if facts is None or len(facts) != len(rows) or facts.column_names != list(FACTS):
+            warn_of_damage(Path(datasets.config.HF_DATASETS_CACHE), damage)
             facts = examined(load_from_cache_file=False)
         return [
             Item(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds {type(content).__name__} instead of an object; {remedy}")
     return content
+
+
+def respect_umask(folder: Path) -> None:
+    """Give the files below a folder the permissions of any new file: safetensors creates them for their owner alone."""
+    umask = os.umask(0o077)  # which can't be read without setting it
+    os.umask(umask)
+    for parent, _, names in os.walk(folder):
+        for file in (Path(parent) / name for name in names):
+            if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+                file.chmod(0o666 & ~umask)
 
 
 def lock(folder: Path) -> FileLock:

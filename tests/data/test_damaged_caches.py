@@ -4,11 +4,8 @@ import dataclasses
 import errno
 import json
 import logging
-import os
 import shutil
-import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -296,36 +293,3 @@ def test_a_cache_that_denies_permission_is_named(cache, split, model, monkeypatc
     monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
     with pytest.raises(ConfigError, match=r"cache/hashes/.* can't be read \(Permission denied\); delete it"):
         encode(split, model, cache)
-
-
-PROGRAM = """
-import os, sys, torch
-os.umask(int(sys.argv[1], 8))
-from helpers import packing
-from helpers.image_folders import from_folder
-from t2i.data.latent_cache import encode
-from t2i.models.stable_diffusion import load
-model = load(sys.argv[2])
-data = from_folder("images", resolution=64)
-encode(data.train, model, "cache")
-packing.from_files("shards", "cache")
-"""
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_caches_respect_the_umask_and_leave_nothing_in_tmp(umask, small_pipeline, tmp_path):
-    (tmp_path / "images").mkdir()
-    as_jsonl(tmp_path / "images")
-    packing.write_shards(tmp_path / "shards", "tar", 3, 3)
-    (tmp_path / "tmp").mkdir()
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
-    places = {"TMPDIR": str(tmp_path / "tmp"), "HF_DATASETS_CACHE": str(tmp_path / "scans"), "PYTHONPATH": paths}
-    command = [sys.executable, "-c", PROGRAM, oct(umask)[2:], str(small_pipeline)]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    written = [file for folder in ("cache", "scans") for file in (tmp_path / folder).rglob("*")]
-    assert len(written) > 15
-    modes = {str(file): stat.S_IMODE(file.stat().st_mode) for file in written}
-    expected = {str(file): (0o777 if file.is_dir() else 0o666) & ~umask for file in written}
-    assert modes == expected
-    assert list((tmp_path / "tmp").iterdir()) == []
