@@ -10,6 +10,7 @@ from helpers import packing
 from helpers.image_folders import CAPTIONS, as_jsonl, as_txt, content, from_folder, from_hub, write_images
 
 from t2i.config import ConfigError
+from t2i.runs.folder import changes
 
 OUTSIDE = r"lies outside the data folder, at .*secret.*; copy it, or set dataset.follow_links=true"
 
@@ -161,3 +162,7 @@ def test_a_linked_folder_of_shards_is_refused(given, tmp_path):
     moved_out(given / "more")
     with pytest.raises(ConfigError, match=OUTSIDE):
         packing.from_files(given, tmp_path / "cache")
+
+
+def test_a_run_that_began_without_the_setting_goes_on():
+    assert changes({"dataset.path": "given"}, {"dataset.path": "given", "dataset.follow_links": False}) == {}
