@@ -5,10 +5,10 @@ from diffusers import DDIMScheduler
 from helpers.runs import compose
 from hydra.utils import instantiate
 
-from t2i.data.datasets import openmoji
 from t2i.data.latent_cache import encode
+from t2i.data.openmoji import openmoji
 from t2i.diffusion.process import Diffusion
-from t2i.evaluation.battery import battery
+from t2i.evaluation.battery import make_battery
 from t2i.models.stable_diffusion import load
 
 
@@ -25,7 +25,7 @@ def test_captions_are_cached_as_tokens(layout, tmp_path):
     assert torch.allclose(*predictions, atol=1e-5)
 
     process, settings = Diffusion.from_scheduler(DDIMScheduler()), {"seed": 0, "items": 4, "timesteps": 4}
-    hashes = {battery(encoded, split.weights, process, **settings).hash for encoded in (cached, tokens)}
+    hashes = {make_battery(encoded, split.weights, process, **settings).hash for encoded in (cached, tokens)}
     assert len(hashes) == 1
 
 
