@@ -43,6 +43,7 @@ class CachedSettings(ImageSettings):
     validation_share: float
     max_train_samples: int | None
     on_error: str
+    follow_links: bool = False  # run folders that were written before do not have it
 
     def __post_init__(self):
         super().__post_init__()

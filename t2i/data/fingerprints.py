@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from t2i.config import ConfigError
+from t2i.data.cache_files import locked, warn_of_damage
 from t2i.models.model import Content
 from t2i.runs.files import atomic_write
+from t2i.runs.records import sync
 
 WITHOUT_EFFECT = ("dtype", "torch_dtype", "transformers_version", "architectures")  # settings of a config.json
 
@@ -41,9 +44,25 @@ def _hash_of_file(file: Path, memory: Path) -> str:
     state = file.stat()
     key = hashlib.sha256(repr((str(file.resolve()), state.st_size, state.st_mtime_ns)).encode())
     stored = memory / key.hexdigest()[:32]
-    memory.mkdir(parents=True, exist_ok=True)
-    with FileLock(stored.with_suffix(".lock")):  # of two runs that start at once, one reads the file
-        if not stored.is_file():
-            with file.open("rb") as stream:
-                atomic_write(stored, hashlib.file_digest(stream, "sha256").hexdigest())
-        return stored.read_text()
+    with locked(stored):  # of two runs that start at once, one reads the file
+        if (known := _read_hash(stored)) is not None:
+            return known
+        with file.open("rb") as stream:
+            computed = hashlib.file_digest(stream, "sha256").hexdigest()
+        atomic_write(stored, computed)
+        sync(memory)
+        return computed
+
+
+def _read_hash(stored: Path) -> str | None:
+    """The hash in a file of the memory; None if there is none, or if it is damaged, of which a warning tells."""
+    try:
+        text = stored.read_bytes().decode("ascii", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{stored}, a file of the cache, can't be read ({error.strerror}); delete it") from error
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return text
+    warn_of_damage(stored, "it holds no hash")
+    return None

@@ -1,9 +1,12 @@
 """Data sets of the Hugging Face Hub, and folders in a format that `datasets.load_dataset` reads."""
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import datasets.config
 import pyarrow as pa
@@ -11,8 +14,10 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from t2i.config import ConfigError
+from t2i.data.cache_files import warn_of_damage
 from t2i.data.datasets import CachedSettings, loader_of
-from t2i.data.images import VERSION, Facts, examine, unusable
+from t2i.data.folder_files import is_below, outside_problem, warn_of
+from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
 from t2i.hub import check_reachable
@@ -54,7 +59,17 @@ class HubDataset(CachedSettings):
 
     def _splits(self) -> dict[str, datasets.Dataset]:
         try:
-            loaded = datasets.load_dataset(self.path, self.name, revision=self.revision)
+            builder = datasets.load_dataset_builder(self.path, self.name, revision=self.revision)
+            self._refuse_outside(builder.config.data_files)
+            loaded = _prepared(builder)
+        except ConfigError:
+            raise
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            cache = datasets.config.HF_DATASETS_CACHE
+            raise ConfigError(
+                f"dataset.path={self.path} can't be loaded: a file of the `datasets` cache in {cache} is damaged "
+                f"({error}); delete its folder of this data set"
+            ) from error
         except (OSError, ValueError, DatasetsError) as error:
             # There is no such data set, no network, no data in the folder, or no such configuration.
             raise ConfigError(
@@ -65,6 +80,21 @@ class HubDataset(CachedSettings):
             raise ConfigError(f"dataset.split={self.split} is not in {self.path}; its splits are {', '.join(splits)}")
         return splits
 
+    def _refuse_outside(self, data_files: Mapping[str, Sequence[str]] | None) -> None:
+        """Refuse files on this machine that links, or the settings in README.md, name outside the data set.
+
+        Images are left to `_examined`, so that they can be skipped.
+        """
+        names = [file.rpartition("::")[2] for files in (data_files or {}).values() for file in files]  # in an archive
+        local = [name.removeprefix("file://") for name in names if name.startswith("file://") or "://" not in name]
+        outside = [name for name in local if not is_below(name, self._trusted())]
+        if self.follow_links:
+            warn_of(outside, self.path)
+            return
+        for name in outside:
+            if Path(name).suffix.lower() not in SUFFIXES:
+                raise ConfigError(f"dataset.path={self.path}: {name} {outside_problem(name)}")
+
     def _items(self, splits: dict[str, datasets.Dataset], split: str, for_validation: bool = False) -> list[Item]:
         """The rows of a split as items. The facts of their images are cached by `datasets`."""
         try:
@@ -73,14 +103,23 @@ class HubDataset(CachedSettings):
             raise ConfigError(
                 f"dataset.image_column={self.image_column} of {self.path} contains no images ({error})"
             ) from error
-        facts = rows.map(
+        examined = partial(
+            rows.map,
             _examined,
             input_columns=[self.image_column],
             remove_columns=rows.column_names,
             features=FACTS,
-            fn_kwargs={"trusted": self._trusted(), "version": VERSION},
+            fn_kwargs={"trusted": None if self.follow_links else self._trusted(), "version": VERSION},
             desc=f"scanning the images of {split}",
         )
+        facts, damage = None, "it has other rows"
+        try:
+            facts = examined()
+        except pa.ArrowException as error:
+            damage = str(error).partition("\n")[0]
+        if facts is None or len(facts) != len(rows) or facts.column_names != list(FACTS):
+            warn_of_damage(Path(datasets.config.HF_DATASETS_CACHE), damage)
+            facts = examined(load_from_cache_file=False)
         return [
             Item(
                 name=f"{split}, row {row}",
@@ -95,7 +134,7 @@ class HubDataset(CachedSettings):
     def _trusted(self) -> list[str]:
         """The folders whose files a row may name instead of containing an image: the data set's, and the caches."""
         folders = [self.path, str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE]
-        return [absolute(folder) for folder in folders for absolute in (os.path.abspath, os.path.realpath)]
+        return [os.path.realpath(folder) for folder in folders]
 
 
 hub = loader_of(HubDataset)
@@ -109,8 +148,19 @@ def _content(image: dict) -> bytes:
     return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
 
 
-def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
-    """The facts of a row's image. A file that the row names is read only if it is in a trusted folder.
+def _prepared(builder: datasets.DatasetBuilder) -> datasets.DatasetDict:
+    """The splits of a data set, from the cache of `datasets` if they are there."""
+    builder.download_and_prepare()
+    try:
+        return cast(datasets.DatasetDict, builder.as_dataset())
+    except (pa.ArrowException, OSError) as error:
+        warn_of_damage(Path(builder.cache_dir), str(error).partition("\n")[0])
+        builder.download_and_prepare(download_mode=datasets.DownloadMode.REUSE_CACHE_IF_EXISTS)
+        return cast(datasets.DatasetDict, builder.as_dataset())
+
+
+def _examined(image: dict | None, trusted: list[str] | None, version: str) -> dict:
+    """The facts of a row's image. A file that the row names is read only if it is in a trusted folder (None: in any).
 
     `version` is not used here: it is part of the key under which `datasets` caches the facts.
     """
@@ -118,8 +168,8 @@ def _examined(image: dict | None, trusted: list[str], version: str) -> dict:
         return asdict(unusable("has no image"))
     if image["bytes"] is None:
         file = os.path.abspath(image["path"])
-        if not any(Path(file).is_relative_to(folder) for folder in trusted):
-            return asdict(unusable(f"points outside the data set, to {image['path']}"))
+        if trusted is not None and not is_below(file, trusted):
+            return asdict(unusable(f"points outside the data set, to {image['path']}; see dataset.follow_links"))
         if not os.path.isfile(file):
             return asdict(unusable(f"names {image['path']}, which does not exist"))
     return asdict(examine(_content(image)))

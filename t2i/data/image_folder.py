@@ -7,7 +7,7 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,14 +15,14 @@ from pathlib import Path
 import datasets.config
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from t2i.config import ConfigError
+from t2i.data.cache_files import locked, read_memo, write_memo
 from t2i.data.datasets import CachedSettings, loader_of
+from t2i.data.folder_files import Files, walk
 from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
-from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -38,29 +38,35 @@ class Folder(CachedSettings):
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise ConfigError(f"dataset.path={self.path} is not a folder; for a data set of the Hub, use dataset=hub")
-        found = items(root, self.caption_column)
+        found = items(root, self.caption_column, self.follow_links)
         return self.captioned([replace(item, for_validation=item.name.startswith("validation/")) for item in found])
 
 
 folder = loader_of(Folder)
 
 
-def items(root: Path, caption_column: str) -> list[Item]:
+def items(root: Path, caption_column: str, follow_links: bool = False) -> list[Item]:
     """Every image below `root`, and everything that its metadata names; those that can't be used say why.
 
+    follow_links: also read what links lead to outside `root`.
     Hidden files (.NAME) are ignored. A metadata file describes files in its own folder and below. An image IMAGE.jpg
     that is in none of them has the lines of IMAGE.txt as its captions.
     """
-    files, links = _walk(root)
+    found = walk(root, follow_links)
+    files = found.stats
     metadata = sorted(name for name in files if name.rpartition("/")[2] in METADATA)
-    listed, unusable_rows = _listed(root, metadata, files, caption_column)
+    for listing in metadata:
+        if listing in found.outside:
+            raise ConfigError(f"dataset.path: {root / listing} {found.outside[listing]}")
+    listed, unusable_rows = _listed(root, metadata, found, caption_column)
     others = [name for name in files if Path(name).suffix.lower() in SUFFIXES and name not in listed]
     no_text = "has no caption in a metadata file" if metadata else "has no caption: there is no .txt file next to it"
-    described, undescribed = _described(root, others, files, no_text)
-    captions = listed | described
+    described, undescribed = _described(root, others, found, no_text)
+    captions = {name: caption for name, caption in (listed | described).items() if name not in found.outside}
     facts = _facts(root, {name: files[name] for name in captions})
     usable = [Item(name, caption, (root / name).read_bytes, facts[name]) for name, caption in captions.items()]
-    linked = [_unusable(name, "is a symbolic link to a folder; copy or mount the folder") for name in links]
+    outside = {name: problem for name, problem in found.outside.items() if name in listed}
+    linked = [_unusable(name, problem) for name, problem in (found.folders | outside).items()]
     return usable + linked + unusable_rows + undescribed
 
 
@@ -68,32 +74,16 @@ def _unusable(name: str, problem: str) -> Item:
     return Item(name, None, bytes, unusable(problem))
 
 
-def _walk(root: Path) -> tuple[dict[str, os.stat_result], list[str]]:
-    """The files below a folder by their relative path; and the links to folders, which are not followed."""
-    files, links = {}, []
-    for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(parent).relative_to(root)
-        links += [(below / name).as_posix() for name in folders if (Path(parent) / name).is_symlink()]
-        for name in sorted(names):
-            path = Path(parent) / name
-            if not name.startswith(".") and path.is_file():
-                files[(below / name).as_posix()] = path.stat()
-    return files, links
-
-
-def _listed(
-    root: Path, metadata: list[str], files: Collection[str], caption_column: str
-) -> tuple[dict[str, object], list[Item]]:
+def _listed(root: Path, metadata: list[str], files: Files, caption_column: str) -> tuple[dict[str, object], list[Item]]:
     """The captions in the metadata files, by file; and the rows that can't be used."""
-    names = {_composed(name): name for name in files}
+    names = {_composed(name): name for name in files.stats}
     captions: dict[str, object] = {}
     bad = []
     for listing in metadata:
         for row, (file_name, caption) in enumerate(_rows(root / listing, caption_column)):
             name, problem = _below(listing, file_name)
             name = names.get(_composed(name), name)
-            if not problem and name not in files:
+            if not problem and name not in files.stats:
                 problem = "does not exist"
             elif name in captions:
                 problem = "is listed twice; give several captions as a list in one row"
@@ -147,9 +137,7 @@ def _table(file: Path) -> tuple[Sequence[str], list[dict]]:
     return list(dict.fromkeys(column for row in rows for column in row)), rows
 
 
-def _described(
-    root: Path, images: list[str], files: Collection[str], no_text: str
-) -> tuple[dict[str, object], list[Item]]:
+def _described(root: Path, images: list[str], files: Files, no_text: str) -> tuple[dict[str, object], list[Item]]:
     """The captions in .txt files, by image; and the images without one. no_text: the problem if there is no file."""
     stems = Counter(name.rpartition(".")[0] for name in images)
     captions: dict[str, object] = {}
@@ -157,7 +145,11 @@ def _described(
     for name in images:
         stem = name.rpartition(".")[0]
         text = f"{stem}.txt"
-        if text not in files:
+        if name in files.outside:
+            bad.append(_unusable(name, files.outside[name]))
+        elif text in files.outside:
+            bad.append(_unusable(name, f"can't be used: {text} {files.outside[text]}"))
+        elif text not in files.stats:
             bad.append(_unusable(name, no_text))
         elif stems[stem] > 1:
             bad.append(_unusable(name, f"shares {text} with another image; rename one of them"))
@@ -178,9 +170,8 @@ def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
     """The facts of the files. They are stored, and valid as long as size and modification time are the same."""
     key = hashlib.sha256(f"{VERSION} {root.resolve()}".encode()).hexdigest()[:32]
     index = Path(datasets.config.HF_DATASETS_CACHE) / "t2i" / f"{key}.json"
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(index.with_suffix(".lock")):  # of two runs that start at once, one scans
-        known = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    with locked(index, "HF_DATASETS_CACHE"):  # of two runs that start at once, one scans
+        known = {name: entry for name, entry in (read_memo(index) or {}).items() if _is_entry(entry)}
         state = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()}
         new = [name for name in files if name not in known or known[name]["state"] != state[name]]
         if new:
@@ -190,5 +181,13 @@ def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
                 entries = zip(new, scanned, strict=True)
                 known |= {name: {"state": state[name], **asdict(facts)} for name, facts in entries}
             known = {name: entry for name, entry in known.items() if name in files}
-            atomic_write(index, json.dumps(known))
+            write_memo(index, known)
     return {name: Facts(**{key: value for key, value in known[name].items() if key != "state"}) for name in files}
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether a stored value has the fields of `Facts`, and the state of the file."""
+    if not isinstance(entry, dict) or entry.keys() != {"state", "sha256", "width", "height", "problem"}:
+        return False
+    sizes, texts = (entry["width"], entry["height"]), (entry["sha256"], entry["problem"])
+    return all(type(size) is int for size in sizes) and all(isinstance(text, str) for text in texts)

@@ -5,24 +5,26 @@ or output folder. So the runs of a sweep share the cache, and a changed VAE can'
 are stored as mean and standard deviation and sampled at each use; captions are dropped at each use, too.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from filelock import FileLock
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from t2i.config import ConfigError
+from t2i.data import row_files
+from t2i.data.cache_files import CACHE_DIR, locked, unwritable
 from t2i.data.fingerprints import hash_of
 from t2i.data.splits import Split
 from t2i.models.model import Model
@@ -191,21 +193,27 @@ def _stored(
     """
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_suffix(".arrow")
-    with FileLock(path.with_suffix(".lock")):  # of two runs that start at once, one encodes
-        stored = file.is_file()
-        encoded = datasets.Dataset.from_dict({"input": inputs}).map(
-            encode_batch if stored else _checking_space(encode_batch, len(inputs), what, file),
-            input_columns=["input"],
-            batched=True,
-            batch_size=BATCH if stored else batch(),
-            remove_columns=["input"],
-            new_fingerprint=path.name.rpartition("-")[2],
-            cache_file_name=str(file),
-            desc=f"encoding {what}",
-        )
-    return cast(datasets.Dataset, encoded.with_format("arrow"))  # the stubs allow for a dictionary of data sets
+    with locked(file):  # of two runs that start at once, one encodes
+        rows = row_files.read(file, len(inputs))
+        if rows is None:
+            if not os.access(file.parent, os.W_OK):
+                raise unwritable(file.parent, PermissionError(errno.EACCES, "Permission denied"), CACHE_DIR)
+            map_inputs = partial(
+                datasets.Dataset.from_dict({"input": inputs}).map,
+                _checking_space(encode_batch, len(inputs), what, file),
+                input_columns=["input"],
+                batched=True,
+                batch_size=batch(),
+                remove_columns=["input"],
+                new_fingerprint=path.name.rpartition("-")[2],
+                desc=f"encoding {what}",
+            )
+            row_files.write(file, lambda name: map_inputs(cache_file_name=name))
+            rows = row_files.read(file, len(inputs))
+    if rows is None:
+        raise ConfigError(f"cache_dir: {file} could not be read back; use a cache_dir on another disk")
+    return rows
 
 
 def _checking_space(

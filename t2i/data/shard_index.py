@@ -1,7 +1,6 @@
 """Indices of shards: the captions and facts of the images in each, which are kept when the shard is removed."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +12,12 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from t2i.config import ConfigError
+from t2i.data.cache_files import locked, publish, read_memo, warn_of_damage, write_memo
 from t2i.data.images import VERSION, Facts, examine, unusable
 from t2i.data.records import Item, report
 from t2i.data.shards import FORMATS, BadShard, Columns, Rows, Shard, ShardItem, Tar
-from t2i.runs.files import atomic_write
 
 log = logging.getLogger(__name__)
 FORMAT = "1"  # of an index; part of its key
@@ -79,30 +77,43 @@ class ShardIndex:
         Raises ConfigError if the shard can't be read, or if an item can't be used and on_error=stop.
         """
         if shard not in self.summaries:
-            file = self._file(shard)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_suffix(".lock")):  # of two processes that start at once, one scans
-                new = not file.is_file()
-                if new:
-                    name = self.shards[shard].name
-                    log.info("indexing the images of %s: there is no index of it in %s yet", name, self.folder)
-                    table, skipped = self._scan(shard)
-                    pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
-                    file.with_suffix(".tmp").replace(file.with_suffix(".parquet"))
-                    atomic_write(file, json.dumps({"items": len(table), "skipped": skipped}))
-            summary = json.loads(file.read_text(encoding="utf-8"))
+            summary, new = self._stored(shard)
             if new or self.on_error == "stop":
                 number = summary["items"] + len(summary["skipped"])
-                report(summary["skipped"], number, self.path, self.on_error, str(file))
+                report(summary["skipped"], number, self.path, self.on_error, str(self._file(shard)))
             self.summaries[shard] = summary
         return self.summaries[shard]
+
+    def _stored(self, shard: int, anew: bool = False) -> tuple[dict, bool]:
+        """The summary, and whether the index was made now: because there was none, or it is damaged, or `anew`."""
+        file, name = self._file(shard), self.shards[shard].name
+        with locked(file):  # of two processes that start at once, one scans
+            summary = None if anew else read_memo(file)
+            if summary is not None:
+                if _is_summary(summary):
+                    return summary, False
+                warn_of_damage(file, "it is not the summary of a shard")
+            log.info("indexing the images of %s: there is no index of it in %s yet", name, self.folder)
+            table, skipped = self._scan(shard)
+            pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
+            content = file.with_suffix(".tmp").read_bytes()
+            publish(file.with_suffix(".tmp"), file.with_suffix(".parquet"))
+            summary = {"items": len(table), "skipped": skipped, "sha256": hashlib.sha256(content).hexdigest()}
+            write_memo(file, summary)
+            return summary, True
 
     def item(self, shard: int, number: int) -> tuple[tuple[str, ...], Facts, tuple[int, int]]:
         """The captions of an item, the facts of its image, and where this is in the shard (see ShardItem)."""
         if shard not in self.tables:
-            self.count(shard)
+            file = self._file(shard).with_suffix(".parquet")
+            table = _read_table(file, self.summary(shard))
+            if table is None:
+                self.summaries[shard], _ = self._stored(shard, anew=True)
+                table = _read_table(file, self.summary(shard))
+            if table is None:
+                raise ConfigError(f"cache_dir: {file} could not be read back; use a cache_dir on another disk")
             self.tables = dict(list(self.tables.items())[1 - TABLES :])
-            self.tables[shard] = pq.read_table(self._file(shard).with_suffix(".parquet"))
+            self.tables[shard] = table
         row = self.tables[shard].slice(number, 1).to_pylist()[0]
         facts = Facts(row["sha256"], row["width"], row["height"], "")
         return tuple(row["captions"]), facts, tuple(row["where"])
@@ -154,6 +165,30 @@ class ShardIndex:
         """The file of a shard's summary; its table has the same name, but for the suffix."""
         key = hashlib.sha256(repr((FORMAT, VERSION, self.shards[shard], self.columns)).encode()).hexdigest()
         return self.folder / f"{key[:32]}.json"
+
+
+def _is_summary(summary: dict) -> bool:
+    items, skipped = summary.get("items"), summary.get("skipped")
+    if type(items) is not int or items < 0 or not isinstance(skipped, list):
+        return False
+    return all(isinstance(item, dict) and {"item", "reason"} <= item.keys() for item in skipped)
+
+
+def _read_table(file: Path, summary: dict) -> pa.Table | None:
+    """The table of an index; None if it is damaged or missing, of which a warning tells."""
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder instead of a file of the cache; delete it")
+    try:
+        content = file.read_bytes()
+        if summary.get("sha256", checksum := hashlib.sha256(content).hexdigest()) != checksum:
+            raise ValueError("its checksum differs")  # indices that were written before have none
+        table = pq.read_table(pa.BufferReader(content))
+        if not table.schema.equals(SCHEMA) or len(table) != summary["items"]:
+            raise ValueError("it is not the table of the shard")
+        return table
+    except (OSError, ValueError, pa.ArrowException) as error:
+        warn_of_damage(file, str(error).partition("\n")[0])
+        return None
 
 
 def _examined(items: Iterable[ShardItem]) -> Iterator[tuple[ShardItem, Facts]]:

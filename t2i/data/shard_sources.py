@@ -13,9 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from filelock import FileLock
-
 from t2i.config import ConfigError
+from t2i.data.cache_files import UNWRITABLE, held, publish
+from t2i.data.folder_files import is_below, outside_problem, warn_of
 from t2i.data.shards import FORMATS, Shard
 from t2i.hub import PAUSES, check_reachable, is_final, is_repository, reason
 
@@ -29,19 +29,27 @@ class Files:
     root: Path
 
     @classmethod
-    def find(cls, path: str) -> tuple["Files", list[Shard]]:
-        """All shards of a folder and those below it, or of a pattern such as images/train-*.tar, by name."""
+    def find(cls, path: str, follow_links: bool = False) -> tuple["Files", list[Shard]]:
+        """All shards of a folder and those below it, or of a pattern such as images/train-*.tar, by name.
+
+        Raises ConfigError if a link leads to a shard outside the folder, unless follow_links is set.
+        """
         given = Path(path).expanduser()
         pattern = given / "**" / "*" if given.is_dir() else given
         literal = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)
         root = Path(*pattern.parts[:literal])
         names = sorted(Path(file).relative_to(root).as_posix() for file in glob.glob(str(pattern), recursive=True))
-        shards = []
+        shards, followed = [], []
         for name in names:
             if PurePosixPath(name).suffix in FORMATS and (root / name).is_file():
+                if not is_below(root / name, [root]):
+                    if not follow_links:
+                        raise ConfigError(f"dataset.path: {root / name} {outside_problem(root / name)}")
+                    followed.append(name)
                 stat = (root / name).stat()
                 state = f"{(root / name).resolve()} {stat.st_size} {stat.st_mtime_ns}"
                 shards.append(Shard(name, str(stat.st_size), state))
+        warn_of(followed, path)
         return cls(root), shards
 
     def open(self, shard: Shard, protected: Sequence[Shard] = ()) -> BinaryIO:
@@ -97,8 +105,8 @@ class Repository:
         try:
             return self._open_kept(shard)
         except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):  # processes that fetched at the same time would keep more than `keep`
+            pass
+        with held(self.folder / ".lock"):  # processes that fetched at the same time would keep more than `keep`
             try:
                 return self._open_kept(shard)  # another process was faster
             except FileNotFoundError:
@@ -108,6 +116,9 @@ class Repository:
 
     def _open_kept(self, shard: Shard) -> BinaryIO:
         opened = self._file(shard).open("rb")
+        if os.fstat(opened.fileno()).st_size == 0:  # a power cut has left nothing of it
+            opened.close()
+            raise FileNotFoundError(self._file(shard))
         os.utime(opened.fileno())  # the time of last use, for eviction; not by name, which another process may remove
         return opened
 
@@ -130,6 +141,8 @@ class Repository:
                 self._download(shard)
                 return
             except (httpx.HTTPError, OSError, RuntimeError) as error:
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise
                 if pause is None or is_final(error):
                     raise ConfigError(
                         f"dataset.path={self.path}: {shard.name} can't be fetched ({reason(error)}); once it is "
@@ -147,7 +160,7 @@ class Repository:
         disable_progress_bars()
         log.info("fetching %s", shard.name)
         file = hf_hub_download(self.path, shard.name, repo_type="dataset", revision=self.commit, local_dir=incoming)
-        os.replace(file, self._file(shard))
+        publish(Path(file), self._file(shard))
         shutil.rmtree(incoming, ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ class ShardSettings(ImageSettings):
     validation_items: int
     on_error: str
     cache_dir: str
+    follow_links: bool = False  # run folders that were written before do not have it
     crop_variants: int = field(init=False, default=1)  # a stream draws its crops anywhere
     bucket_step: int = field(init=False, default=1)  # and has no buckets
 
@@ -93,7 +94,7 @@ class LocalShards(ShardSettings):
     """
 
     def load(self) -> Captioned:
-        source, shards = Files.find(self.path)
+        source, shards = Files.find(self.path, self.follow_links)
         held_out = matching(shards, "validation/*")
         train = [shard for shard in shards if shard not in held_out]
         return self.captioned(source, train, held_out, lookahead=2 * self.shuffle_shards)

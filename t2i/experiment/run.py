@@ -19,6 +19,7 @@ from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.plan import Plan
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
+from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
 from t2i.runs.records import RecordSync, sync_tree
 from t2i.sampling.images import sample
@@ -105,6 +106,7 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
             plan.adapter.export(*exported, run.folder / "model", is_main)
             if run.writes:  # a power cut must not leave a finished run without its results
                 RecordSync(run.folder)(done)
+                respect_umask(run.folder / "model")
                 sync_tree(run.folder / "model")
             run.end("finished", final=run.latest())
         elif stop.signum is not None:

@@ -81,11 +81,19 @@ class LatentDiffusion(ABC):
 
     def stock_pipeline(self, pipeline_class: Any, **settings: Any) -> DiffusionPipeline:
         """A pipeline of Diffusers around the current weights; settings: scheduler, and what is special to the class."""
+        for tokenizer in self.tokenizers.values():
+            _forget_calls(tokenizer)
         frozen = {name: self.parts[name] for name in self.parts.classes if name != DENOISER}
         denoiser = getattr(self.denoiser, "module", self.denoiser)  # without the wrapper of data parallelism
         pipeline = pipeline_class(**frozen, unet=denoiser, **settings)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _forget_calls(tokenizer: CLIPTokenizer) -> None:
+    """Reset padding and truncation, which the last call has set and which would be saved in tokenizer.json."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:

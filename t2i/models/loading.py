@@ -1,13 +1,17 @@
 """Where pipelines are, and what the user reads when one of them can't be loaded."""
 
+import errno
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from t2i.config import ConfigError
 from t2i.hub import check_reachable
 
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
 
 
@@ -30,16 +34,42 @@ def locate(path: str | Path) -> str:
 
 @contextmanager
 def loading(path: str | Path) -> Generator[None, None, None]:
-    """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy."""
+    """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy.
+
+    A lack of memory is not blamed on the path. A full GPU stays torch.OutOfMemoryError, as in the rest of a run.
+    """
     check_reachable("model.path", locate(path), "model")
     try:
         with warnings.catch_warnings():  # about a deprecated argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        if _lacks_memory(error):
+            raise ConfigError(
+                f"out of memory while the weights of {path} were read ({reason}); what helps: end other programs, use "
+                "a machine with more memory, raise a limit on it (ulimit -v, a container's), or use a smaller model"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or the id of one on the Hub"
         raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error or one behind it says so: the libraries report a failed mmap as a damaged file."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in text for words in NO_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def hide_loading_bars() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.runs.files import NUMBERED
+from t2i.runs.files import NUMBERED, respect_umask
 from t2i.runs.records import METRICS, lost, records, sync, sync_tree, valid_records
 from t2i.runs.text import one_line
 
@@ -59,6 +59,7 @@ def save(
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in temporary.iterdir()}
         manifest = {"step": step, "files": files, "records": dict(vouched or {})}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+        respect_umask(temporary)
         sync_tree(temporary)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)

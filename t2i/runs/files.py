@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,16 @@ def check_fields(content: Mapping[str, Any], types: Types, file: Path, remedy: s
         value = content.get(key)
         if key in content and (not isinstance(value, expected) or (isinstance(value, bool) and expected is int)):
             raise ConfigError(f"{file}: {key} is of the wrong type, {type(value).__name__}; {remedy}")
+
+
+def respect_umask(folder: Path) -> None:
+    """Give the files below a folder the permissions of any new file: safetensors creates them for their owner alone."""
+    umask = os.umask(0o077)  # which can't be read without setting it
+    os.umask(umask)
+    for parent, _, names in os.walk(folder):
+        for file in (Path(parent) / name for name in names):
+            if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o600:
+                file.chmod(0o666 & ~umask)
 
 
 def lock(folder: Path) -> FileLock:

@@ -68,6 +68,23 @@ def test_decoding_what_was_encoded_gives_the_image_back():
     assert -10 * error.log10() > 25  # dB
 
 
+def test_the_export_does_not_depend_on_what_was_called_before(layout, family, tmp_path):
+    def exported(model, name):
+        model.pipeline(DDIMScheduler()).save_pretrained(tmp_path / name)
+        files = [file for file in (tmp_path / name).rglob("*") if file.is_file()]
+        return {file.relative_to(tmp_path / name): file.read_bytes() for file in files}
+
+    model = load_family(family, layout(family))
+    before = exported(model, "before")
+    model.embed(["a caption", "another"])
+    assert exported(model, "padded") == before
+    for tokenizer in model.tokenizers.values():
+        tokenizer(["one", "two " * 100], padding="longest", truncation=True, max_length=5)
+    assert exported(model, "truncated") == before
+    tokenizers = [name for name in before if name.name == "tokenizer.json"]
+    assert len(tokenizers) == len(model.tokenizers)
+
+
 @pytest.fixture(params=layouts.STOCK)
 def family(request):
     return request.param

@@ -1,0 +1,295 @@
+"""Damaged files of a cache are made anew, with a warning that names them; what they held is never used."""
+
+import dataclasses
+import errno
+import json
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from helpers import packing
+from helpers.image_folders import as_embedded_parquet, as_jsonl, from_folder, from_hub
+
+from t2i.config import ConfigError
+from t2i.data.latent_cache import encode
+from t2i.data.openmoji import openmoji
+from t2i.models.stable_diffusion import load
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def torn(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def garbage(file):
+    file.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def nul(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def half_nul(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+def flipped(file):
+    """One bit in the middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def of_another_shape(file):
+    file.write_text("[]")
+
+
+def number(file):
+    file.write_text("3")
+
+
+def nested(file):
+    file.write_text("[" * 200_000)
+
+
+DAMAGES = [empty, torn, garbage, nul, half_nul, flipped, of_another_shape, number, nested]
+
+
+@pytest.fixture(scope="module")
+def split():
+    return openmoji(64, {"food": 1.0}).validation
+
+
+@pytest.fixture(scope="module")
+def model(small_pipeline):
+    return load(str(small_pipeline))
+
+
+@pytest.fixture(scope="module")
+def filled(split, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, state(encode(split, model, folder), split)
+
+
+@pytest.fixture
+def cache(filled, tmp_path):
+    shutil.copytree(filled[0], tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def state(encoded, split):
+    """What a run reads, with the key."""
+    items = list(range(len(split)))
+    text = encoded.text(items)["encoder_hidden_states"].numpy().tobytes()
+    return encoded.fingerprint, encoded.moments(items)[0].tobytes(), encoded.moments(items)[1].tobytes(), text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("pattern", ["encodings/pictures-*.arrow", "encodings/captions-*.arrow", "encodings/*.json"])
+def test_damaged_encodings_are_computed_again(damage, pattern, cache, filled, split, model, caplog):
+    for file in cache.glob(pattern):
+        damage(file)
+    with caplog.at_level(logging.WARNING):
+        assert state(encode(split, model, cache), split) == filled[1]
+    assert "a file of the cache, is damaged" in caplog.text
+    caplog.clear()
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage is not flipped])
+def test_damaged_encodings_of_earlier_versions_are_computed_again(damage, cache, filled, split, model, caplog):
+    """They have no checksum: a power cut is recognised, a flipped bit is not."""
+    for seal in cache.glob("encodings/*.json"):
+        seal.unlink()
+    (file,) = cache.glob("encodings/pictures-*.arrow")
+    damage(file)
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert f"{file}, a file of the cache, is damaged" in caplog.text
+
+
+def test_encodings_of_earlier_versions_are_used(cache, filled, split, model):
+    for seal in cache.glob("encodings/*.json"):
+        seal.unlink()
+    before = {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*.arrow")}
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*.arrow")} == before
+
+
+def test_the_encodings_of_other_images_are_not_mistaken(cache, filled, split, model, caplog):
+    encode(dataclasses.replace(split, fingerprint="other", captions=split.captions[::-1]), model, cache)
+    expected = filled[0] / "encodings"
+    (file,) = (cache / "encodings" / own.name for own in expected.glob("pictures-*.arrow"))
+    (other,) = set((cache / "encodings").glob("pictures-*.arrow")) - {file}
+    shutil.copyfile(other, file)
+    file.with_suffix(".json").unlink()
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_hashes_are_computed_again(damage, cache, filled, split, model, caplog):
+    for file in cache.glob("hashes/*[0-9a-f]"):
+        if damage is not flipped:  # which may be another digit: then encodings are not found
+            damage(file)
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert damage is flipped or "hashes" in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["encodings/pictures-*.arrow", "encodings/*.json", "hashes/*[0-9a-f]"])
+def test_a_folder_in_the_place_of_a_file_is_named(pattern, cache, split, model):
+    for file in [file for file in cache.glob(pattern) if file.suffix != ".lock"]:
+        file.unlink()
+        file.mkdir()
+    with pytest.raises(ConfigError, match=r"cache/.*; delete it"):
+        encode(split, model, cache)
+
+
+def images_of(data):
+    return data.train.fingerprint, data.validation.fingerprint
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_facts_of_a_folder_are_determined_again(damage, tmp_path, caplog):
+    as_jsonl(tmp_path)
+    before = images_of(from_folder(tmp_path))
+    (memo,) = Path(datasets.config.HF_DATASETS_CACHE).glob("t2i/*.json")
+    damage(memo)
+    assert images_of(from_folder(tmp_path)) == before
+    assert f"{memo}, a file of the cache, is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("value", [[], None, 3, {}, {"state": []}])
+def test_facts_of_another_shape_are_determined_again(value, tmp_path):
+    as_jsonl(tmp_path)
+    before = images_of(from_folder(tmp_path))
+    (memo,) = Path(datasets.config.HF_DATASETS_CACHE).glob("t2i/*.json")
+    facts = json.loads(memo.read_text())
+    del facts[""]  # as earlier versions wrote it
+    memo.write_text(json.dumps(facts | {"a.png": value}))
+    assert images_of(from_folder(tmp_path)) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_damaged_indices_of_shards_are_made_again(damage, suffix, tmp_path, caplog):
+    shards, cache = packing.write_shards(tmp_path / "shards", "tar", 3, 3), tmp_path / "cache"
+
+    def read():
+        data = packing.from_files(shards, cache)
+        index = data.train.index
+        return [index.item(shard, number) for shard in range(2) for number in range(3)], data.validation.fingerprint
+
+    before = read()
+    files = list(cache.glob(f"shards/*.{suffix}"))
+    assert len(files) == 3
+    for file in files:
+        damage(file)
+    assert read() == before
+    assert all(f"{file}, a file of the cache, is damaged" in caplog.text for file in files)
+    caplog.clear()
+    assert read() == before
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_a_folder_in_the_place_of_an_index_is_named(suffix, tmp_path):
+    shards, cache = packing.write_shards(tmp_path / "shards", "tar", 3, 3), tmp_path / "cache"
+    packing.from_files(shards, cache)
+    for file in cache.glob(f"shards/*.{suffix}"):
+        file.unlink()
+        file.mkdir()
+    with pytest.raises(ConfigError, match=r"cache/.*; delete it"):
+        packing.from_files(shards, cache)
+
+
+@pytest.mark.parametrize("damage", [empty, torn, garbage, nul])
+def test_damaged_files_of_the_datasets_cache_are_made_again(damage, tmp_path, caplog):
+    as_embedded_parquet(tmp_path)
+    before = images_of(from_hub(tmp_path))
+    for file in Path(datasets.config.HF_DATASETS_CACHE).rglob("*.arrow"):
+        damage(file)
+    assert images_of(from_hub(tmp_path)) == before
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [empty, torn, garbage, nul])
+def test_damaged_settings_of_the_datasets_cache_are_named(damage, tmp_path):
+    as_embedded_parquet(tmp_path)
+    before = images_of(from_hub(tmp_path))
+    for file in Path(datasets.config.HF_DATASETS_CACHE).rglob("dataset_info.json"):
+        damage(file)
+    try:
+        assert images_of(from_hub(tmp_path)) == before
+    except ConfigError as error:
+        assert "`datasets` cache in" in str(error)  # noqa: PT017
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a file system of the given size and options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"this machine can't mount a tmpfs ({done.stderr.decode().strip()})")
+        return folder
+
+    yield mount
+    while folder.is_mount():
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def refuses(split, model, cache_dir, match):
+    class Counting:
+        images = 0
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def encode(self, pixels):
+            Counting.images += len(pixels)
+            return model.encode(pixels)
+
+    with pytest.raises(ConfigError, match=match):
+        encode(split, Counting(), cache_dir)
+    return Counting.images
+
+
+def test_a_read_only_cache_dir_is_named_before_anything_is_encoded(small_disk, split, model):
+    refused = r"cache_dir: the cache can't be written in .*disk.* \(Read-only file system\); .* use another cache_dir"
+    assert refuses(split, model, small_disk("ro"), refused) == 0
+
+
+def test_a_full_cache_dir_is_named(small_disk, split, model, monkeypatch):
+    folder = small_disk("size=64k")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))
+    refuses(split, model, folder, r"cache_dir: the cache can't be written in .*disk.* \(.*No space left on device.*\)")
+
+
+def test_a_cache_dir_below_a_file_is_named(split, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refuses(split, model, tmp_path / "file" / "cache", r"cache_dir: the cache can't be written in .*file") == 0
+
+
+def test_a_cache_that_denies_permission_is_named(cache, split, model, monkeypatch):
+    read = Path.read_bytes
+
+    def denied(self):
+        if self.is_relative_to(cache):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
+    with pytest.raises(ConfigError, match=r"cache/hashes/.* can't be read \(Permission denied\); delete it"):
+        encode(split, model, cache)
