@@ -22,7 +22,7 @@ class Adapter(Protocol):
     text_encoder: bool  # whether text encoders are trained, too
 
     def attach(self, model: Model, autocast: Callable[[Callable], Callable] | None = None) -> Model:
-        """Returns the model to train.
+        """Freeze what is not trained; returns the model to train.
 
         autocast: see `t2i.distributed.processes.autocast`; None: products are in the type of the weights.
         """

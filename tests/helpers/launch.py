@@ -22,9 +22,10 @@ def train(
     command = [sys.executable, "-m", "t2i.train"]
     if processes > 1:
         command = [str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", str(processes), *program]
+    flags_first = sorted(settings, key=lambda setting: not setting.startswith("-"))  # as Hydra reads its command line
     variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
     return subprocess.run(
-        [*command, *settings, "threads=1"],
+        [*command, *flags_first, "threads=1"],
         cwd=folder,
         env=os.environ | variables | (environment or {}),
         capture_output=True,
