@@ -99,6 +99,7 @@ def test_images_of_the_reference_are_squares_of_the_resolution(small_pipeline, t
 def test_both_learn_with_the_same_settings(small_pipeline, images, tmp_path):
     import reference
 
+    processes.forget_earlier_job()  # the reference makes an Accelerator of its own
     settings = reference.Settings(str(small_pipeline), images / "train", 64, 8, 2e-3, "no", True)
     theirs = list(islice(reference.train(settings), 24))
     cfg = compose(
