@@ -46,6 +46,8 @@ from t2i.sweeps.manifest import Guard, write_manifest
 from t2i.sweeps.process import JobProcess
 from t2i.sweeps.table import JobsTable
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("T2I_FUZZ", "0"))
 SECONDS = float(os.environ.get("T2I_FUZZ_SECONDS", "inf"))
 SETTINGS = ["steps=2", "save_every=1", "validate_every=1", "sample_every=2", "log_every=1", "samples.steps=1"]

@@ -52,6 +52,7 @@ def written(tmp_path):
     return {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.arrow")}
 
 
+@pytest.mark.slow
 def test_settings_of_training_find_the_same_encodings_and_deleting_them_costs_time_only(train, tmp_path):
     cache = tmp_path / "cache"
     first = train(tmp_path / "first", f"cache_dir={cache}")

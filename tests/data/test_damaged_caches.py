@@ -19,6 +19,8 @@ from t2i.data.latent_cache import encode
 from t2i.data.openmoji import openmoji
 from t2i.models.stable_diffusion import load
 
+pytestmark = pytest.mark.slow
+
 
 def empty(file):
     file.write_bytes(b"")

@@ -102,11 +102,13 @@ def test_accumulation_changes_rounding_only(train, tmp_path):
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-5
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_rounding_only(train, reference, tmp_path):
     recomputed = train(tmp_path / "run", "gradient_checkpointing=true")
     assert metrics(recomputed)[-1] == pytest.approx(metrics(reference)[-1], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_levels_that_are_not_recomputed_change_rounding_only(train, reference, tmp_path, levels):
     """The network of the tests has two."""
