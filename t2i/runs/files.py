@@ -8,15 +8,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from t2i.config import ConfigError
+from t2i.config.secrets import redact
 
 LOCK = ".lock"
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Replace a file atomically: after a crash, the file holds either the old or the new text."""
+    """Replace a file atomically: after a crash, the file holds either the old or the new text, without secrets."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.write(redact(text))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
