@@ -9,7 +9,7 @@ from hydra.errors import HydraException, InstantiationException
 
 from t2i.cli.failing import run
 from t2i.config import ConfigError
-from t2i.sweeps.job import JobsFailed
+from t2i.sweeps.job import SweepError
 from t2i.training.signals import Interrupted
 
 
@@ -28,7 +28,7 @@ def fail(error):
         (ConfigError("steps=-1 must be at least 0"), 2, "t2i: steps=-1 must be at least 0\n"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "t2i: a.png: No such file or directory\n"),
         (HydraException("Hydra's reason"), 2, "t2i: Hydra's reason\n"),
-        (JobsFailed("t2i: 1 of 2 jobs failed; the same command tries them again"), 1,
+        (SweepError("t2i: 1 of 2 jobs failed; the same command tries them again"), 1,
          "t2i: 1 of 2 jobs failed; the same command tries them again\n"),
         (KeyboardInterrupt(), 130, "\nt2i: interrupted\n"),
         (Interrupted(signal.SIGTERM), 143, "\nt2i: interrupted\n"),
