@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import shutil
 import sys
 
@@ -111,21 +112,37 @@ LIBRARIES = {
         "diffusers.DiffusionPipeline",
         "diffusers.DiffusionPipeline.from_pretrained",
         "diffusers.SchedulerMixin",
-    ]
-    + ["diffusers.schedulers.scheduling_utils.SchedulerMixin", "diffusers.DDIMScheduler.from_pretrained"]
-    + ["diffusers.schedulers.scheduling_ddim.torch.load", "diffusers.schedulers.scheduling_utils.os.system"]
-    + ["diffusers.UNet2DConditionModel", "diffusers.schedulers.scheduling_ddim.torch", "diffusers.logging"],
-    "optimizer": ["torch.optim.Optimizer", "torch.optim.lr_scheduler.LambdaLR", "torch.optim.adamw.torch.load"]
-    + ["torch.optim.Adam.load_state_dict", "torch.optim.swa_utils.AveragedModel", "torch.optim.optimizer.functools"]
-    + ["bitsandbytes.optim.GlobalOptimManager", "schedulefree.ScheduleFreeWrapper", "transformers.pipeline"]
-    + [
+        "diffusers.schedulers.scheduling_utils.SchedulerMixin",
+        "diffusers.DDIMScheduler.from_pretrained",
+        "diffusers.schedulers.scheduling_ddim.torch.load",
+        "diffusers.schedulers.scheduling_utils.os.system",
+        "diffusers.UNet2DConditionModel",
+        "diffusers.schedulers.scheduling_ddim.torch",
+        "diffusers.logging",
+    ],
+    "optimizer": [
+        "torch.optim.Optimizer",
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torch.optim.adamw.torch.load",
+        "torch.optim.Adam.load_state_dict",
+        "torch.optim.swa_utils.AveragedModel",
+        "torch.optim.optimizer.functools",
+        "bitsandbytes.optim.GlobalOptimManager",
+        "schedulefree.ScheduleFreeWrapper",
+        "transformers.pipeline",
         "torch.optim.optimizer.OrderedDict",
         "torch.optim.optimizer.deepcopy",
         "torch.hub.load",
         "t2i.optim.optimizers.torch",
     ],
-    "lr_scheduler": ["torch.optim.lr_scheduler.LRScheduler", "torch.optim.lr_scheduler.partial", "torch.optim.AdamW"]
-    + ["diffusers.optimization.LambdaLR", "diffusers.optimization.math.pow", "torch.optim.lr_scheduler.wraps"],
+    "lr_scheduler": [
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torch.optim.lr_scheduler.partial",
+        "torch.optim.AdamW",
+        "diffusers.optimization.LambdaLR",
+        "diffusers.optimization.math.pow",
+        "torch.optim.lr_scheduler.wraps",
+    ],
     "tracker": ["t2i.tracking.wandb", "t2i.tracking.wandb.os.system", "t2i.tracking.Wandb.finish"],
     "dataset": ["t2i.data.image_folder.Path", "t2i.data.openmoji.draw"],
     "model": ["t2i.models.loading.locate", "t2i.models.stable_diffusion.torch.load"],
@@ -160,7 +177,7 @@ def test_a_target_calls_only_what_its_group_takes(name, tmp_path, capsys):
     folder = theirs(tmp_path, node, group="loss")
     assert "loss" in end_of(train.cli, ["--config-dir", folder, "loss=theirs"], capsys)
     folder = theirs(tmp_path, {"loss": node})
-    assert "loss" in end_of(train.cli, ["--config-dir", folder, "experiment=theirs", "loss=mse"], capsys)
+    end_of(train.cli, ["--config-dir", folder, "experiment=theirs", "loss=mse"], capsys)
     end_of(check.main, [f"hydra.searchpath=[file://{folder}]", "experiment=theirs", "loss=mse"], capsys)
     assert "unrecognized arguments" in end_of(check.main, ["--config-dir", folder, "experiment=theirs"], capsys)
 
@@ -294,9 +311,11 @@ OF_HYDRA = {
 }
 
 
-@pytest.mark.parametrize("name", OF_HYDRA)
+DOORS = ("--config-dir", "-cd", "--config-d", "hydra.searchpath", "a sweep", "a sweep of options")
+
+
 @pytest.mark.parametrize(
-    "door", ["--config-dir", "-cd", "--config-d", "hydra.searchpath", "a sweep", "a sweep of options"]
+    ("name", "door"), [*((name, "--config-dir") for name in OF_HYDRA), *(("a callback", door) for door in DOORS[1:])]
 )
 @pytest.mark.usefixtures("harm")
 def test_hydras_own_settings_count_in_conf_and_on_the_command_line_only(name, door, tmp_path, capsys):
@@ -480,3 +499,10 @@ def test_a_secret_that_was_typed_is_in_no_file_of_the_run(small, tmp_path, monke
     assert not end.value.code
     holding = [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     assert not holding
+
+
+def test_the_tests_that_the_security_page_names_exist():
+    root = CONF.parent
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (root / "SECURITY.md").read_text())
+    assert len(named) >= 10
+    assert not [name for file, name in named if f"def {name}(" not in (root / file).read_text()]
