@@ -25,7 +25,8 @@ def secrets() -> list[str]:
         for name, value in os.environ.items()
         if len(value) >= SHORTEST and NAMES.search(name) and not PLACES.search(name)
     }
-    forms = {form for value in values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, ""))}
+    forms = {form for value in values for form in (value, repr(value)[1:-1], quote(value, ""))}
+    forms |= {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in values for ascii_only in (True, False)}
     return sorted(forms, key=len, reverse=True)
 
 
