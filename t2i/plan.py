@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from t2i.config import ConfigError
-from t2i.config.instantiate import build, check_signature, check_targets
+from t2i.config.instantiate import build, check_signature, check_targets, target_of
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Distribution
@@ -74,7 +73,7 @@ def check_the_rest(cfg: DictConfig) -> None:
     """Refuse settings that the data set, model or optimizer does not accept, before anything is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
-    optimizer = get_object(cfg.optimizer._target_)
+    optimizer = target_of(cfg, "optimizer")
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
     if cfg.precision.weights == "stochastic" and not rounds:
         raise ConfigError(

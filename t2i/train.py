@@ -16,14 +16,24 @@ from t2i.cli.failing import exits, run
 from t2i.config import CONF, ConfigError
 from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
+from t2i.config.foreign import check_foreign_files
+from t2i.config.instantiate import resolve_once
 from t2i.config.resolvers import register
+from t2i.config.secrets import redact, redact_logs
 from t2i.sweeps.manifest import job_folder
 
 register(job_folder)
 
 
+def main() -> None:
+    """Train what sys.argv says, once Hydra is known to act on no file of a stranger's."""
+    with exits(sys.argv[1:]):
+        check_foreign_files(sys.argv[1:])
+    hydra_main()
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> float:
+def hydra_main(cfg: DictConfig) -> float:
     """Train one run; returns its final val/loss, which a sweeper may minimise."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -46,9 +56,12 @@ def main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     """Check the settings, cheapest first; then train in the folder that Hydra made."""
+    redact_logs()
     overrides = list(hydra_config.overrides.task)
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
+    _redact_files(Path(hydra_config.runtime.output_dir) / ".hydra")
     check_permissions(cfg, overrides)
+    cfg = resolve_once(cfg)
     check_types(
         cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, hydra_config.runtime.choices))
     )
@@ -75,6 +88,14 @@ def cli(arguments: list[str] | None = None) -> None:
         if traceback.extract_tb(error.__traceback__)[-1].name == "_run_hydra":  # flags that contradict each other
             raise ConfigError(str(error)) from error
         raise
+
+
+def _redact_files(folder: Path) -> None:
+    """Blank secrets in the files that Hydra has written."""
+    for file in folder.glob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        if (redacted := redact(text)) != text:
+            file.write_text(redacted, encoding="utf-8")
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from t2i.config import ConfigError
+from t2i.config.secrets import redact, redact_logs
 from t2i.runs.text import printable, printable_lines
 
 
 def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
     """Call a command with its arguments (sys.argv's by default), and exit with what it returns, or as `exits` says."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    redact_logs()
     with exits(arguments):
         code = command(arguments)
         sys.stdout.flush()  # the last moment at which a closed pipe can be handled
@@ -40,21 +42,30 @@ def exits(arguments: Sequence[str] = ()) -> Generator[None, None, None]:
         if (message := explain(error, arguments)) is not None:
             print(f"t2i: {printable_lines(message)}", file=sys.stderr)
             sys.exit(getattr(error, "exit_code", 2))
-        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr, end="")
-        text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        print(printable_lines(redact("".join(traceback.format_exception(error)))), file=sys.stderr, end="")
+        text = printable(redact(" ".join(f"{type(error).__name__}: {error}".split())))
         print(f"t2i: {text}; please report it, with the traceback above and `t2i --version`", file=sys.stderr)
         sys.exit(1)
 
 
 def explain(error: Exception, arguments: Sequence[str] = ()) -> str | None:
-    """The message for an error that the user can mend; None for any other."""
+    """The message for an error that the user can mend, without secrets; None for any other."""
+    message = _explain(error, arguments)
+    return None if message is None else redact(message)
+
+
+def _explain(error: Exception, arguments: Sequence[str]) -> str | None:
     if isinstance(error, ConfigError):
         return str(error)
     if "hydra.errors" in sys.modules:  # Hydra is slow to import, and has raised nothing where it was not
         from hydra.errors import HydraException, InstantiationException
+        from omegaconf.errors import OmegaConfBaseException
 
         from t2i.config.misspelt import explain as explain_hydra
+        from t2i.config.resolvers import refusal
 
+        if isinstance(error, (HydraException, OmegaConfBaseException)) and (reason := refusal(error)) is not None:
+            return reason
         if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             return explain_hydra(error, arguments)
     if isinstance(error, OSError) and error.filename is not None:

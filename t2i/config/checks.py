@@ -77,8 +77,8 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
 
 
 def check_permissions(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse permissions that a file has given itself: `overrides` must have given them."""
-    asked = any(override.startswith("allowed_targets=") for override in overrides)
+    """Refuse permissions that a file has given itself: `overrides`, which were typed, must have given them."""
+    asked = any(override.lstrip("+").startswith("allowed_targets=") for override in overrides)
     if cfg.allowed_targets and not asked:
         raise ConfigError(
             f"allowed_targets={list(cfg.allowed_targets)} comes from a file; it counts on the command line only"

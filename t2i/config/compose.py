@@ -10,12 +10,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from t2i.config import CONF
+from t2i.config.checks import check_permissions
+from t2i.config.resolvers import restrict
 
 
 def compose(overrides: list[str], **options: Any) -> DictConfig:
     """The configuration that `t2i train OVERRIDES` sees. options: of hydra.compose."""
+    restrict()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides=overrides, **options)
+        cfg = hydra.compose("config", overrides=overrides, **options)
+    check_permissions(cfg, overrides)
+    return cfg
 
 
 def compose_defaults(overrides: list[str]) -> DictConfig:

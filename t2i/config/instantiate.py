@@ -1,86 +1,127 @@
 """The one place where a configuration becomes objects: each group's `_target_`, called with the group's settings."""
 
 import inspect
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import ConfigError
-from t2i.config.moved_targets import MOVED
+from t2i.config.keys import flat
+from t2i.config.resolvers import refusal, restrict
+from t2i.config.trusted import RULES, check_name, locate, rule_of
 
-# What a `_target_` may call without permission on the command line: a configuration is often somebody else's.
-TRUSTED = re.compile(
-    r"t2i\.|torch\.optim\.|diffusers\.optimization\.|diffusers\.(schedulers\.\w+\.)?\w+Scheduler$|"
-    r"transformers\.(optimization\.)?Adafactor$|bitsandbytes\.optim\.|torchao\.optim\.|schedulefree\.|prodigyopt\.|"
-    r"lion_pytorch\."
-)
+MARKS = ("_target_", "_partial_")  # the keys of a component that are not its settings
+REFUSED_MARKS = ("_args_", "_convert_", "_recursive_")  # further ones that Hydra knows, and that t2i does not need
 
-EXTRAS = {  # package -> the extra of t2i that installs it
-    "bitsandbytes": "adamw8bit",
-    "prodigyopt": "optimizers",
-    "schedulefree": "optimizers",
-    "lion_pytorch": "optimizers",
-}
+
+def resolve(cfg: DictConfig) -> Any:
+    """A configuration, or a part of one, as plain containers, with all interpolations resolved.
+
+    Raises ConfigError for an interpolation that can't be resolved, or that a configuration may not hold.
+    """
+    restrict()
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = refusal(error) or str(error).partition("\n")[0]
+        raise ConfigError(f"{error.full_key}: {reason}" if error.full_key else reason) from error
+
+
+def resolve_once(cfg: DictConfig) -> DictConfig:
+    """The same configuration without interpolations, so that what was checked is what is used."""
+    plain = resolve(cfg)
+    if again := [key for key, value in flat(plain).items() if "${" in str(value)]:
+        raise ConfigError(f"{again[0]} still holds ${{ when it is resolved; leave out the ${{")
+    return OmegaConf.create(plain, flags={"struct": True})
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """Refuse every `_target_` outside of t2i and the libraries in TRUSTED, before it is imported."""
-    allowed = tuple(f"{prefix.rstrip('.')}." for prefix in cfg.get("allowed_targets") or ())
-    for key, target in _targets(OmegaConf.to_container(cfg)):
-        if target in MOVED:
-            raise ConfigError(f"{key}={target} has moved to {MOVED[target]}; use the new name")
-        if not TRUSTED.match(target) and not target.startswith(allowed):
-            module = target.rpartition(".")[0]
-            raise ConfigError(
-                f"{key}={target} calls code outside of t2i; if you trust it, allow it on the command line: "
-                f"'allowed_targets=[{module}]'"
-            )
-
-
-def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every `_target_` in nested dictionaries and lists: its key, and what it names."""
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        key = f"{prefix}.{name}".lstrip(".")
-        if name == "_target_":
-            yield key, str(child)
-        yield from _targets(child, key)
+    """Refuse every `_target_` that its group does not take, by name, before anything is imported."""
+    allowed = _allowed(cfg)
+    for group, node in resolve(cfg).items():
+        _check_names(node, str(group), group if group in RULES else None, allowed)
 
 
 def check_signature(cfg: DictConfig, group: str) -> None:
     """Refuse a component whose `_target_` does not take its settings. Nothing is called."""
-    node = cfg[group]
-    target = node.get("_target_")
-    if target is None:
-        raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
-    try:
-        signature = inspect.signature(get_object(target))
-    except Exception as error:  # importing somebody's module can raise anything
-        extra = EXTRAS.get(target.partition(".")[0])
-        remedy = f"; pip install 't2i[{extra}]'" if extra else ""
-        raise ConfigError(f"{group}._target_={target} can't be imported: {error}{remedy}") from error
-    if missing := OmegaConf.missing_keys(node):
+    node = _component(cfg, group)
+    signature = inspect.signature(target_of(cfg, group))
+    if missing := OmegaConf.missing_keys(cfg[group]):
         raise ConfigError(f"{', '.join(sorted(missing))} must be given")
     try:
         signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
     except TypeError as error:
         known = ", ".join(name for name in signature.parameters if name not in ("self", "args", "kwargs"))
-        raise ConfigError(f"{group}: {target} takes no such setting ({error}); it takes {known}") from error
+        raise ConfigError(f"{group}: {node['_target_']} takes no such setting ({error}); it takes {known}") from error
+
+
+def target_of(cfg: DictConfig, group: str) -> Callable[..., Any]:
+    """The class or function that a group's `_target_` names."""
+    node = _component(cfg, group)
+    return locate(f"{group}._target_", node["_target_"], group, _allowed(cfg))
 
 
 def build(cfg: DictConfig, group: str) -> Any:
     """The component of a group. Settings that it refuses raise ConfigError, with the component's own message."""
-    check_targets(cfg)
+    node, allowed = _component(cfg, group), _allowed(cfg)
     try:
-        return instantiate(cfg[group], _convert_="all")  # plain lists: checkpoints hold them
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise ConfigError(str(cause)) from error
-        if isinstance(cause, (ValueError, OSError, NotImplementedError)):  # of a library, which does not name the group
-            raise ConfigError(f"{group}: {cause}") from error
+        return _make(node, group, group, allowed)
+    except ConfigError:
         raise
+    except (ValueError, OSError, NotImplementedError) as error:  # of a library, which does not name the group
+        raise ConfigError(f"{group}: {error}") from error
+    except Exception as error:
+        raise InstantiationException(f"{group}: {node['_target_']} raised {type(error).__name__}: {error}") from error
+
+
+def _component(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """The settings of a group, resolved, and with names of `_target_`s that may be called."""
+    node = resolve(cfg[group]) if isinstance(cfg[group], DictConfig) else None
+    if not isinstance(node, dict) or node.get("_target_") is None:
+        raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
+    _check_names(node, group, group, _allowed(cfg))
+    return node
+
+
+def _allowed(cfg: DictConfig) -> list[str]:
+    """The modules of the user's own that the configuration may call."""
+    return [str(module).rstrip(".") for module in cfg.get("allowed_targets") or ()]
+
+
+def _check_names(node: Any, key: str, group: str | None, allowed: Sequence[str]) -> None:
+    """Refuse what may not be called in a component of `group` (None: in other settings), and in what it holds."""
+    if isinstance(node, list):
+        for i, child in enumerate(node):
+            _check_names(child, f"{key}.{i}", None, allowed)
+    if not isinstance(node, dict):
+        return
+    for name, child in node.items():
+        inner = f"{key}.{name}"
+        if name in REFUSED_MARKS or (name == "_partial_" and not rule_of(group).partial):
+            raise ConfigError(f"{inner} is not used by t2i; leave it out")
+        if name == "_target_":
+            check_name(inner, child, group, allowed)
+        else:
+            _check_names(child, inner, rule_of(group).nested.get(name), allowed)
+
+
+def _make(node: Any, key: str, group: str | None, allowed: Sequence[str]) -> Any:
+    """The object for a node, with plain lists and dictionaries, as checkpoints hold them."""
+    if isinstance(node, list):
+        return [_make(child, f"{key}.{i}", None, allowed) for i, child in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    target = locate(f"{key}._target_", node["_target_"], group, allowed) if "_target_" in node else dict
+    nested = rule_of(group).nested
+    settings = {
+        name: _make(child, f"{key}.{name}", nested.get(name), allowed)
+        for name, child in node.items()
+        if name not in MARKS
+    }
+    if target is dict:
+        return settings
+    return partial(target, **settings) if node.get("_partial_") else target(**settings)

@@ -1,10 +1,18 @@
-"""The functions that conf/ calls by ${name:...}."""
+"""The functions that a configuration may call by ${name:...}: those of conf/, and no others."""
 
 import os
 import time
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
+from omegaconf.basecontainer import BaseContainer
+
+from t2i.config import ConfigError
+
+OURS = ("either", "stamp", "job_folder", "oc.env")
+HARMLESS = ("hydra", "now", "python_version")  # of Hydra: its own settings, the time, the version
+READABLE = ("T2I_CACHE", "HF_HOME", "WANDB_SWEEP_ID", "WANDB_RUN_ID")  # environment variables that oc.env gives
 
 
 def register(job_folder: Callable[[str, list[str]], str]) -> None:
@@ -12,6 +20,41 @@ def register(job_folder: Callable[[str, list[str]], str]) -> None:
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
     OmegaConf.register_new_resolver("stamp", stamp, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    restrict()
+
+
+def restrict() -> None:
+    """Make every resolver that a configuration may not call raise ConfigError; oc.env reads a few variables only."""
+    OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+    for name in set(registered()) - {*OURS, *HARMLESS}:
+        OmegaConf.register_new_resolver(name, _refuser(name), replace=True)
+
+
+def registered() -> list[str]:
+    """The names of all resolvers. OmegaConf has no public list of them."""
+    return list(BaseContainer._resolvers)
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """The message of the ConfigError that a resolver raised, which OmegaConf wraps; None if there is none."""
+    while error is not None:
+        if isinstance(error, ConfigError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def environment(name: str, default: Any = ...) -> str | None:
+    """${oc.env:NAME,default}: a configuration may be a stranger's, and an environment holds passwords."""
+    if name not in READABLE:
+        raise ConfigError(
+            f"${{oc.env:{name}}} is not read, as a configuration may be somebody else's (it can read "
+            f"{', '.join(READABLE)}); let the shell insert it on the command line: KEY=$NAME"
+        )
+    value = os.environ.get(name, default)
+    if value is ...:
+        raise ConfigError(f"the environment variable {name} is not set; set it, or give the setting another value")
+    return None if value is None else str(value)
 
 
 def stamp() -> str:
@@ -22,3 +65,10 @@ def stamp() -> str:
 
         started = psutil.Process(os.getppid()).create_time()
     return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(started))
+
+
+def _refuser(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any) -> NoReturn:
+        raise ConfigError(f"${{{name}:...}} can't be used in a configuration of t2i; write the value itself")
+
+    return refuse

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config.keys import belongs
+from t2i.config.secrets import redact
 from t2i.hub import is_repository
 from t2i.models.lora import AVERAGED
 from t2i.runs.config_file import read_config
@@ -36,7 +37,7 @@ def write_card(folder: Path, repo: str, license: str | None) -> None:
     parts.append(f"## Use\n\n```python\n{use}\n```")
     if (overrides := folder / ".hydra" / "overrides.yaml").is_file():
         parts.append(f"## Reproduce\n\n```\n{command(list(map(str, OmegaConf.load(overrides))))}\n```")
-    (model / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (model / "README.md").write_text(redact("\n\n".join(parts)) + "\n", encoding="utf-8")
 
 
 def metadata(cfg: DictConfig, license: str | None, is_adapter: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from t2i.config import ConfigError
+from t2i.config.secrets import redact
 from t2i.runs.text import one_line
 
 LOCK = ".lock"
@@ -20,12 +21,12 @@ Types = Mapping[str, type | tuple[type, ...]]
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Replace a file atomically: after a crash, the file holds either the old or the new text."""
+    """Replace a file atomically: after a crash, the file holds either the old or the new text, without secrets."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         # A name of a file that is not UTF-8 ends up in errors; JSON has the same escapes as backslashreplace.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.write(redact(text))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
+from t2i.config.secrets import redact_all
 from t2i.tracking import RunInfo, Tracker
 
 log = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ class Guarded:
 
     def start(self, info: RunInfo) -> str | None:
         """Start the tracker; returns the run's id. Errors propagate, as nothing has been computed yet."""
-        run_id, self.recorded = self.tracker.start(info)
+        run_id, self.recorded = self.tracker.start(replace(info, config=redact_all(info.config)))
         return run_id
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -28,7 +30,7 @@ class Guarded:
 
     def images(self, step: int, key: str, images: list[Image.Image], captions: list[str]) -> None:
         if self.wants(step):
-            self._try(self.tracker.images, step, key, images, captions)
+            self._try(self.tracker.images, step, key, images, redact_all(captions))
 
     def finish(self, succeeded: bool) -> None:
         self._try(self.tracker.finish, succeeded)

@@ -1,0 +1,68 @@
+"""Passwords and keys in the environment: they are blanked in everything that t2i writes."""
+
+import json
+import logging
+import os
+import re
+import traceback
+from typing import Any
+from urllib.parse import quote
+
+NAMES = re.compile(
+    r"(^|_)(TOKEN|SECRET|SECRETS|PASSWORD|PASSWD|PASSPHRASE|PWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH_?KEY|"
+    r"ACCOUNT_KEY|CREDENTIALS?)(_|\d|$)|(TOKEN|SECRET|PASSWORD|APIKEY)$",
+    re.IGNORECASE,
+)
+PLACES = re.compile(r"_(PATH|FILE|DIR|HOME|URL|NAME)$|^(OLD)?PWD$", re.IGNORECASE)  # name where a secret is, not what
+SHORTEST = 8  # characters; a shorter value would be found in ordinary words
+BLANK = "[secret]"
+
+
+def secrets() -> list[str]:
+    """The values that look like secrets, longest first, as they are and as JSON, a Python text or a URL has them."""
+    values = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= SHORTEST and NAMES.search(name) and not PLACES.search(name)
+    }
+    forms = {form for value in values for form in (value, repr(value)[1:-1], quote(value, ""))}
+    forms |= {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in values for ascii_only in (True, False)}
+    return sorted(forms, key=len, reverse=True)
+
+
+def redact(text: str) -> str:
+    """The text without the values of environment variables whose names look like secrets."""
+    for secret in secrets():
+        text = text.replace(secret, BLANK)
+    return text
+
+
+def redact_all(tree: Any) -> Any:
+    """Nested dictionaries, lists and tuples with every text redacted."""
+    if isinstance(tree, dict):
+        return {redact_all(key): redact_all(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(redact_all(value) for value in tree)
+    return redact(tree) if isinstance(tree, str) else tree
+
+
+def redact_logs() -> None:
+    """Blank secrets in every message that is logged from now on, by any logger to any handler."""
+    earlier = logging.getLogRecordFactory()
+    if getattr(earlier, "redacts", False):
+        return
+
+    def factory(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = earlier(*arguments, **options)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit, which logging reports
+            return record
+        if (redacted := redact(message)) != message:
+            record.msg, record.args = redacted, ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+        return record
+
+    factory.redacts = True  # pyrefly: ignore
+    logging.setLogRecordFactory(factory)

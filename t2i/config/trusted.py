@@ -1,0 +1,195 @@
+"""What a `_target_` may name: each group of conf/ says which classes and functions it takes.
+
+A configuration is often somebody else's. So a name is compared with this table before anything is imported, and what
+the name leads to is compared again before it is called.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
+
+from t2i.config import ConfigError
+from t2i.config.moved_targets import MOVED
+
+NAME = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)+", re.ASCII | re.IGNORECASE)
+
+
+class Family(NamedTuple):
+    """The classes of libraries that users choose from: the subclasses of `base` that `modules` define."""
+
+    base: str
+    modules: tuple[str, ...]  # with the modules below them
+    shortcuts: tuple[str, ...] = ()  # further modules from which, but not from below which, a class may be named
+
+
+class Rule(NamedTuple):
+    """What a group may call."""
+
+    names: tuple[str, ...] = ()  # exact names
+    family: Family | None = None
+    nested: Mapping[str, str] = MappingProxyType({})  # setting -> the group that its value belongs to
+    partial: bool = False  # whether the group's `_target_` gets its last arguments later
+
+
+def _in(module: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for name in names)
+
+
+RULES = {
+    "error": Rule(_in("t2i.diffusion.residuals", "Huber", "SmoothL1", "Squared")),
+    "loss": Rule(
+        _in(
+            "t2i.diffusion.losses",
+            *("Debiased", "EDM", "MSE", "MinSNR", "P2", "SoftMinSNR", "TruncatedSNR"),
+        ),
+        nested={"error": "error"},
+    ),
+    "timesteps": Rule(
+        _in("t2i.diffusion.timesteps", "Biased", "LogitNormal", "Stratified", "Uniform"),
+        nested={"distribution": "timesteps"},
+    ),
+    "scheduler": Rule(
+        _in("t2i.models.schedulers", "pretrained_scheduler"),
+        Family("diffusers.SchedulerMixin", ("diffusers.schedulers",), ("diffusers",)),
+    ),
+    "lr_scheduler": Rule(
+        _in("t2i.optim.lr_schedules", "warmup_stable_decay")
+        + _in(
+            "diffusers.optimization",
+            *("get_constant_schedule", "get_constant_schedule_with_warmup", "get_piecewise_constant_schedule"),
+            *("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup"),
+            "get_cosine_with_hard_restarts_schedule_with_warmup",
+            "get_polynomial_decay_schedule_with_warmup",
+            "get_scheduler",
+        ),
+        Family("torch.optim.lr_scheduler.LRScheduler", ("torch.optim.lr_scheduler",)),
+        partial=True,
+    ),
+    "optimizer": Rule(
+        (*_in("t2i.optim.optimizers", "StochasticAdamW"), *_in("transformers", "Adafactor")),
+        Family(
+            "torch.optim.Optimizer",
+            (
+                *("torch.optim", "bitsandbytes.optim", "torchao.optim", "transformers.optimization"),
+                *("schedulefree", "prodigyopt", "lion_pytorch"),
+            ),
+        ),
+        partial=True,
+    ),
+    "ema": Rule(_in("t2i.optim.ema", "EMA", "NoEMA", "ScheduleFree")),
+    "adapter": Rule(_in("t2i.models.lora", "LoRA", "NoAdapter")),
+    "tracker": Rule(_in("t2i.tracking", "NoTracker", "TensorBoard", "Trackio", "Wandb")),
+    "model": Rule(("t2i.models.stable_diffusion.load", "t2i.models.stable_diffusion_xl.load")),
+    "dataset": Rule(
+        (
+            *_in("t2i.data.sharded_datasets", "stream", "webdataset"),
+            *("t2i.data.image_folder.folder", "t2i.data.hub_dataset.hub", "t2i.data.openmoji.openmoji"),
+        )
+    ),
+}
+ELSEWHERE = Rule()  # what settings outside of the groups may call: nothing
+
+EXTRAS = {  # package -> the extra of t2i that installs it
+    "bitsandbytes": "adamw8bit",
+    "prodigyopt": "optimizers",
+    "schedulefree": "optimizers",
+    "lion_pytorch": "optimizers",
+}
+
+
+def rule_of(group: str | None) -> Rule:
+    return RULES.get(group or "", ELSEWHERE)
+
+
+def check_name(key: str, target: Any, group: str | None, allowed: Sequence[str]) -> None:
+    """Refuse a `_target_` by its name alone. Nothing is imported.
+
+    key: of the `_target_`. group: that it belongs to. allowed: modules that the command line allows.
+    """
+    if not isinstance(target, str) or not NAME.fullmatch(target) or "__" in target:
+        raise ConfigError(f"{key}={target} is not the name of a class or function, such as package.module.Name")
+    if target in MOVED:
+        raise ConfigError(f"{key}={target} has moved to {MOVED[target]}; use the new name")
+    rule = rule_of(group)
+    if target not in rule.names and not _in_family(target, rule.family) and not _within(target, allowed):
+        raise _refused(key, target, group)
+
+
+def locate(key: str, target: str, group: str | None, allowed: Sequence[str]) -> Callable[..., Any]:
+    """The class or function that `target` names. Raises ConfigError if the group may not call it."""
+    check_name(key, target, group, allowed)
+    rule = rule_of(group)
+    try:
+        if target in rule.names:
+            return _attribute(target)
+        if rule.family is not None and _in_family(target, rule.family):
+            found = _attribute(target)
+            if isinstance(found, type) and _is_member(found, rule.family):
+                return found
+            if not _within(target, allowed):
+                raise _refused(key, target, group)
+        modules = [module for module in allowed if _within(target, [module])]
+        found = next((found for module in modules if (found := _defined_in(module, target)) is not None), None)
+    except ConfigError:
+        raise
+    except Exception as error:  # importing somebody's module can raise anything
+        extra = EXTRAS.get(target.partition(".")[0])
+        remedy = f"; pip install 't2i[{extra}]'" if extra else ""
+        raise ConfigError(f"{key}={target} can't be imported: {error}{remedy}") from error
+    if found is None or not callable(found):
+        raise ConfigError(
+            f"{key}={target} is not a class or function that {' or '.join(modules)} defines; name the module that does"
+        )
+    return found
+
+
+def _refused(key: str, target: str, group: str | None) -> ConfigError:
+    module, _, name = target.rpartition(".")
+    if target.startswith("t2i."):
+        names = [known.rpartition(".")[2] for known in rule_of(group).names]
+        choice = f"{group} takes {', '.join(names)}" if names else "no class or function is called there"
+        return ConfigError(f"{key}={target}: a configuration can't call {name} here; {choice}")
+    return ConfigError(
+        f"{key}={target} calls code outside of t2i; if you trust it, allow it on the command line: "
+        f"'allowed_targets=[{module}]'"
+    )
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    """Whether a dotted name lies below one of the modules."""
+    return name.startswith(tuple(f"{module}." for module in modules))
+
+
+def _in_family(target: str, family: Family | None) -> bool:
+    """Whether a name could be that of a class of the family."""
+    if family is None:
+        return False
+    return target.rpartition(".")[0] in family.shortcuts or _within(target, family.modules)
+
+
+def _is_member(found: type, family: Family) -> bool:
+    base = _attribute(family.base)
+    return issubclass(found, base) and found is not base and _within(f"{found.__module__}.", family.modules)
+
+
+def _attribute(target: str) -> Any:
+    """What a module defines or imports under a name; attributes of attributes are not followed."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _defined_in(module: str, target: str) -> Any:
+    """What `target` names below a module of the user's; None if the way there leads out of the module."""
+    found: Any = import_module(module)
+    path = module
+    for part in target.removeprefix(f"{module}.").split("."):
+        path = f"{path}.{part}"
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            import_module(path)
+        found = getattr(found, part)
+        home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+        if not isinstance(home, str) or not _within(f"{home}.", [module]):
+            return None
+    return found

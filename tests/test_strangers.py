@@ -1,0 +1,518 @@
+"""What somebody else's configuration can't do: each attempt comes through every door, and none leaves a trace."""
+
+import json
+import logging
+import pickle
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from t2i import check, compare, evaluate, push, sample, train
+from t2i.cli import failing
+from t2i.config import CONF, ConfigError
+from t2i.config.compose import compose
+from t2i.config.foreign import check_foreign_files
+from t2i.config.instantiate import build
+from t2i.config.resolvers import HARMLESS, OURS, READABLE, registered, restrict
+from t2i.config.secrets import BLANK, redact, redact_all, redact_logs
+from t2i.plan import make_plan
+
+SECRET = "hf_abcdefghijklmnop"
+GLOBAL = "# @package _global_\n# Somebody else's.\n"
+
+
+class Harm:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+@pytest.fixture
+def harm(tmp_path, monkeypatch):
+    """The file that an attempt writes if it succeeds; the test's folder holds what the attempts need."""
+    file = tmp_path / "harm"
+    (tmp_path / "hubconf.py").write_text(f"open({str(file)!r}, 'w')\ndef entry(**_):\n    pass\n")
+    torch.save(Harm(file), tmp_path / "evil.pt")
+    (tmp_path / "my_losses.py").write_text(
+        "import os, subprocess, functools\nfrom t2i.runs import files\nfrom t2i.diffusion.losses import MSE\n"
+        "run = functools.partial(os.system)\nclass Mine(MSE):\n    os = os\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    handlers = logging.getLogger().handlers[:]
+    yield file
+    logging.getLogger().handlers[:] = handlers
+    GlobalHydra.instance().clear()
+    sys.modules.pop("my_losses", None)
+    assert not file.exists()
+
+
+def attempts(folder):
+    """name -> a node that would write folder/harm."""
+    harm, pickled = str(folder / "harm"), str(folder / "evil.pt")
+    touch = {"command": f"touch {harm}", "args": [f"touch {harm}"], "shell": True}
+    return {
+        "hubconf.py": {
+            "_target_": "t2i.runs.checkpoints.torch.hub.load",
+            **{"repo_or_dir": str(folder), "model": "entry", "source": "local"},
+        },
+        "a pickle": {"_target_": "t2i.runs.checkpoints.torch.load", "f": pickled, "weights_only": False},
+        "torch.load": {"_target_": "torch.load", "f": pickled, "weights_only": False},
+        "a module of torch.optim": {
+            "_target_": "torch.optim.optimizer.torch.load",
+            "f": pickled,
+            "weights_only": False,
+        },
+        "a program": {"_target_": "t2i.sweeps.process.subprocess.call", **touch},
+        "a launcher": {"_target_": "t2i.sweeps.process.run_job", "command": f"touch {harm}"},
+        "a file": {"_target_": "t2i.runs.files.atomic_write", "path": harm, "text": ""},
+        "a method": {"_target_": "t2i.runs.folder.Run.mark", "folder": str(folder)},
+        "an attribute of a class": {"_target_": "t2i.diffusion.losses.MinSNR.__class__", "name": "x"},
+        "the globals of a function": {"_target_": "t2i.diffusion.losses.MinSNR.__init__.__globals__", "x": 1},
+        "a class with a tail": {"_target_": "t2i.diffusion.losses.MinSNR.scale", "snr": 1},
+        "positional": {"_target_": "t2i.diffusion.losses.MSE", "_args_": [{"_target_": "os.mkdir", "path": harm}]},
+        "partial": {"_target_": "functools.partial", "_args_": [{"_target_": "os.mkdir"}, harm]},
+        "Hydra": {"_target_": "hydra.utils.call", "config": {"_target_": "os.mkdir", "path": harm}},
+        "not recursive": {"_target_": "t2i.diffusion.losses.MSE", "_recursive_": False},
+        "converted": {"_target_": "t2i.diffusion.losses.MSE", "_convert_": "object"},
+        "late": {"_target_": "t2i.diffusion.losses.MSE", "_partial_": True},
+        "nested": {"_target_": "t2i.diffusion.losses.MSE", "error": {"_target_": "os.mkdir", "path": harm}},
+        "of another group": {"_target_": "t2i.diffusion.losses.MSE", "error": {"_target_": "t2i.tracking.Wandb"}},
+        "another group": {"_target_": "t2i.models.stable_diffusion.load", "path": "tiny"},
+        "in a list": {"_target_": "t2i.diffusion.losses.MSE", "error": [{"_target_": "os.mkdir", "path": harm}]},
+        "deep": {"_target_": "t2i.diffusion.losses.MSE", "error": {"a": [{"b": {"_target_": "os.mkdir"}}]}},
+        "relative": {"_target_": ".losses.MSE"},
+        "empty": {"_target_": ""},
+        "one word": {"_target_": "print"},
+        "a number": {"_target_": 7},
+        "a list": {"_target_": ["os.mkdir"], "path": harm},
+        "a table": {"_target_": {"_target_": "os.mkdir"}, "path": harm},
+        "look-alike": {"_target_": "t2і.diffusion.losses.MSE"},  # a Cyrillic letter
+        "full width": {"_target_": "os.mkdir", "path": harm},
+        "space": {"_target_": "t2i.diffusion.losses.MSE ", "normalize": False},
+        "line": {"_target_": "t2i.diffusion.losses.MSE\nos.mkdir", "normalize": False},
+        "slash": {"_target_": "t2i/diffusion/losses.MSE"},
+        "file": {"_target_": f"{folder}/my_losses.Mine"},
+    }
+
+
+ATTEMPTS = [*attempts(CONF)]
+LIBRARIES = {
+    "scheduler": [
+        "diffusers.DiffusionPipeline",
+        "diffusers.DiffusionPipeline.from_pretrained",
+        "diffusers.SchedulerMixin",
+        "diffusers.schedulers.scheduling_utils.SchedulerMixin",
+        "diffusers.DDIMScheduler.from_pretrained",
+        "diffusers.schedulers.scheduling_ddim.torch.load",
+        "diffusers.schedulers.scheduling_utils.os.system",
+        "diffusers.UNet2DConditionModel",
+        "diffusers.schedulers.scheduling_ddim.torch",
+        "diffusers.logging",
+    ],
+    "optimizer": [
+        "torch.optim.Optimizer",
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torch.optim.adamw.torch.load",
+        "torch.optim.Adam.load_state_dict",
+        "torch.optim.swa_utils.AveragedModel",
+        "torch.optim.optimizer.functools",
+        "bitsandbytes.optim.GlobalOptimManager",
+        "schedulefree.ScheduleFreeWrapper",
+        "transformers.pipeline",
+        "torch.optim.optimizer.OrderedDict",
+        "torch.optim.optimizer.deepcopy",
+        "torch.hub.load",
+        "t2i.optim.optimizers.torch",
+    ],
+    "lr_scheduler": [
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torch.optim.lr_scheduler.partial",
+        "torch.optim.AdamW",
+        "diffusers.optimization.LambdaLR",
+        "diffusers.optimization.math.pow",
+        "torch.optim.lr_scheduler.wraps",
+    ],
+    "tracker": [
+        "t2i.tracking.wandb",
+        "t2i.tracking.wandb.os.system",
+        "t2i.tracking.Wandb.finish",
+    ],
+    "dataset": [
+        "t2i.data.image_folder.Path",
+        "t2i.data.openmoji.draw",
+    ],
+    "model": [
+        "t2i.models.loading.locate",
+        "t2i.models.stable_diffusion.torch.load",
+    ],
+}
+
+
+def end_of(command, arguments, capsys):
+    """Run a command, which must end with one line for the user; returns that line."""
+    with pytest.raises(SystemExit) as end:
+        failing.run(command, arguments)
+    output = capsys.readouterr()
+    assert end.value.code == 2, output.out + output.err
+    assert "Traceback" not in output.err
+    assert SECRET not in output.err + output.out
+    return output.err + output.out
+
+
+def theirs(folder, content, group="experiment"):
+    """A folder of options of a stranger's."""
+    file = folder / "theirs" / group / "theirs.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else OmegaConf.to_yaml(OmegaConf.create(content))
+    file.write_text(GLOBAL + text if group == "experiment" else "# Somebody else's.\n" + text)
+    return str(folder / "theirs")
+
+
+@pytest.mark.parametrize("name", ATTEMPTS)
+@pytest.mark.usefixtures("harm")
+def test_a_target_calls_only_what_its_group_takes(name, tmp_path, capsys):
+    """As an option and in an experiment of --config-dir, and in a folder of hydra.searchpath, for train and check."""
+    node = attempts(tmp_path)[name]
+    folder = theirs(tmp_path, node, group="loss")
+    assert "loss" in end_of(train.cli, ["--config-dir", folder, "loss=theirs"], capsys)
+    folder = theirs(tmp_path, {"loss": node})
+    end_of(train.cli, ["--config-dir", folder, "experiment=theirs", "loss=mse"], capsys)
+    end_of(check.main, [f"hydra.searchpath=[file://{folder}]", "experiment=theirs", "loss=mse"], capsys)
+    assert "unrecognized arguments" in end_of(check.main, ["--config-dir", folder, "experiment=theirs"], capsys)
+
+
+@pytest.mark.parametrize(("group", "target"), [(group, name) for group, names in LIBRARIES.items() for name in names])
+def test_libraries_are_called_by_base_class(group, target):
+    cfg = compose([])
+    OmegaConf.set_struct(cfg, False)
+    cfg[group] = {"_target_": target}
+    with pytest.raises(ConfigError, match=r"calls code outside of t2i|can't call|can't be imported|not the name"):
+        build(cfg, group)
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("scheduler", "diffusers.PNDMScheduler"),
+        ("scheduler", "diffusers.schedulers.scheduling_euler_discrete.EulerDiscreteScheduler"),
+        ("optimizer", "torch.optim.SGD"),
+        ("optimizer", "torch.optim.adamw.AdamW"),
+        ("optimizer", "transformers.Adafactor"),
+        ("optimizer", "transformers.optimization.Adafactor"),
+        ("lr_scheduler", "torch.optim.lr_scheduler.ConstantLR"),
+        ("lr_scheduler", "diffusers.optimization.get_polynomial_decay_schedule_with_warmup"),
+    ],
+)
+def test_families_of_libraries_are_open(group, target):
+    cfg = compose([])
+    OmegaConf.set_struct(cfg, False)
+    cfg[group] = {"_target_": target} | ({} if group == "scheduler" else {"_partial_": True})
+    assert build(cfg, group) is not None
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("my_losses.os.system", "my_losses.subprocess.call", "my_losses.files.atomic_write", "my_losses.MSE"),
+        *("my_losses.Mine.os.system", "my_losses.Mine.mro", "my_losses.Mine.__class__", "my_losses.run.func"),
+        *("my_losses", "my_losses.", "my_losses.Nothing", "my_losses.run", "my_lossesx.Mine", "my_losses..Mine"),
+    ],
+)
+@pytest.mark.usefixtures("harm")
+def test_an_allowed_module_gives_what_it_defines(target, tmp_path, capsys):
+    folder = theirs(tmp_path, {"_target_": target, "path": str(tmp_path / "harm")}, group="loss")
+    line = end_of(train.cli, ["--config-dir", folder, "loss=theirs", "allowed_targets=[my_losses]"], capsys)
+    assert "loss._target_" in line
+
+
+@pytest.mark.usefixtures("harm")
+def test_a_newcomers_own_loss_is_built(tmp_path, capsys):
+    folder = theirs(tmp_path, "_target_: my_losses.Mine\nnormalize: false\nerror: ${error}\n", group="loss")
+    allowed = "allowed_targets=[my_losses]"
+    line = end_of(train.cli, ["--config-dir", folder, "loss=theirs", allowed, "optimizer.lr=-1"], capsys)
+    assert "Invalid learning rate: -1" in line  # which comes after the loss
+    cfg = compose([f"hydra.searchpath=[file://{folder}]", "loss=theirs", allowed])
+    assert type(make_plan(cfg).loss).__name__ == "Mine"
+
+
+FORBIDDEN = {
+    "a pickle": "loss: ${oc.create:{_target_: torch.load, f: evil.pt, weights_only: false}}",
+    "decoded": "loss: ${oc.decode:'{_target_: os.mkdir, path: harm}'}",
+    "selected": "a: {_target_: os.mkdir, path: harm}\nloss: ${oc.select:a}",
+    "deprecated": "a: {_target_: os.mkdir, path: harm}\nloss: ${oc.deprecated:a}",
+    "keys": "samples: {prompts: '${oc.dict.keys:loss}'}",
+    "values": "samples: {prompts: '${oc.dict.values:loss}'}",
+    "a node": "a: {_target_: os.mkdir, path: harm}\nloss: ${a}",
+    "a name from parts": "a: os\nloss: {_target_: '${a}.mkdir', path: harm}",
+    "a resolver from parts": "a: oc.create\nloss: '${${a}:{_target_: os.mkdir, path: harm}}'",
+    "resolved twice": "loss: {_target_: t2i.diffusion.losses.MSE, error: '\\${oc.create:{_target_: os.mkdir}}'}",
+    "either": "loss: {_target_: '${either:os.mkdir,x}', path: harm}",
+    "an anchor": "a: &a {_target_: os.mkdir, path: harm}\nloss: *a",
+    "a merged anchor": "a: &a {_target_: os.mkdir, path: harm}\nloss: {<<: *a}",
+    "a tag": "loss: !!python/object/apply:os.mkdir [harm]",
+    "a tag in a name": "loss: {_target_: !!python/name:os.mkdir '', path: harm}",
+    "a token in the prompts": "samples: {prompts: ['${oc.env:HF_TOKEN}']}",
+    "a token in the project": "tracker: {project: '${oc.env:HF_TOKEN}'}",
+    "a token in the run's name": "run: ${oc.env:HF_TOKEN}",
+    "a token in the sweep's name": "sweep: ${oc.env:HF_TOKEN}",
+    "a token by default": "hub: {repo: '${oc.env:NO_SUCH_VARIABLE,${oc.env:HF_TOKEN}}'}",
+    "a token from parts": "a: HF_TOKEN\nhub: {repo: '${oc.env:${a}}'}",
+    "a token in an option": "defaults:\n  - override /dataset: ${oc.env:HF_TOKEN}\n",
+    "permission": "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",
+    "permission from Hydra": "hydra: {overrides: {task: ['allowed_targets=[os]']}}\n"
+    "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",
+    "permission elsewhere": "allowed_targets: ${a}\na: [os]\nloss: {_target_: os.mkdir, path: harm}",
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+@pytest.mark.usefixtures("harm")
+def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, capsys):
+    folder = theirs(tmp_path, FORBIDDEN[name])
+    arguments = ["--config-dir", folder, "experiment=theirs"]
+    end_of(train.cli, arguments, capsys)
+    end_of(train.cli, [*arguments, "seed=0,1", "-m"], capsys)
+    if not name.startswith("permission from"):
+        end_of(check.main, [f"hydra.searchpath=[file://{folder}]", "experiment=theirs"], capsys)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+
+
+OF_HYDRA = {
+    "a callback": "hydra: {callbacks: {harm: {_target_: os.mkdir, path: harm}}}",
+    "another guard": "hydra: {callbacks: {guard: {_target_: my_losses.Mine}}}",
+    "a launcher": "hydra: {launcher: {_target_: my_losses.Mine}}",
+    "a launcher's command": "hydra: {launcher: {command: touch harm}}",
+    "a sweeper": "hydra: {sweeper: {_target_: my_losses.Mine}}",
+    "a search": "hydra: {sweeper: {params: {seed: '1,2'}}}",
+    "an environment": "hydra: {job: {env_set: {LD_PRELOAD: harm}}}",
+    "a copied environment": "hydra: {job: {env_copy: [HF_TOKEN]}}",
+    "a copied variable that is not set": "hydra: {job: {env_copy: [NO_SUCH_VARIABLE]}}",
+    "a folder": "hydra: {run: {dir: harm}}",
+    "a sweep's folder": "hydra: {sweep: {dir: harm}}",
+    "a subfolder": "hydra: {output_subdir: ../../harm}",
+    "another current folder": "hydra: {job: {chdir: true}}",
+    "a log handler": "hydra: {job_logging: {handlers: {file: {(): os.mkdir, path: harm}}}}",
+    "a log file": "hydra: {job_logging: {handlers: {file: {filename: harm}}}}",
+    "Hydra's log": "hydra: {hydra_logging: {handlers: {console: {(): os.mkdir, path: harm}}}}",
+    "a mode": "hydra: {mode: MULTIRUN}",
+    "a search path": "hydra: {searchpath: ['file:///']}",
+    "what was typed": "hydra: {overrides: {task: ['allowed_targets=[numpy]']}}",
+    "what was typed to Hydra": "hydra: {overrides: {hydra: ['hydra.launcher.command=touch harm']}}\n"
+    "seed: 1\nhydra.launcher: 1",
+    "a preset": "defaults:\n  - override /hydra/launcher: theirs\n",
+    "a preset of conf/": "defaults:\n  - override /hydra/launcher: halving\n",
+    "a package": "defaults:\n  - /experiment/other@hydra.callbacks: harm\n",
+    "a package of the root": "defaults:\n  - /loss/callback@_global_\n",
+    "a run's name": "run: ../../harm",
+    "a sweep's name": "sweep: ../harm",
+    "a run's name from parts": "a: ..\nrun: x/${a}/${a}/${a}/harm",
+    "an option's name": "defaults:\n  - override /loss: ../loss/callback\n",
+}
+
+
+DOORS = ("--config-dir", "-cd", "--config-d", "hydra.searchpath", "a sweep", "a sweep of options")
+
+
+@pytest.mark.parametrize(
+    ("name", "door"), [*((name, "--config-dir") for name in OF_HYDRA), *(("a callback", door) for door in DOORS[1:])]
+)
+@pytest.mark.usefixtures("harm")
+def test_hydras_own_settings_count_in_conf_and_on_the_command_line_only(name, door, tmp_path, capsys):
+    folder = theirs(tmp_path, OF_HYDRA[name])
+    theirs(tmp_path, "_target_: my_losses.Mine\n", group="hydra/launcher")
+    for place, text in (
+        ("experiment/other/harm", "harm: {_target_: my_losses.Mine}\n"),
+        ("loss/callback", "hydra: {callbacks: {harm: {_target_: my_losses.Mine}}}\n"),
+    ):
+        file = tmp_path / "theirs" / f"{place}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    doors = {
+        "hydra.searchpath": [f"hydra.searchpath=[file://{folder}]", "experiment=theirs"],
+        "a sweep": ["-m", "--config-dir", folder, "experiment=theirs", "seed=1,2"],
+        "a sweep of options": ["--config-dir", folder, "experiment=smoke,theirs", "loss=mse,p2", "--multirun"],
+    }
+    line = end_of(train.cli, doors.get(door, [door, folder, "experiment=theirs"]), capsys)
+    if door == "a sweep" and name in ("a run's name", "a run's name from parts"):
+        return  # unused in a sweep; the run itself is refused for another reason
+    assert not (tmp_path / "multirun").exists(), line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hydra/launcher=theirs"],
+        ["+hydra/callbacks=theirs"],
+        ["experiment=glob(*)", "-m"],
+        ["hydra.sweeper.params={experiment: 'theirs,smoke'}", "-m"],
+        ["+experiment@hydra.callbacks=theirs"],
+    ],
+)
+@pytest.mark.usefixtures("harm")
+def test_presets_of_hydra_come_from_conf_only(arguments, tmp_path, capsys):
+    folder = theirs(tmp_path, "hydra: {callbacks: {harm: {_target_: my_losses.Mine}}}\n")
+    for group in ("launcher", "callbacks"):
+        theirs(tmp_path, "_target_: my_losses.Mine\n", group=f"hydra/{group}")
+    end_of(train.cli, ["--config-dir", folder, *arguments], capsys)
+    assert not (tmp_path / "multirun").exists()
+
+
+@pytest.mark.parametrize("flag", ["--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun"])
+@pytest.mark.usefixtures("harm")
+def test_the_main_configuration_is_that_of_t2i(flag, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("hydra: {callbacks: {harm: {_target_: my_losses.Mine}}}\n")
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
+    value = {"--config-name": "other", "-cn": "other", "--experimental-rerun": "config.pickle"}.get(flag, str(tmp_path))
+    assert flag.startswith("-c") or flag in end_of(train.cli, [flag, value], capsys)
+    end_of(train.cli, [flag, value, "--config-dir", str(tmp_path)], capsys)
+
+
+def test_what_conf_and_the_command_line_say_of_hydra_counts(tmp_path):
+    """Next to options of the user's own, which say nothing of it."""
+    folder = theirs(tmp_path, "steps: 10\n")
+    for arguments in (
+        ["experiment=theirs"],
+        ["experiment=smoke"],
+        ["experiment=snr_gamma", "-m"],
+        ["experiment=theirs", "hydra/launcher=halving", "hydra.launcher.n_jobs=2", "seed=1,2", "-m"],
+        ["experiment=theirs", "hydra.run.dir=elsewhere", "run=../elsewhere"],
+        ["experiment=theirs,smoke", "loss=mse,p2", "optimizer.lr=1e-4,1e-3", "-m"],
+    ):
+        check_foreign_files(["--config-dir", folder, *arguments])
+    check_foreign_files(["--config-name", "config", "--config-path", str(CONF)])
+
+
+@pytest.fixture(scope="module")
+def finished(train, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs") / "run", "steps=2", "sample_every=0")
+
+
+RUN_FOLDERS = [name for name in ATTEMPTS if name not in ("late", "not recursive", "converted")]
+
+
+@pytest.mark.parametrize("name", RUN_FOLDERS)
+@pytest.mark.usefixtures("harm")
+def test_a_run_folder_calls_only_what_its_groups_take(name, finished, tmp_path, capsys):
+    """A stranger's run, sampled from, evaluated, compared and pushed; its checkpoint is read with its configuration."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("model"))
+    cfg = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    for group in ("model", "adapter", "scheduler"):
+        mixed = cfg | {"allowed_targets": ["os", "torch", "t2i", "functools"], group: attempts(tmp_path)[name]}
+        if name == "another group" and group == "model":
+            continue
+        OmegaConf.save(OmegaConf.create(mixed), folder / "config.yaml")
+        end_of(sample.main, [str(folder), "red apple", "--out", str(tmp_path / "out.png")], capsys)
+    for command, arguments in (
+        (evaluate.main, [str(folder), "--seeds", "1"]),
+        (compare.main, [str(folder)]),
+        (push.main, [str(folder), "--repo", "mine"]),
+    ):
+        with pytest.raises(SystemExit):
+            failing.run(command, arguments)
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HF_TOKEN}", "${oc.create:{_target_: os.mkdir}}", "${model.path}"])
+@pytest.mark.usefixtures("harm")
+def test_a_run_folder_holds_no_interpolation(text, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder, ignore=shutil.ignore_patterns("model"))
+    cfg = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    cfg["samples"]["prompts"] = [text]
+    OmegaConf.save(OmegaConf.create(cfg), folder / "config.yaml")
+    for command, arguments in ((sample.main, [str(folder), "x"]), (push.main, [str(folder), "--repo", "mine"])):
+        assert "interpolation" in end_of(command, arguments, capsys)
+
+
+def test_every_other_resolver_is_refused():
+    OmegaConf.register_new_resolver("somebodys", lambda: 1, replace=True)
+    restrict()
+    for name in set(registered()) - {*OURS, *HARMLESS}:
+        with pytest.raises(Exception, match="can't be used in a configuration of t2i"):
+            OmegaConf.create({"a": f"${{{name}:a}}"}).a  # noqa: B018
+    assert {"oc.create", "oc.decode", "oc.select", "oc.deprecated", "somebodys"} <= {*registered()}
+
+
+def test_conf_reads_only_variables_of_the_list():
+    text = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
+    names = {part.split("}")[0].split(",")[0] for part in text.split("${oc.env:")[1:]}
+    assert names <= set(READABLE)
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "my_password", "GITHUB_TOKEN_2"]
+)
+def test_secrets_are_blanked(name, monkeypatch):
+    value = 'a"secret\\value/ü'
+    monkeypatch.setenv(name, value)
+    for text in (value, json.dumps(value), repr(value), json.dumps(value, ensure_ascii=False)):
+        assert "secret\\" not in redact(f"<{text}>")
+        assert BLANK in redact(text)
+    assert redact_all({"a": [value, 1, {value: None}]}) == {"a": [BLANK, 1, {BLANK: None}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "short"),
+        ("TOKENIZERS_PARALLELISM", "falsefalse"),
+        ("HF_TOKEN_PATH", "/home/me/token"),
+        ("PWD", "/home/me"),
+    ],
+)
+def test_ordinary_values_are_left_alone(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert redact(value) == value
+
+
+def test_logs_and_crashes_hold_no_secret(monkeypatch, caplog, capsys):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    redact_logs()
+    logging.getLogger("any").warning("the answer to %s was %s", SECRET, {"key": SECRET})
+    try:
+        raise ValueError(SECRET)
+    except ValueError:
+        logging.getLogger("any").exception("failed")
+
+    def crash(arguments):
+        raise RuntimeError(f"no answer to {SECRET}") from ValueError(SECRET)
+
+    with pytest.raises(SystemExit):
+        failing.run(crash, [])
+    error = capsys.readouterr().err
+    assert SECRET not in caplog.text + error
+    assert caplog.text.count(BLANK) == 3
+    assert "no answer to [secret]" in error
+
+
+@pytest.mark.slow
+def test_a_secret_that_was_typed_is_in_no_file_of_the_run(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    handlers = logging.getLogger().handlers[:]
+    arguments = [*small, "run=x", "steps=1", f"samples.prompts=[{SECRET}]", "tracker=tensorboard", f"sweep={SECRET}"]
+    with pytest.raises(SystemExit) as end:
+        failing.run(train.cli, arguments)
+    logging.getLogger().handlers[:] = handlers
+    assert not end.value.code
+    holding = [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert not holding
+
+
+def test_the_tests_that_the_security_page_names_exist():
+    root = CONF.parent
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (root / "SECURITY.md").read_text())
+    assert len(named) >= 10
+    assert not [name for file, name in named if f"def {name}(" not in (root / file).read_text()]
