@@ -28,9 +28,10 @@ def fill(cfg: DictConfig) -> None:
     """Encode the data set of a configuration, and print what is in the cache."""
     import torch
 
-    from t2i.config.instantiate import build, check_signature
+    from t2i.config.instantiate import build, check_signature, check_targets
     from t2i.data.latent_cache import encode, readable
 
+    check_targets(cfg)
     for group in GROUPS:
         check_signature(cfg, group)
     data, model, adapter = (build(cfg, group) for group in GROUPS)

@@ -12,11 +12,11 @@ import numpy as np
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from t2i.cli.arguments import Parser, overrides_parser
+from t2i.cli.arguments import Parser, overrides_of, overrides_parser
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 from t2i.config.checks import check_types
-from t2i.config.compose import compose, expand
+from t2i.config.compose import SEARCH_PATH, compose, expand
 from t2i.evaluation.metrics import snr_bins
 
 
@@ -135,7 +135,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_intermixed_args(arguments)
-    weights = compare(options.overrides)
+    weights = compare(overrides_of(options))
     show(weights)
     plot(weights, options.out)
     print(options.out)
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _is_setting(override: Override) -> bool:
     """Whether it changes a setting inside a group, rather than choosing an option or adding something."""
-    return "." in override.key_or_group and not override.is_add()
+    return "." in override.key_or_group and not override.is_add() and override.key_or_group != SEARCH_PATH
 
 
 def _has(cfg: DictConfig, key: str) -> bool:

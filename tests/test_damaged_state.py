@@ -227,8 +227,7 @@ def check(sweep: Path, small: tuple[str, ...], scratch: Path, name: str, mutate)
     assert {path.name for path in scratch.iterdir()} <= {"sweep", "out"}
     if damaged == "finished":
         kept = {path for path in before if path not in (name, "finished/run.json", "finished/config.yaml")}
-        # Issue 15, item 12: a repeated export changes padding and truncation in tokenizer.json.
-        kept = {path for path in kept if path.startswith("finished/") and not path.endswith("tokenizer.json")}
+        kept = {path for path in kept if path.startswith("finished/")}
         assert {path: after.get(path) for path in kept} == {path: before[path] for path in kept}
 
 
@@ -283,12 +282,7 @@ def fuzz(cases, sweep, small, scratch):
 
 
 def test_any_damage_is_survived_or_named(sweep, small, tmp_path):
-    fuzz(CASES or 25, sweep, small, tmp_path / "scratch")
-
-
-@pytest.mark.slow
-def test_any_damage_is_survived_or_named_in_more_cases(sweep, small, tmp_path):
-    fuzz(200, sweep, small, tmp_path / "scratch")
+    fuzz(CASES or 200, sweep, small, tmp_path / "scratch")
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------

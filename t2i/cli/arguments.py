@@ -1,6 +1,7 @@
 """What the parsers of the commands share."""
 
 import argparse
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from t2i.config import ConfigError
@@ -28,7 +29,16 @@ def overrides_parser(command: str, description: str | None, example: str) -> Par
     """A parser of overrides, as `t2i train` takes them."""
     parser = Parser(command, description)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"a setting or an option, as in {example}")
+    parser.add_argument("--config-dir", "-cd", metavar="DIR", help="find options of your own in DIR/GROUP/")
     return parser
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """The overrides of a command line, with its --config-dir; `options` come from a parser of overrides."""
+    from t2i.config.compose import search_path
+
+    folder = options.config_dir
+    return options.overrides + ([search_path([f"file://{Path(folder).absolute()}"])] if folder is not None else [])
 
 
 def parse_jobs(parser: Parser, arguments: list[str] | None) -> list[Job]:
@@ -37,8 +47,9 @@ def parse_jobs(parser: Parser, arguments: list[str] | None) -> list[Job]:
 
     parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
     options = parser.parse_intermixed_args(arguments)
+    overrides = overrides_of(options)
     if not options.multirun:
-        return [Job(options.overrides, "run")]
-    jobs = expand(options.overrides)
+        return [Job(overrides, "run")]
+    jobs = expand(overrides)
     varied = [[text for override, text in job if override.is_sweep_override()] for job in jobs]
     return [Job([text for _, text in job], " ".join(texts) or "run") for job, texts in zip(jobs, varied, strict=True)]

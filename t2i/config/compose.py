@@ -1,31 +1,55 @@
 """Configurations outside of Hydra's own program: composed from overrides, as `t2i train` takes them."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from itertools import product
 from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from t2i.config import CONF
+from t2i.config import CONF, ConfigError
 from t2i.config.checks import check_permissions
-from t2i.config.resolvers import restrict
+from t2i.config.resolvers import refusal, restrict
+
+SEARCH_PATH = "hydra.searchpath"
 
 
 def compose(overrides: list[str], **options: Any) -> DictConfig:
     """The configuration that `t2i train OVERRIDES` sees. options: of hydra.compose."""
-    restrict()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=overrides, **options)
+    cfg = composed(overrides, **options)
     check_permissions(cfg, overrides)
     return cfg
 
 
+def composed(overrides: list[str], **options: Any) -> DictConfig:
+    """The same, whoever gave the permissions in it. Hydra raises HydraException, or KeyError for an absent variable."""
+    restrict()
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", overrides=overrides, **options)
+    except (HydraException, OmegaConfBaseException) as error:
+        if (reason := refusal(error)) is not None:
+            raise ConfigError(reason) from error
+        raise
+    except (YAMLError, AttributeError, TypeError, ValueError) as error:  # what a file of an unexpected shape causes
+        raise ConfigError(f"the settings can't be composed: {' '.join(str(error).split())}") from error
+
+
 def compose_defaults(overrides: list[str]) -> DictConfig:
     """The configuration with the options that `overrides` choose, but with the default of every setting."""
-    return compose(chosen_options(overrides, groups()))
+    kept = [override for override in overrides if override.startswith(SEARCH_PATH)]
+    return compose([*chosen_options(overrides, groups()), *kept])
+
+
+def search_path(folders: Sequence[str]) -> str:
+    """The override that makes Hydra find options in further folders, such as file:///home/me/my_conf."""
+    quoted = ("'{}'".format(folder.replace("\\", "\\\\").replace("'", "\\'")) for folder in folders)
+    return f"{SEARCH_PATH}=[{','.join(quoted)}]"
 
 
 def chosen_options(overrides: list[str], groups: Container[str]) -> list[str]:

@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -19,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import CONF, PACKAGE, ConfigError
+from t2i.config.compose import composed, search_path
 from t2i.config.keys import belongs, flat
-from t2i.config.resolvers import refusal, restrict
+from t2i.config.resolvers import refusal
 
-# Hydra itself writes these while it composes, after all files; overrides.task is compared with what was typed.
+# Hydra itself writes these while it composes, after all files; overrides are compared with what was typed.
 WRITTEN_BY_HYDRA = (
     *("runtime.config_sources", "runtime.choices", "overrides.hydra", "overrides.task", "searchpath"),
     *("job.override_dirname", "job.config_name"),
@@ -84,7 +84,7 @@ def _check_job(typed: Sequence[str], folders: Sequence[str], multirun: bool) -> 
     source = ", ".join(folder.removeprefix("file://") for folder in folders)
     of_hydra = [text for text in typed if _is_hydra(text) and not text.lstrip("+~").startswith("hydra.searchpath")]
     tasks = [text for text in typed if not _is_hydra(text)]
-    cfg = _compose([*tasks, *of_hydra, _search_path(folders)])
+    cfg = _compose([*tasks, *of_hydra, search_path(folders)])
     try:
         reference = _compose([*filter(None, map(_known_options, tasks)), *of_hydra])
     except HydraException as error:
@@ -93,12 +93,13 @@ def _check_job(typed: Sequence[str], folders: Sequence[str], multirun: bool) -> 
             f"only, not from {source}"
         ) from error
     _compare(_hydra_node(cfg), _hydra_node(reference), source)
-    if list(cfg.hydra.overrides.task) != tasks:
-        raise ConfigError(f"{source}: hydra.overrides.task can't be set in a file; leave it out")
+    for name, given in (("task", tasks), ("hydra", [*of_hydra, search_path(folders)])):
+        if list(cfg.hydra.overrides[name]) != given:  # a sweep passes them on to its jobs
+            raise ConfigError(f"{source}: hydra.overrides.{name} can't be set in a file; leave it out")
     _check_folder_names(cfg, tasks, source, multirun)
-    given = {text.lstrip("+~").partition("=")[0] for text in tasks}
+    typed_keys = {text.lstrip("+~").partition("=")[0] for text in tasks}
     for key in cfg.hydra.sweeper.get("params") or {}:
-        if key not in given and _is_group(str(key), folders):
+        if key not in typed_keys and _is_group(str(key), folders):
             raise ConfigError(
                 f"hydra.sweeper.params.{key} can't choose options together with files outside of conf/ ({source}); "
                 f"write {key}=... on the command line"
@@ -106,14 +107,8 @@ def _check_job(typed: Sequence[str], folders: Sequence[str], multirun: bool) -> 
 
 
 def _compose(overrides: list[str]) -> DictConfig:
-    restrict()
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("config", overrides=overrides, return_hydra_config=True)
-    except (OmegaConfBaseException, HydraException) as error:
-        if (reason := refusal(error)) is not None:
-            raise ConfigError(reason) from error
-        raise
+        return composed(overrides, return_hydra_config=True)
     except KeyError as error:  # of hydra.job.env_copy
         raise ConfigError(f"the environment variable {error} is not set, which a configuration copies") from error
 
@@ -133,11 +128,6 @@ def _known_options(text: str) -> str | None:
 def _is_hydra(text: str) -> bool:
     key = text.lstrip("+~").partition("=")[0]
     return key == "hydra" or key.startswith(("hydra.", "hydra/"))
-
-
-def _search_path(folders: Sequence[str]) -> str:
-    quoted = ("'{}'".format(folder.replace("\\", "\\\\").replace("'", "\\'")) for folder in folders)
-    return f"hydra.searchpath=[{','.join(quoted)}]"
 
 
 def _hydra_node(cfg: DictConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -38,12 +39,14 @@ def redact(text: str) -> str:
 
 
 def redact_all(tree: Any) -> Any:
-    """Nested dictionaries, lists and tuples with every text redacted."""
-    if isinstance(tree, dict):
+    """Nested mappings and sequences as dictionaries and lists, with every text redacted."""
+    if isinstance(tree, str):
+        return redact(tree)
+    if isinstance(tree, Mapping):
         return {redact_all(key): redact_all(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(redact_all(value) for value in tree)
-    return redact(tree) if isinstance(tree, str) else tree
+    if isinstance(tree, Sequence) and not isinstance(tree, bytes):
+        return [redact_all(value) for value in tree]
+    return tree
 
 
 def redact_logs() -> None:

@@ -43,16 +43,16 @@ def loading(path: str | Path) -> Generator[None, None, None]:
         with warnings.catch_warnings():  # about a deprecated argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
-    except (OSError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError, ValueError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, (torch.OutOfMemoryError, ConfigError)):
             raise
         if _lacks_memory(error):
             raise ConfigError(
                 f"out of memory while the weights of {path} were read ({reason}); what helps: end other programs, use "
                 "a machine with more memory, raise a limit on it (ulimit -v, a container's), or use a smaller model"
             ) from error
-        if not isinstance(error, OSError):
+        if isinstance(error, RuntimeError):
             raise
         remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or the id of one on the Hub"
         raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error

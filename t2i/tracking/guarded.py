@@ -21,7 +21,8 @@ class Guarded:
 
     def start(self, info: RunInfo) -> str | None:
         """Start the tracker; returns the run's id. Errors propagate, as nothing has been computed yet."""
-        run_id, self.recorded = self.tracker.start(replace(info, config=redact_all(info.config)))
+        blanked = {name: redact_all(getattr(info, name)) for name in ("name", "group", "tags", "config")}
+        run_id, self.recorded = self.tracker.start(replace(info, **blanked))
         return run_id
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
