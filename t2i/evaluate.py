@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, add_sampling_options, positive
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -33,16 +33,12 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--captions",
-        type=int,
+        type=positive,
         default=128,
         help="how many captions, spread evenly over the groups (default: %(default)s)",
     )
-    parser.add_argument("--seeds", type=int, default=2, help="images of each caption (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
-    parser.add_argument(
-        "--guidance-scale", type=float, default=3.0, help="1 switches guidance off (default: %(default)s)"
-    )
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
+    parser.add_argument("--seeds", type=positive, default=2, help="images of each caption (default: %(default)s)")
+    add_sampling_options(parser)
     parser.add_argument("--grid", type=Path, help=f"write the first {IN_GRID} captions' images of every RUN here")
     return parser
 

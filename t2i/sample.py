@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, add_sampling_options, positive
 from t2i.cli.failing import run
-from t2i.config import ConfigError
 
 SOURCE = "run folder, checkpoint, folder of a pipeline, Hub id, or tiny"
 
@@ -13,24 +12,17 @@ def parser() -> Parser:
     parser = Parser("sample", __doc__)
     parser.add_argument("source", metavar="RUN", help=SOURCE)
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
-    parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
-    parser.add_argument(
-        "--guidance-scale",
-        type=float,
-        default=3.0,
-        help="how closely to follow the prompt; 1 switches guidance off (default: %(default)s)",
-    )
+    add_sampling_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the starting noise (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1, help="images per prompt, from successive seeds (default: 1)")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
+    parser.add_argument(
+        "--images", type=positive, default=1, help="images per prompt, from successive seeds (default: 1)"
+    )
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="image to write (default: %(default)s)")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if options.images < 1 or options.steps < 1:
-        raise ConfigError("--images and --steps must be at least 1")
     from t2i.image_grid import grid
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline

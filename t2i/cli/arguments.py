@@ -18,6 +18,25 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def positive(text: str) -> int:
+    """The type of an option that counts something."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
+    return int(text)
+
+
+def add_sampling_options(parser: Parser) -> None:
+    """How images are generated: --steps, --guidance-scale and --weights."""
+    parser.add_argument("--steps", type=positive, default=25, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=3.0,
+        help="how closely to follow the prompt; 1 switches guidance off (default: %(default)s)",
+    )
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged (default) or raw weights")
+
+
 class Job(NamedTuple):
     """A run of a command line, or with -m one of its runs."""
 

@@ -36,6 +36,8 @@ from scipy.special import stdtr
 
 from t2i.config import ConfigError
 
+LEVEL = 0.05  # a difference counts if its adjusted p is below this; the intervals are those of 1 − LEVEL = 95 %
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -69,7 +71,7 @@ def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric"
     def two_sided(t: float) -> float:
         return 2 * (seed_weight * stdtr(seed_dof, -t) + (1 - seed_weight) * stdtr(image_dof, -t))
 
-    half = standard_error * brentq(lambda t: two_sided(t) - 0.05, 0, 13)  # 12.7 at one degree of freedom
+    half = standard_error * brentq(lambda t: two_sided(t) - LEVEL, 0, 13)  # 12.7 at one degree of freedom
     estimate, low, high = np.expm1([d, d - half, d + half]).tolist()
     return Difference(estimate, low, high, float(two_sided(abs(d) / standard_error)), num_seeds)
 

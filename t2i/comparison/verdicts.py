@@ -10,10 +10,8 @@ import numpy as np
 
 from t2i.comparison.factors import Factors
 from t2i.comparison.results import Result
-from t2i.comparison.significance import Difference, difference, holm
+from t2i.comparison.significance import LEVEL, Difference, difference, holm
 from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics
-
-LEVEL = 0.05  # a difference counts if its adjusted p is below this
 
 
 @dataclass(frozen=True, eq=False)

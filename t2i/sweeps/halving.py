@@ -19,11 +19,11 @@ def clearly_worse(errors: "dict[str, np.ndarray]", keep: float) -> "dict[str, tu
         return {}
     import numpy as np
 
-    from t2i.comparison.significance import difference, holm
+    from t2i.comparison.significance import LEVEL, difference, holm
 
     ranked = sorted(errors, key=lambda name: np.log(errors[name].mean(0)).mean())
     best, *others = ranked
     differences = {name: difference(errors[name][None], errors[best][None]) for name in others}
     adjusted = dict(zip(others, holm([result.p for result in differences.values()]), strict=True))
     worst = ranked[math.ceil(len(ranked) * keep) :]
-    return {name: (best, differences[name]) for name in worst if differences[name].low > 0 and adjusted[name] < 0.05}
+    return {name: (best, differences[name]) for name in worst if differences[name].low > 0 and adjusted[name] < LEVEL}
