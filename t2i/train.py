@@ -13,13 +13,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from t2i.cli.failing import exits, run
+from t2i.cli.log_records import clean_logs
 from t2i.config import CONF, ConfigError
 from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import resolve_once
 from t2i.config.resolvers import register
-from t2i.config.secrets import redact, redact_logs
+from t2i.config.secrets import redact
 from t2i.sweeps.manifest import job_folder
 
 register(job_folder)
@@ -56,7 +57,7 @@ def hydra_main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     """Check the settings, cheapest first; then train in the folder that Hydra made."""
-    redact_logs()
+    clean_logs()
     overrides = list(hydra_config.overrides.task)
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     _redact_files(Path(hydra_config.runtime.output_dir) / ".hydra")

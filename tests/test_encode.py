@@ -35,6 +35,7 @@ def test_a_sweep_is_filled_once_for_each_data_set_and_model(small, tmp_path, cap
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_captions_of_trained_text_encoders_are_kept_as_tokens(small, train, tmp_path, capsys):
     adapted = ("adapter=lora", "adapter.text_encoder=true")
     fill(small, tmp_path, *adapted)

@@ -19,12 +19,13 @@ from omegaconf import OmegaConf
 
 from t2i import check, compare, encode, evaluate, push, sample, train, weights
 from t2i.cli import failing
+from t2i.cli.log_records import clean_logs
 from t2i.config import CONF, ConfigError
 from t2i.config.compose import compose, composed, search_path
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import build, check_targets
 from t2i.config.resolvers import HARMLESS, OURS, READABLE, registered, restrict
-from t2i.config.secrets import BLANK, redact, redact_all, redact_logs
+from t2i.config.secrets import BLANK, redact, redact_all
 from t2i.experiment import run as experiment
 from t2i.models import stable_diffusion
 from t2i.models.loading import BUNDLED
@@ -45,12 +46,23 @@ class Harm:
         return open, (str(self.file), "w")
 
 
+@pytest.fixture
+def logging_as_before():
+    """Hydra configures the root logger."""
+    root = logging.getLogger()
+    handlers, level, make = root.handlers[:], root.level, logging.getLogRecordFactory()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.setLogRecordFactory(make)
+
+
 def trained(*_):
     raise AssertionError("an attempt was taken for a run")
 
 
 @pytest.fixture
-def harm(tmp_path, monkeypatch):
+def harm(tmp_path, monkeypatch, logging_as_before):
     """The file that an attempt writes if it succeeds; the test's folder holds what the attempts need."""
     file = tmp_path / "harm"
     (tmp_path / "hubconf.py").write_text(f"open({str(file)!r}, 'w')\ndef entry(**_):\n    pass\n")
@@ -63,9 +75,7 @@ def harm(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(experiment, "run", trained)
-    handlers = logging.getLogger().handlers[:]
     yield file
-    logging.getLogger().handlers[:] = handlers
     GlobalHydra.instance().clear()
     sys.modules.pop("my_losses", None)
     assert not file.exists()
@@ -553,9 +563,10 @@ def test_ordinary_values_are_left_alone(name, value, monkeypatch):
     assert redact(value) == value
 
 
+@pytest.mark.usefixtures("logging_as_before")
 def test_logs_and_crashes_hold_no_secret(monkeypatch, caplog, capsys):
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    redact_logs()
+    clean_logs()
     logging.getLogger("any").warning("the answer to %s was %s", SECRET, {"key": SECRET})
     try:
         raise ValueError(SECRET)
@@ -570,18 +581,19 @@ def test_logs_and_crashes_hold_no_secret(monkeypatch, caplog, capsys):
     error = capsys.readouterr().err
     assert SECRET not in caplog.text + error
     assert caplog.text.count(BLANK) == 3
+    logging.getLogger("t2i.any").warning("%s is left out", "a\x1b[2Jb")
+    assert "a\ufffd[2Jb is left out" in caplog.text
     assert "no answer to [secret]" in error
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("logging_as_before")
 def test_a_secret_that_was_typed_is_in_no_file_of_the_run(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    handlers = logging.getLogger().handlers[:]
     arguments = [*small, "run=x", "steps=1", f"samples.prompts=[{SECRET}]", "tracker=tensorboard", f"sweep={SECRET}"]
     with pytest.raises(SystemExit) as end:
         failing.run(train.cli, arguments)
-    logging.getLogger().handlers[:] = handlers
     assert not end.value.code
     holding = [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     assert not holding

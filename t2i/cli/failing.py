@@ -8,15 +8,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from t2i.cli.log_records import clean_logs
 from t2i.config import ConfigError
-from t2i.config.secrets import redact, redact_logs
+from t2i.config.secrets import redact
 from t2i.runs.text import printable, printable_lines
 
 
 def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
     """Call a command with its arguments (sys.argv's by default), and exit with what it returns, or as `exits` says."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    redact_logs()
+    clean_logs()
     with exits(arguments):
         code = command(arguments)
         sys.stdout.flush()  # the last moment at which a closed pipe can be handled

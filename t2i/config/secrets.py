@@ -1,10 +1,8 @@
 """Passwords and keys in the environment: they are blanked in everything that t2i writes."""
 
 import json
-import logging
 import os
 import re
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -47,25 +45,3 @@ def redact_all(tree: Any) -> Any:
     if isinstance(tree, Sequence) and not isinstance(tree, bytes):
         return [redact_all(value) for value in tree]
     return tree
-
-
-def redact_logs() -> None:
-    """Blank secrets in every message that is logged from now on, by any logger to any handler."""
-    earlier = logging.getLogRecordFactory()
-    if getattr(earlier, "redacts", False):
-        return
-
-    def factory(*arguments: Any, **options: Any) -> logging.LogRecord:
-        record = earlier(*arguments, **options)
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):  # arguments that do not fit, which logging reports
-            return record
-        if (redacted := redact(message)) != message:
-            record.msg, record.args = redacted, ()
-        if record.exc_info and record.exc_info[0] is not None:
-            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
-        return record
-
-    factory.redacts = True  # pyrefly: ignore
-    logging.setLogRecordFactory(factory)

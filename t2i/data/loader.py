@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from t2i.data.batches import Batch
+from t2i.runs.text import one_line
 
 log = logging.getLogger(__name__)
 MAX_DEATHS = 10  # of data-loader workers, before the run ends
@@ -87,13 +88,21 @@ def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) ->
             for batch in batches:
                 seen += 1
                 yield examples.finish(batch)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             deaths += 1
-            if "DataLoader worker" not in str(error) or deaths > MAX_DEATHS:
+            if not _is_death(error) or deaths > MAX_DEATHS:
                 raise
-            log.warning("a data-loader worker died (%s); continuing with new workers", str(error).splitlines()[0])
+            log.warning("a data-loader worker died (%s); continuing with new workers", one_line(error))
         finally:
             del batches  # ends the workers at once; kept alive by an exception's traceback, they take 5 s
+
+
+def _is_death(error: Exception) -> bool:
+    """Whether it says that a worker ended; what a worker itself raised comes with its traceback, after "Caught"."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return text.startswith("DataLoader worker (")
+    return not text.startswith("Caught ")  # the worker ended while a batch was being handed over
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -69,6 +69,7 @@ def test_seeds_without_spread_make_the_interval_wider_rather_than_narrower(seeds
     assert 0.95 <= coverage(seeds=seeds) <= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds",
     [{"seeds": 1}, {"images": 16, "heavy": False}, {"seeds": 2, "spread": 0.05}, {"seeds": 3, "spread": 0.02}],

@@ -143,6 +143,7 @@ def train_on(small_pipeline, tmp_path):
     return train_on
 
 
+@pytest.mark.slow
 def test_the_format_makes_no_difference_to_a_bit_of_training(train_on, tmp_path):
     views = ("dataset.crop=random", "dataset.crop_variants=2", "dataset.flip=true")
     runs = []
@@ -156,6 +157,7 @@ def test_the_format_makes_no_difference_to_a_bit_of_training(train_on, tmp_path)
     assert len({run.info["battery"]["hash"] for run in runs}) == 1
 
 
+@pytest.mark.slow
 def test_buckets_train_the_same_in_any_micro_batches(train_on, tmp_path):
     losses = []
     for size in (4, 8):

@@ -78,6 +78,7 @@ def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterr
     assert whole.info["data_fingerprint"] == resumed.info["data_fingerprint"]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(train_on, shards):
     given = ("dataset=webdataset", f"dataset.path={shards}", "dataset.crop=random", "dataset.flip=true")
     assert_same_run(train_on("two", *given, "num_workers=2", steps=3), train_on("none", *given, steps=3))
@@ -96,7 +97,8 @@ def test_images_train_to_the_same_bits_in_tar_and_in_parquet_files(train_on, sha
         assert_same_run(found, reference)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_set_of_the_hub_trains_like_its_shards_and_few_are_on_the_disk(workers, train_on, served, shards, tmp_path):
     given = ("dataset=stream", "dataset.path=lab/images", "dataset.caption_column=txt", "dataset.keep_shards=3")
     streamed = train_on("hub", *given, f"num_workers={workers}", steps=4)

@@ -24,7 +24,8 @@ packing.from_files("shards", "cache")
 """
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.slow
+@pytest.mark.parametrize("umask", [0o027, 0o002])
 def test_caches_respect_the_umask(umask, small_pipeline, tmp_path):
     (tmp_path / "images").mkdir()
     as_jsonl(tmp_path / "images")

@@ -103,3 +103,10 @@ def test_a_run_folder_cannot_call_what_it_likes(run, tmp_path):
     with pytest.raises(ConfigError, match=r"model._target_=os.mkdir calls code outside of t2i"):
         load_pipeline(tmp_path)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("option", ["--images", "--steps"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_an_option_that_counts_something_is_at_least_one(option, value):
+    with pytest.raises(ConfigError, match=f"{option}: {value} must be a whole number of at least 1"):
+        main(["tiny", "red apple", f"{option}={value}"])
