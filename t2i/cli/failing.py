@@ -1,4 +1,4 @@
-"""How every command fails: a line for what the user can mend, a traceback for a fault of t2i, and the exit code."""
+"""How every command fails: a line for what the user can fix, a traceback for a fault of t2i, and the exit code."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def run(command: Callable[[list[str]], int | None], arguments: list[str] | None 
 def exits(arguments: Sequence[str] = ()) -> Generator[None, None, None]:
     """Exit the process where the block raises an error.
 
-    The exit code is 2 for what the user can mend, 128 + its number for a signal, and 1 for a fault of t2i. An error may
+    The exit code is 2 for what the user can fix, 128 + its number for a signal, and 1 for a fault of t2i. An error may
     choose another one by its attribute `exit_code`. `arguments` are searched for misspelt settings.
     """
     try:
@@ -50,7 +50,7 @@ def exits(arguments: Sequence[str] = ()) -> Generator[None, None, None]:
 
 
 def explain(error: Exception, arguments: Sequence[str] = ()) -> str | None:
-    """The message for an error that the user can mend, without secrets; None for any other."""
+    """The message for an error that the user can fix, without secrets; None for any other."""
     message = _explain(error, arguments)
     return None if message is None else redact(message)
 
