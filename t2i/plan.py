@@ -16,6 +16,7 @@ from t2i.config.instantiate import build, check_signature, check_targets
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Continuous, Distribution
+from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
 from t2i.optim.ema import WeightAverage
@@ -37,6 +38,7 @@ class Plan:
     tracker: Tracker
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
+    levels: NoiseLevels  # of the battery
 
 
 def make_plan(cfg: DictConfig) -> Plan:
@@ -70,6 +72,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         tracker=tracker,
         scheduler=scheduler,
         diffusion=diffusion,
+        levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
     )
 
 

@@ -208,7 +208,8 @@ class Flow(Diffusion):
     def levels(self, t: Tensor, x0: Tensor) -> Levels:
         if not self.continuous:
             return super().levels(t, x0)
-        u = (t.to(x0.dtype) / len(self)).clamp(EDGE, 1 - EDGE)
+        middle = 0.0 if t.is_floating_point() else 0.5
+        u = ((t.to(x0.dtype) + middle) / len(self)).clamp(EDGE, 1 - EDGE)
         return self._levels(self.shift(u, x0.shape[-2] * x0.shape[-1] / self.patch_size**2), t)
 
     def levels_at(self, log_snr: Tensor) -> Levels:
