@@ -60,7 +60,9 @@ def with_moved_targets(tree: Any) -> Any:
 
 def _with_present_flow(tree: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:
     flow = {f"{prefix}{key}": value for key, value in FLOW.items()}
-    if f"{prefix}flow_shift" not in tree or any(tree.get(key) != value for key, value in flow.items()):
+    changeable = {f"{prefix}{key}" for key in ("num_train_timesteps", "flow_shift")}
+    own = {key: value for key, value in tree.items() if str(key).startswith(prefix)}
+    if own.keys() != flow.keys() | changeable or any(own[key] != value for key, value in flow.items()):
         return tree
     kept = {key: value for key, value in tree.items() if key not in flow}
     shift = kept.pop(f"{prefix}flow_shift")

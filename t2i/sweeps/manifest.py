@@ -109,8 +109,9 @@ def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:
 
 
 def _as_then(begun: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The added settings that have no effect in what has begun, unless an override says otherwise."""
     given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    return {key: value for key, value in ADDED.items() if begun and key not in begun and key not in given}
+    return {key: old for key, old in ADDED.items() if begun and begun.get(key, old) == old and key not in given}
 
 
 def job_folder(sweep_dir: str, overrides: list[str]) -> str:
