@@ -106,6 +106,19 @@ def test_a_level_that_the_schedule_lacks_is_refused_by_name():
     choose_levels(diffusion("flow_prediction"), 4, (-10, 12.5))
 
 
+def test_between_timesteps_a_unet_predicts_what_lies_between(encoded):
+    """As its embedding of the time is made of sines: the tiny UNet was trained at whole timesteps alone."""
+    model, fixed = load("tiny"), battery(encoded, items=1)
+    model.denoiser.eval()
+    x, text = fixed.x0[0] + 0.5 * fixed.noise(np.array([0])), {name: value[:1] for name, value in fixed.text.items()}
+    with torch.no_grad():
+        at = {t: model.denoise(x, torch.tensor([t]), text) for t in (20, 20.5, 21, 500, 500.5, 501)}
+    for t in (20, 500):
+        off = (at[t + 0.5] - (at[t] + at[t + 1]) / 2).norm()
+        assert off < 0.25 * (at[t + 1] - at[t]).norm()
+        assert off < 0.002 * at[t].norm()
+
+
 def test_images_are_chosen_by_weight(encoded):
     """Those of weight 0 never, and the others spread evenly."""
     weights = np.zeros(len(encoded))
