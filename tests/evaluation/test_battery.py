@@ -133,6 +133,14 @@ def test_timesteps_are_stratified_and_have_signal():
     assert Timesteps.spread(zero_terminal, 1000).values.tolist() == list(range(999))
 
 
+def test_timesteps_of_a_flow_have_the_noise_that_is_noted(encoded):
+    process = diffusion("flow_prediction")
+    fixed = battery(encoded, process, log_snr=None, timesteps=8)
+    x0, noise = torch.stack(fixed.x0), torch.randn(3, 4, 16, 16)
+    noised = fixed.levels.add_noise(process, x0, noise, np.array([0, 4, 7]))
+    assert torch.allclose(noised.snr.double(), torch.tensor(fixed.facts["snr"])[[0, 4, 7]].double(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("log_snr", [(-5, 5), None])
 def test_the_ratio_of_two_runs_is_the_same_in_every_space(encoded, log_snr):
     """Also between models of different prediction types and processes: all say an x0 wrong by 10 % or by 20 %."""
