@@ -34,8 +34,12 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
     scores in float32; with plain products Diffusers casts them to float32, but autocast casts them back.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     network: Any = denoiser  # PyTorch's annotations do not know the methods of Diffusers
+    if not isinstance(denoiser, UNet2DConditionModel):
+        _set_backend(network, attention)
+        return
     if attention == "math" and dtype == "fp16" and network.config.get("upcast_attention"):
         raise ConfigError("attention=math overflows in fp16 with this model (upcast_attention); use attention=sdpa")
     if attention == "xformers":
@@ -43,6 +47,16 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
         return
     products, fused = AttnProcessor(), AttnProcessor2_0()
     network.set_attn_processor({"math": products, "sdpa": fused, "by_size": BySize(products, fused)}[attention])
+
+
+def _set_backend(transformer: Any, attention: str) -> None:
+    """Choose how a transformer computes its attention; by_size is PyTorch's fused attention, as sdpa is."""
+    if attention in ("sdpa", "by_size"):
+        return
+    processors = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
+    if not all(hasattr(processor, "_attention_backend") for processor in processors):
+        raise ConfigError(f"attention={attention}: this model has PyTorch's fused attention only; use attention=sdpa")
+    transformer.set_attention_backend({"math": "_native_math"}.get(attention, attention))
 
 
 class BySize:
@@ -72,6 +86,8 @@ def recompute(denoiser: nn.Module, levels: int | None) -> None:
     unet.enable_gradient_checkpointing()
     if levels is None:
         return
+    if not hasattr(unet, "down_blocks"):
+        raise ConfigError(f"checkpoint_levels={levels} counts the levels of a UNet, and this model has none; use null")
     depth = len(unet.down_blocks)
     inner = [*unet.down_blocks[levels:], unet.mid_block, *unet.up_blocks[: max(0, depth - levels)]]
     for block in inner:

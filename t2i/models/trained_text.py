@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.models.model import Content, Model
+from t2i.models.prompts import EmbeddedPrompts
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -23,6 +24,13 @@ class TextTrained:
     def __init__(self, model: Model):
         self.model = model
         self.denoiser: nn.Module = TextAndDenoiser(model)
+
+    @property
+    def trains_text(self) -> bool:
+        return self.model.trains_text
+
+    def hold(self, dtype: torch.dtype) -> None:
+        self.model.hold(dtype)
 
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
@@ -59,8 +67,14 @@ class TextTrained:
     def decode(self, latents: Tensor) -> Tensor:
         return self.model.decode(latents)
 
+    def prompts(self, captions: Sequence[str]) -> Sequence[str] | EmbeddedPrompts:
+        return self.model.prompts(captions)
+
     def pipeline(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
         return self.model.pipeline(scheduler)
+
+    def sampler(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
+        return self.model.sampler(scheduler)
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)

@@ -1,0 +1,26 @@
+"""Captions as tokens, as the stock pipelines pad and cut them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None) -> Tensor:
+    """[B, L], padded to `length` and cut at it; None: the length that the tokenizer was saved with."""
+    return padded(tokenizer, captions, length)[0]
+
+
+def padded(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids, and a mask that is 1 where they are not padding, each [B, L]; for `length` see `token_ids`."""
+    length = length or tokenizer.model_max_length
+    tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids, tokens.attention_mask
+
+
+def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Reset padding and truncation, which the last call has set and which would be saved in tokenizer.json."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
