@@ -81,6 +81,8 @@ class LoRA(Adapter):
     def _add(self, network: Any, key: str, names: list[str]) -> None:
         from peft import LoraConfig
 
+        if not hasattr(network, "add_adapter"):
+            raise ConfigError(f"adapter: Diffusers has no adapters for a {type(network).__name__}; use adapter=none")
         network.requires_grad_(False)
         try:
             network.add_adapter(LoraConfig(target_modules=names, **self.settings))

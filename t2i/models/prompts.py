@@ -14,6 +14,7 @@ class EmbeddedPrompts:
     text: Mapping[str, Tensor]  # [N, ...]
     empty: Mapping[str, Tensor]  # [1, ...]: the empty caption, for guidance
     arguments: Callable[[dict[str, Tensor]], dict[str, Any]]  # embedded captions as arguments of the stock pipeline
+    instead: Mapping[str, None]  # arguments that must not have their defaults
 
     def __len__(self) -> int:
         return len(next(iter(self.text.values())))
@@ -23,4 +24,4 @@ class EmbeddedPrompts:
         chosen = self.arguments({name: tensor[list(places)].to(device) for name, tensor in self.text.items()})
         alike = {name: tensor.expand(len(places), *tensor.shape[1:]) for name, tensor in self.empty.items()}
         empty = self.arguments({name: tensor.to(device) for name, tensor in alike.items()})
-        return chosen | {f"negative_{name}": value for name, value in empty.items()}
+        return {**self.instead, **chosen, **{f"negative_{name}": value for name, value in empty.items()}}

@@ -34,4 +34,6 @@ def pretrained_scheduler(
         return getattr(diffusers, config["_class_name"]).from_config({**config, **changes})
     # Schedulers made for sampling (PNDM, Euler) keep the training schedule under the same keys, and DDIM reads them
     # all; only its own class understands a flow. Some configs lack clip_sample, which DDIM would set, as for pixels.
+    if config.get("timestep_spacing") == "linspace":  # for which DDIM steps to other timesteps than it samples next
+        config = {**config, "timestep_spacing": "trailing"}
     return ddim.from_config({"clip_sample": False, **config, **changes})

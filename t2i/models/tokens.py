@@ -24,3 +24,8 @@ def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
     """Reset padding and truncation, which the last call has set and which would be saved in tokenizer.json."""
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
+
+
+def plain(captions: Sequence[str]) -> list[str]:
+    """In lower case and without surrounding spaces, as the pipelines of PixArt and Sana tokenize them."""
+    return [caption.lower().strip() for caption in captions]

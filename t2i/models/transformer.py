@@ -22,6 +22,7 @@ class DiffusionTransformer(LatentDiffusion):
 
     pipeline_class: ClassVar[Any]
     tokens: ClassVar[int]  # the length that captions are padded to and cut at
+    instead: ClassVar[dict[str, None]] = {}  # arguments of the pipeline whose defaults contradict embedded captions
     trains_text, reads_as_held = False, True
 
     @property
@@ -35,7 +36,7 @@ class DiffusionTransformer(LatentDiffusion):
         ...
 
     def prompts(self, captions: Sequence[str]) -> EmbeddedPrompts:
-        return EmbeddedPrompts(self.embed(captions), self.embed([""]), self.arguments)
+        return EmbeddedPrompts(self.embed(captions), self.embed([""]), self.arguments, self.instead)
 
     def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
         return self.stock_pipeline(self.pipeline_class, scheduler=scheduler)

@@ -11,6 +11,7 @@ from helpers.oracle import Oracle
 from helpers.runs import compose
 from hydra.utils import instantiate
 
+from t2i.config import ConfigError
 from t2i.diffusion.process import Diffusion
 from t2i.models.schedulers import pretrained_scheduler
 
@@ -67,7 +68,7 @@ def test_the_stock_sampling_loop_returns_the_image_if_the_prediction_is_right(mo
     x0, prompts = latents_of(model, batch, size), model.prompts(CAPTIONS[:batch])
     oracle = Oracle(model, Diffusion.from_scheduler(scheduler), x0, dict(prompts.text))
     pipeline = model.sampler(scheduler)
-    oracle.scheduler = pipeline.scheduler
+    oracle.scheduler, oracle.rounding = pipeline.scheduler, families.ROUNDING.get(family, 1e-4)
     scale, decoded = pipeline.vae_scale_factor, []
     decode = model.parts["vae"].decode
     settings = {"num_inference_steps": 4, "guidance_scale": 0.0, "height": scale * size[0], "width": scale * size[1]}
@@ -128,3 +129,22 @@ def test_a_batch_of_unequal_captions_is_one_by_one(model, embedded):
     largest = max(gradient.abs().max() for gradient in together[1])
     for whole, *parts in zip(together[1], *(own for _, own in alone), strict=True):
         assert torch.allclose(whole, sum(parts), rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_text_encoders_are_read_in_bf16_and_only_to_embed(folders, family):
+    """The denoiser is read in the type that it is held in."""
+    model = load(family, folders(family))
+    model.hold(torch.bfloat16)
+    assert {weight.dtype for weight in model.denoiser.parameters()} == {torch.bfloat16}
+    assert len(model.prompts(CAPTIONS)) == len(CAPTIONS)
+    for name in families.BF16[family]:
+        assert {weight.dtype for weight in model.text_encoders[name].parameters()} == {torch.bfloat16}
+    model.release()
+    model.sampler(None)
+    assert not [name for name in model.parts.read if name.startswith("text_encoder")]
+
+
+def test_adapters_that_the_stock_pipeline_could_not_load_are_refused(folders):
+    adapter = instantiate(compose("model=pixart", "adapter=lora").adapter)
+    with pytest.raises(ConfigError, match="Diffusers has no adapters for a PixArtTransformer2DModel; use adapter=none"):
+        adapter.attach(load("pixart", folders("pixart")))
