@@ -69,7 +69,8 @@ class PipelineParts:
         part = kind.from_pretrained(self.folder, subfolder=name, **weights)
         if name == self.denoiser:
             return part
-        layout = torch.channels_last if name == "vae" else torch.preserve_format  # convolutions are faster this way
+        flat = name == "vae" and all(weight.ndim <= 4 for weight in part.parameters())  # not an autoencoder of videos
+        layout = torch.channels_last if flat else torch.preserve_format  # convolutions are faster this way
         return part.eval().requires_grad_(False).to(self.device, memory_format=layout)
 
     def config(self, name: str) -> dict[str, Any]:

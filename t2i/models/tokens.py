@@ -29,3 +29,17 @@ def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
 def plain(captions: Sequence[str]) -> list[str]:
     """In lower case and without surrounding spaces, as the pipelines of PixArt and Sana tokenize them."""
     return [caption.lower().strip() for caption in captions]
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], thinking: bool) -> list[str]:
+    """Each caption as the user's turn of a conversation with a language model, whose answer is to begin."""
+    settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    turns = [[{"role": "user", "content": caption}] for caption in captions]
+    return [str(tokenizer.apply_chat_template(turn, **settings)) for turn in turns]
+
+
+def left_aligned(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states [B, L, D] and their mask [B, L], with the padding at the end, and zero there."""
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    mask = mask.gather(1, order)
+    return hidden.gather(1, order[..., None].expand_as(hidden)) * mask[..., None], mask

@@ -26,6 +26,11 @@ class DiffusionTransformer(LatentDiffusion):
     trains_text, reads_as_held = False, True
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Further arguments that the stock pipeline is made with."""
+        return {}
+
+    @property
     def text_content(self) -> list[Content]:
         types = {name: str(self.parts.dtypes.get(name)) for name in self.parts.names("text_encoder")}
         return [*super().text_content, f"{type(self).__name__}: {self.tokens} tokens, {types}"]
@@ -39,8 +44,8 @@ class DiffusionTransformer(LatentDiffusion):
         return EmbeddedPrompts(self.embed(captions), self.embed([""]), self.arguments, self.instead)
 
     def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
-        return self.stock_pipeline(self.pipeline_class, scheduler=scheduler)
+        return self.stock_pipeline(self.pipeline_class, scheduler=scheduler, **self.settings)
 
     def sampler(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
         unread = dict.fromkeys(self.parts.names("text_encoder"))
-        return self.stock_pipeline(self.pipeline_class, scheduler=scheduler, **unread)
+        return self.stock_pipeline(self.pipeline_class, scheduler=scheduler, **self.settings, **unread)

@@ -43,16 +43,19 @@ def sample(
     images = []
     for start in range(0, len(places), FORWARD_BATCH):
         part = places[start : start + FORWARD_BATCH]
-        request = _request(prompts, part, pipeline.components[denoiser].device)
+        request = _request(prompts, part, pipeline.components[denoiser].device, "true_cfg_scale" in settings)
         images += pipeline(**request, **noise(pipeline, seed, part, size), **settings).images
     return images
 
 
-def _request(prompts: Sequence[str] | EmbeddedPrompts, places: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """What is asked for, as arguments of the pipeline."""
+def _request(
+    prompts: Sequence[str] | EmbeddedPrompts, places: Sequence[int], device: torch.device, negative: bool
+) -> dict[str, Any]:
+    """What is asked for, as arguments of the pipeline; negative: whether only a negative prompt gives it guidance."""
     if isinstance(prompts, EmbeddedPrompts):
         return prompts.request(places, device)
-    return {"prompt": [prompts[place] for place in places]}
+    texts = [prompts[place] for place in places]
+    return {"prompt": texts, "negative_prompt": [""] * len(texts)} if negative else {"prompt": texts}
 
 
 def _latents(pipeline: Any, seed: int, places: Sequence[int], size: int | None) -> dict[str, Any]:

@@ -6,7 +6,13 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    FluxPipeline,
+    QwenImagePipeline,
+)
 from helpers import families
 from helpers.families import CAPTIONS
 from helpers.runs import compose
@@ -30,7 +36,62 @@ def sana(transformer, noisy, t, text):
     return transformer(hidden_states=noisy, timestep=t, **text_inputs, return_dict=False)[0]
 
 
-FLOWS = {"sd35": sd35, "sana": sana}
+def flux1(transformer, noisy, t, text):
+    """train_dreambooth_flux.py with --guidance_scale=1: packed, times in [0, 1], positions of the patches."""
+    batch, channels, height, width = noisy.shape
+    positions = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", torch.float32)
+    prediction = transformer(
+        hidden_states=FluxPipeline._pack_latents(noisy, batch, channels, height, width),
+        timestep=t / 1000,
+        guidance=torch.tensor([1.0]).expand(batch),
+        pooled_projections=text["pooled"],
+        encoder_hidden_states=text["encoder_hidden_states"],
+        txt_ids=torch.zeros(text["encoder_hidden_states"].shape[1], 3),
+        img_ids=positions,
+        return_dict=False,
+    )[0]
+    return FluxPipeline._unpack_latents(prediction, height=height * 4, width=width * 4, vae_scale_factor=4)
+
+
+def zimage(transformer, noisy, t, text):
+    """train_dreambooth_lora_z_image.py: lists, time from noise to image, the negative of the output."""
+    captions = [hidden[mask.bool()] for hidden, mask in zip(text["encoder_hidden_states"], text["mask"], strict=True)]
+    images = list(noisy.unsqueeze(2).unbind(dim=0))
+    prediction = transformer(images, (1000 - t) / 1000, captions, return_dict=False)[0]
+    return -torch.stack(prediction, dim=0).squeeze(2)
+
+
+def qwen_image(transformer, noisy, t, text):
+    """train_dreambooth_lora_qwen_image.py: packed, times in [0, 1], a mask for the captions."""
+    batch, channels, height, width = noisy.shape
+    longest = int(text["mask"].sum(1).max())
+    prediction = transformer(
+        hidden_states=QwenImagePipeline._pack_latents(noisy, batch, channels, height, width),
+        encoder_hidden_states=text["encoder_hidden_states"][:, :longest],
+        encoder_hidden_states_mask=text["mask"][:, :longest],
+        timestep=t / 1000,
+        img_shapes=[(1, height // 2, width // 2)] * batch,
+        return_dict=False,
+    )[0]
+    return QwenImagePipeline._unpack_latents(prediction, height * 4, width * 4, 4)[:, :, 0]
+
+
+def flux2(transformer, noisy, t, text):
+    """train_dreambooth_lora_flux2_klein.py: sequences of patches, times in [0, 1], four positions of each token."""
+    pipeline, positions = Flux2KleinPipeline, Flux2KleinPipeline._prepare_latent_ids(noisy)
+    prediction = transformer(
+        hidden_states=pipeline._pack_latents(noisy),
+        timestep=t / 1000,
+        guidance=None,
+        encoder_hidden_states=text["encoder_hidden_states"],
+        txt_ids=pipeline._prepare_text_ids(text["encoder_hidden_states"]),
+        img_ids=positions,
+        return_dict=False,
+    )[0]
+    return pipeline._unpack_latents_with_ids(prediction, positions)
+
+
+FLOWS = {"sd35": sd35, "sana": sana, "flux1": flux1, "zimage": zimage, "qwen_image": qwen_image, "flux2": flux2}
 
 
 def pixart(transformer, noisy, t, text):
@@ -42,7 +103,10 @@ def pixart(transformer, noisy, t, text):
 
 def flow_loss(predict, transformer, folder, x0, noise, t, text):
     """The body of the loop in the scripts of flows, with the weighting `none`."""
-    sigmas = Diffusion.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=3.0)).sigma[t].float()
+    config = FlowMatchEulerDiscreteScheduler.load_config(folder, subfolder="scheduler")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=config.get("flow_shift") or config["shift"])
+    sigmas = Diffusion.from_scheduler(scheduler).sigma[t].float()
+    assert torch.allclose(sigmas, scheduler.sigmas[len(scheduler.sigmas) - 1 - t], rtol=1e-6)
     timesteps = sigmas * 1000
     sigmas = sigmas[:, None, None, None]
     noisy = (1.0 - sigmas) * x0 + sigmas * noise
