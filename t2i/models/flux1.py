@@ -33,6 +33,7 @@ class Flux1(DiffusionTransformer):
 
     pipeline_class = FluxPipeline
     tokens = 512
+    patch_size = 2  # by packing
 
     def __init__(self, parts: PipelineParts, guidance: float):
         """guidance: the scale that a distilled transformer is told in training."""

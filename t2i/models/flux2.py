@@ -39,6 +39,7 @@ class Flux2Klein(DiffusionTransformer):
 
     pipeline_class = PIPELINE
     tokens = 512
+    patch_size = 1  # the latents are patches already
     layers = inspect.signature(PIPELINE.encode_prompt).parameters["text_encoder_out_layers"].default
 
     def __init__(self, parts: PipelineParts, distilled: bool):

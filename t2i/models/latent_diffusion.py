@@ -46,6 +46,11 @@ class LatentDiffusion(ABC):
         return {name: self.parts[name] for name in self.parts.names("tokenizer")}
 
     @property
+    def limit(self) -> tuple[PreTrainedTokenizerBase, int]:
+        tokenizer = next(iter(self.tokenizers.values()))
+        return tokenizer, tokenizer.model_max_length
+
+    @property
     def image_content(self) -> list[Content]:
         return [*self.parts.files("vae")]
 

@@ -51,6 +51,11 @@ class Model(Protocol):
         ...
 
     @property
+    def limit(self) -> tuple["PreTrainedTokenizerBase", int]:
+        """The number of tokens at which captions are cut, by which tokenizer."""
+        ...
+
+    @property
     def image_content(self) -> Sequence[Content]:
         """Everything that changes the output of `encode`: the key of the cached latents."""
         ...

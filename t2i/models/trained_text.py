@@ -41,6 +41,10 @@ class TextTrained:
         return self.model.tokenizers
 
     @property
+    def limit(self) -> tuple["PreTrainedTokenizerBase", int]:
+        return self.model.limit
+
+    @property
     def image_content(self) -> Sequence[Content]:
         return self.model.image_content
 

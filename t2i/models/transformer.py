@@ -4,13 +4,17 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content
 from t2i.models.prompts import EmbeddedPrompts
+
+AT_ONCE = 8  # captions that a text encoder embeds at once: all its layers' outputs are kept
 
 
 class DiffusionTransformer(LatentDiffusion):
@@ -34,6 +38,20 @@ class DiffusionTransformer(LatentDiffusion):
     def text_content(self) -> list[Content]:
         types = {name: str(self.parts.dtypes.get(name)) for name in self.parts.names("text_encoder")}
         return [*super().text_content, f"{type(self).__name__}: {self.tokens} tokens, {types}"]
+
+    @property
+    def patch_size(self) -> int:
+        """The transformer takes squares of so many latents on a side as tokens."""
+        return self.parts.config("transformer").get("patch_size", 1)
+
+    @property
+    def limit(self) -> tuple[PreTrainedTokenizerBase, int]:
+        return list(self.tokenizers.values())[-1], self.tokens
+
+    def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        embed = super().embed
+        parts = [embed(captions[start : start + AT_ONCE]) for start in range(0, len(captions), AT_ONCE)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @abstractmethod
     def arguments(self, text: dict[str, Tensor]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class ZImage(DiffusionTransformer):
 
     pipeline_class = ZImagePipeline
     tokens = 512
+    patch_size = 2
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         tokenizer = self.parts["tokenizer"]
