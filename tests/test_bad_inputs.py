@@ -35,7 +35,7 @@ threads=0                                       | threads=0 must be at least 1, 
 threads=many                                    | threads=many must be at least 1, or null for all cores
 stop_at=0                                       | stop_at=0 must be at least 1, or null to go to the end
 max_hours=0                                     | max_hours=0 must be above 0, or null for no limit
-attention=flash                                 | attention=flash is not known; choose from auto, sdpa, math, xformers
+attention=flahs                                 | attention=flahs is not known; choose from auto, sdpa, math, xformers
 attention=xformers                              | attention=xformers needs a GPU; use attention=auto
 validation.items=0                              | validation.items=0 must be at least 1
 validation.timesteps=0                          | validation.timesteps=0 must be at least 1

@@ -37,7 +37,6 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
     "checkpoint_levels": (int, "at least 1", "for all"),
     "threads": (int, "at least 1", "for all cores"),
 }
-ATTENTION = ("auto", "sdpa", "math", "xformers")
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
 
@@ -57,8 +56,6 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
-    if cfg.attention not in ATTENTION:
-        raise ConfigError(f"attention={cfg.attention} is not known; choose from {', '.join(ATTENTION)}")
     _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
 
 

@@ -6,11 +6,12 @@ the name leads to is compared again before it is called.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
-from t2i.config import ConfigError
+from t2i.config import CONF, ConfigError
 from t2i.config.moved_targets import MOVED
 
 NAME = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)+", re.ASCII | re.IGNORECASE)
@@ -25,7 +26,7 @@ class Family(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a group may call."""
+    """What a group may call besides the classes and functions that its files in conf/ name."""
 
     names: tuple[str, ...] = ()  # exact names
     family: Family | None = None
@@ -33,43 +34,27 @@ class Rule(NamedTuple):
     partial: bool = False  # whether the group's `_target_` gets its last arguments later
 
 
-def _in(module: str, *names: str) -> tuple[str, ...]:
-    return tuple(f"{module}.{name}" for name in names)
-
-
 RULES = {
-    "error": Rule(_in("t2i.diffusion.residuals", "Huber", "SmoothL1", "Squared")),
-    "loss": Rule(
-        _in(
-            "t2i.diffusion.losses",
-            *("Debiased", "EDM", "MSE", "MinSNR", "P2", "SoftMinSNR", "TruncatedSNR"),
-        ),
-        nested={"error": "error"},
-    ),
-    "timesteps": Rule(
-        _in("t2i.diffusion.timesteps", "Biased", "LogitNormal", "Stratified", "Uniform"),
-        nested={"distribution": "timesteps"},
-    ),
-    "scheduler": Rule(
-        _in("t2i.models.schedulers", "pretrained_scheduler"),
-        Family("diffusers.SchedulerMixin", ("diffusers.schedulers",), ("diffusers",)),
-    ),
+    "error": Rule(),
+    "loss": Rule(nested={"error": "error"}),
+    "timesteps": Rule(nested={"distribution": "timesteps"}),
+    "scheduler": Rule(family=Family("diffusers.SchedulerMixin", ("diffusers.schedulers",), ("diffusers",))),
     "lr_scheduler": Rule(
-        _in("t2i.optim.lr_schedules", "warmup_stable_decay")
-        + _in(
-            "diffusers.optimization",
-            *("get_constant_schedule", "get_constant_schedule_with_warmup", "get_piecewise_constant_schedule"),
-            *("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup"),
-            "get_cosine_with_hard_restarts_schedule_with_warmup",
-            "get_polynomial_decay_schedule_with_warmup",
-            "get_scheduler",
+        names=tuple(
+            f"diffusers.optimization.{name}"
+            for name in (
+                *("get_constant_schedule", "get_constant_schedule_with_warmup", "get_piecewise_constant_schedule"),
+                *("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup", "get_scheduler"),
+                "get_cosine_with_hard_restarts_schedule_with_warmup",
+                "get_polynomial_decay_schedule_with_warmup",
+            )
         ),
-        Family("torch.optim.lr_scheduler.LRScheduler", ("torch.optim.lr_scheduler",)),
+        family=Family("torch.optim.lr_scheduler.LRScheduler", ("torch.optim.lr_scheduler",)),
         partial=True,
     ),
     "optimizer": Rule(
-        (*_in("t2i.optim.optimizers", "StochasticAdamW"), *_in("transformers", "Adafactor")),
-        Family(
+        names=("transformers.Adafactor",),
+        family=Family(
             "torch.optim.Optimizer",
             (
                 *("torch.optim", "bitsandbytes.optim", "torchao.optim", "transformers.optimization"),
@@ -78,16 +63,11 @@ RULES = {
         ),
         partial=True,
     ),
-    "ema": Rule(_in("t2i.optim.ema", "EMA", "NoEMA", "ScheduleFree")),
-    "adapter": Rule(_in("t2i.models.lora", "LoRA", "NoAdapter")),
-    "tracker": Rule(_in("t2i.tracking", "NoTracker", "TensorBoard", "Trackio", "Wandb")),
-    "model": Rule(("t2i.models.stable_diffusion.load", "t2i.models.stable_diffusion_xl.load")),
-    "dataset": Rule(
-        (
-            *_in("t2i.data.sharded_datasets", "stream", "webdataset"),
-            *("t2i.data.image_folder.folder", "t2i.data.hub_dataset.hub", "t2i.data.openmoji.openmoji"),
-        )
-    ),
+    "ema": Rule(),
+    "adapter": Rule(),
+    "tracker": Rule(),
+    "model": Rule(),
+    "dataset": Rule(),
 }
 ELSEWHERE = Rule()  # what settings outside of the groups may call: nothing
 
@@ -103,6 +83,22 @@ def rule_of(group: str | None) -> Rule:
     return RULES.get(group or "", ELSEWHERE)
 
 
+@cache
+def names_of(group: str | None) -> frozenset[str]:
+    """The exact names that a group may call: those that its files in conf/ give its `_target_`, and a few more."""
+    if group not in RULES:
+        return frozenset()
+    names = set(RULES[group].names)
+    for file in (CONF / group).glob("*.yaml"):
+        node = group
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if key := re.match(r"(\w+):", line):
+                node = key[1] if key[1] != "_target_" else group
+            if (target := re.match(r"(  )?_target_: *(\S+)", line)) and node == group:
+                names.add(target[2])
+    return frozenset(names)
+
+
 def check_name(key: str, target: Any, group: str | None, allowed: Sequence[str]) -> None:
     """Refuse a `_target_` by its name alone. Nothing is imported.
 
@@ -112,8 +108,8 @@ def check_name(key: str, target: Any, group: str | None, allowed: Sequence[str])
         raise ConfigError(f"{key}={target} is not the name of a class or function, such as package.module.Name")
     if target in MOVED:
         raise ConfigError(f"{key}={target} has moved to {MOVED[target]}; use the new name")
-    rule = rule_of(group)
-    if target not in rule.names and not _in_family(target, rule.family) and not _within(target, allowed):
+    family = rule_of(group).family
+    if target not in names_of(group) and not _in_family(target, family) and not _within(target, allowed):
         raise _refused(key, target, group)
 
 
@@ -122,7 +118,7 @@ def locate(key: str, target: str, group: str | None, allowed: Sequence[str]) -> 
     check_name(key, target, group, allowed)
     rule = rule_of(group)
     try:
-        if target in rule.names:
+        if target in names_of(group):
             return _attribute(target)
         if rule.family is not None and _in_family(target, rule.family):
             found = _attribute(target)
@@ -148,7 +144,7 @@ def locate(key: str, target: str, group: str | None, allowed: Sequence[str]) -> 
 def _refused(key: str, target: str, group: str | None) -> ConfigError:
     module, _, name = target.rpartition(".")
     if target.startswith("t2i."):
-        names = [known.rpartition(".")[2] for known in rule_of(group).names]
+        names = [known.rpartition(".")[2] for known in sorted(names_of(group))]
         choice = f"{group} takes {', '.join(names)}" if names else "no class or function is called there"
         return ConfigError(f"{key}={target}: a configuration can't call {name} here; {choice}")
     return ConfigError(

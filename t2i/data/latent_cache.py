@@ -144,7 +144,7 @@ def encode(split: Split, model: Model, cache_dir: str | Path) -> Encoded:
         folder / f"captions-{captions_key}", [*distinct, ""], partial(_embed, model), lambda: BATCH, "captions"
     )
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
-    _warn_of_long(distinct, next(iter(model.tokenizers.values())))
+    _warn_of_long(distinct, *model.limit)
     return Encoded(latents, captions, caption_rows, split.views, images_key, captions_key)
 
 
@@ -176,8 +176,7 @@ def _embed(model: Model, captions: list[str]) -> Columns:
     return columns
 
 
-def _warn_of_long(captions: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    longest = tokenizer.model_max_length
+def _warn_of_long(captions: list[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
     tokens = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []
     if too_long := sum(len(ids) > longest for ids in tokens):
         message = "%d of %d captions are longer than the %d tokens that the text encoder takes; they are truncated"

@@ -6,6 +6,7 @@ Checkpoints hold complete tensors, so that any number of processes can resume fr
 """
 
 import copy
+import os
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from t2i.config import ConfigError
@@ -67,6 +69,7 @@ class Sharded(Layout):
         unsharded = _without_values(model.denoiser)
         if plugin := self.accelerator.state.fsdp_plugin:
             plugin.mixed_precision_policy = None
+            wrap_blocks(plugin, model.denoiser)
         if self.accelerator.native_amp:
             model.denoiser.forward = autocast(self.accelerator)(model.denoiser.forward)
         model.denoiser, optimizer = self.accelerator.prepare(model.denoiser, optimizer)
@@ -76,6 +79,16 @@ class Sharded(Layout):
         main = self.accelerator.is_main_process
         gathered = {name: GatheredState(part, main) for name, part in others.items()}
         return {"optimizer": GatheredOptimizerState(optimizer, main), **gathered}
+
+
+def wrap_blocks(plugin: Any, network: nn.Module) -> None:
+    """Gather the network block by block, as Diffusers names its blocks, if the launcher does not say what to wrap."""
+    if "FSDP_AUTO_WRAP_POLICY" in os.environ or plugin.auto_wrap_policy is not None:
+        return
+    present = {type(module).__name__ for module in network.modules()}
+    blocks: Any = getattr(network, "_no_split_modules", None) or []
+    plugin.auto_wrap_policy = transformer_auto_wrap_policy
+    plugin.transformer_cls_names_to_wrap = [name for name in blocks if name in present]
 
 
 class ShardedWeights(TrainedWeights):

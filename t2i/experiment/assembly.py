@@ -1,5 +1,6 @@
 """The components of a run, built from its configuration. All parts of t2i that train meet here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery, make_battery
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
+from t2i.models.prompts import EmbeddedPrompts
 from t2i.optim.precision import MIXED_PRECISION
 from t2i.optim.trained_weights import hold_weights
 from t2i.plan import Plan
@@ -38,6 +40,7 @@ class Experiment:
     plan: Plan
     data: Captioned
     model: Model
+    prompts: Sequence[str] | EmbeddedPrompts  # those of the samples
     optimization: Optimization
     examples: Readable
     battery: Battery
@@ -75,6 +78,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
             "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
         },
     )
+    prompts = model.prompts(cfg.samples.prompts)
     model.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()
@@ -96,6 +100,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         plan=plan,
         data=data,
         model=model,
+        prompts=prompts,
         optimization=Optimization(
             trained=trained,
             optimizer=prepared,
@@ -130,6 +135,12 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
 def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
     """The model with everything that the configuration changes in it before training."""
     model: Model = build(cfg, "model")
+    if plan.adapter.text_encoder and not model.trains_text:
+        raise ConfigError(
+            "adapter.text_encoder=true: this model's text encoders are too large to be trained; use false"
+        )
+    frozen_or_rounded = plan.adapter.needs_pretrained or plan.precision.weights == "stochastic"
+    model.hold(plan.precision.compute if frozen_or_rounded else torch.float32)
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
         recompute(model.denoiser, cfg.checkpoint_levels)

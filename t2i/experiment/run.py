@@ -146,7 +146,8 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
     def sample_images(step: int) -> None:
         mine = processes.assigned(range(len(cfg.samples.prompts)), accelerator)
         with ema.applied(), evaluating(model.denoiser):
-            images = sample(model.pipeline(plan.scheduler), **cfg.samples, places=mine)
+            settings = {key: value for key, value in cfg.samples.items() if key != "prompts"}
+            images = sample(model.sampler(plan.scheduler), experiment.prompts, **settings, places=mine)
         by_place = dict(gather_object(list(zip(mine, images, strict=True))))
         if accelerator.is_main_process:
             recorder.images(step, cfg.samples.prompts, [by_place[place] for place in sorted(by_place)])

@@ -21,6 +21,11 @@ class Adapter(Protocol):
     needs_pretrained: bool  # whether the result is useless without the pretrained weights
     text_encoder: bool  # whether text encoders are trained, too
 
+    @property
+    def saves_text(self) -> bool:
+        """Whether what is exported holds weights of text encoders."""
+        return self.text_encoder or not self.needs_pretrained
+
     def attach(self, model: Model, autocast: Callable[[Callable], Callable] | None = None) -> Model:
         """Freeze what is not trained; returns the model to train.
 
@@ -50,10 +55,11 @@ class Adapter(Protocol):
         scheduler: the one trained with; with another prediction type the samples would be noise. writes: whether this
         process writes; the others only help to gather a sharded network.
         """
+        pipeline = model.pipeline if self.saves_text else model.sampler
         with average.applied(torch.float32):
             if writes:
-                self.save(model.pipeline(scheduler), folder)
+                self.save(pipeline(scheduler), folder)
         if len(average.variants()) > 1:
             with trained.replaced(trained.weights, torch.float32):
                 if writes:
-                    self.save_raw(model.pipeline(scheduler), folder)
+                    self.save_raw(pipeline(scheduler), folder)

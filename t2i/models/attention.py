@@ -1,7 +1,9 @@
 """How a denoiser computes its attention, and which activations it recomputes."""
 
 import importlib.util
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,15 +11,19 @@ from torch import Tensor, nn
 
 from t2i.config import ConfigError
 
+OWN = ("auto", "sdpa", "math", "xformers")  # what every model can compute its attention with
+ON_CPU = ("native", "_native_math", "flex")  # of the backends that Diffusers knows by name for transformers
 FEW_SCORES = 2**27  # attention scores of a layer: 4,096 latents with 8 heads, 268 MB in bf16
 
 
 def resolve_attention(attention: str, dtype: str) -> str:
-    """sdpa, math, by_size or xformers; `auto` is PyTorch's fused attention, but by_size for bf16 on a CPU.
+    """sdpa, math, by_size, xformers, or a backend of Diffusers; `auto` is sdpa, but by_size for bf16 on a CPU.
 
     There plain matrix products are faster than the fused kernel, in the backward pass by half.
     """
     on_gpu = torch.cuda.is_available()
+    if attention not in OWN:
+        _check_backend(attention, on_gpu)
     if attention == "auto":
         return "by_size" if dtype == "bf16" and not on_gpu else "sdpa"
     if attention == "xformers" and not on_gpu:
@@ -27,15 +33,39 @@ def resolve_attention(attention: str, dtype: str) -> str:
     return attention
 
 
+def _check_backend(attention: str, on_gpu: bool) -> None:
+    """ConfigError if Diffusers knows no such backend, or if it can't run here."""
+    from diffusers.models import attention_dispatch
+
+    known = [backend.value for backend in attention_dispatch.AttentionBackendName]
+    if attention not in known:
+        raise ConfigError(
+            f"attention={attention} is not known; choose from {', '.join(OWN)}, or for a transformer from "
+            f"{', '.join(known)}"
+        )
+    try:
+        attention_dispatch._check_attention_backend_requirements(attention_dispatch.AttentionBackendName(attention))
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise ConfigError(f"attention={attention} can't run here: {' '.join(str(error).split())}") from error
+    if attention not in ON_CPU and not on_gpu:
+        raise ConfigError(f"attention={attention} needs a GPU; use attention=auto")
+
+
 def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
-    """Compute the attention of a Diffusers network with sdpa, math, by_size or xformers.
+    """Compute the attention of a Diffusers network with what `resolve_attention` returned.
 
     The attention scores of some models (Stable Diffusion 2.1) overflow in half precision. The fused kernels keep the
     scores in float32; with plain products Diffusers casts them to float32, but autocast casts them back.
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     network: Any = denoiser  # PyTorch's annotations do not know the methods of Diffusers
+    if not isinstance(denoiser, UNet2DConditionModel):
+        _set_backend(network, attention)
+        return
+    if attention not in (*OWN, "by_size"):
+        raise ConfigError(f"attention={attention} is for transformers, and this model has a UNet; use attention=auto")
     if attention == "math" and dtype == "fp16" and network.config.get("upcast_attention"):
         raise ConfigError("attention=math overflows in fp16 with this model (upcast_attention); use attention=sdpa")
     if attention == "xformers":
@@ -43,6 +73,28 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
         return
     products, fused = AttnProcessor(), AttnProcessor2_0()
     network.set_attn_processor({"math": products, "sdpa": fused, "by_size": BySize(products, fused)}[attention])
+
+
+def _set_backend(transformer: Any, attention: str) -> None:
+    """Choose how a transformer computes its attention; by_size is PyTorch's fused attention, as sdpa is."""
+    if attention in ("sdpa", "by_size"):
+        return
+    processors = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
+    if not all(hasattr(processor, "_attention_backend") for processor in processors):
+        raise ConfigError(f"attention={attention}: this model has PyTorch's fused attention only; use attention=sdpa")
+    with _quiet("diffusers.models.modeling_utils"):  # which warns that backends are experimental
+        transformer.set_attention_backend({"math": "_native_math"}.get(attention, attention))
+
+
+@contextmanager
+def _quiet(name: str) -> Generator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class BySize:
@@ -72,6 +124,8 @@ def recompute(denoiser: nn.Module, levels: int | None) -> None:
     unet.enable_gradient_checkpointing()
     if levels is None:
         return
+    if not hasattr(unet, "down_blocks"):
+        raise ConfigError(f"checkpoint_levels={levels} counts the levels of a UNet, and this model has none; use null")
     depth = len(unet.down_blocks)
     inner = [*unet.down_blocks[levels:], unet.mid_block, *unet.up_blocks[: max(0, depth - levels)]]
     for block in inner:

@@ -7,6 +7,7 @@ from typing import Any
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
 from t2i.models.model import Model
+from t2i.models.pipeline_parts import denoiser_of
 from t2i.models.trained_text import TextTrained, freeze_unused
 
 AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
@@ -25,7 +26,8 @@ class NoAdapter(Adapter):
         pipeline.save_pretrained(folder)
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
-        pipeline.unet.save_pretrained(folder / "unet", variant="non_ema")
+        name = denoiser_of(pipeline.components)
+        pipeline.components[name].save_pretrained(folder / name, variant="non_ema")
 
 
 class LoRA(Adapter):
@@ -79,6 +81,8 @@ class LoRA(Adapter):
     def _add(self, network: Any, key: str, names: list[str]) -> None:
         from peft import LoraConfig
 
+        if not hasattr(network, "add_adapter"):
+            raise ConfigError(f"adapter: Diffusers has no adapters for a {type(network).__name__}; use adapter=none")
         network.requires_grad_(False)
         try:
             network.add_adapter(LoraConfig(target_modules=names, **self.settings))
@@ -87,6 +91,9 @@ class LoRA(Adapter):
                 f"adapter.{key}={names} can't be adapted ({error}); give the ends of layer names, such as to_q or "
                 "conv1 in a denoiser, q_proj in a text encoder"
             ) from error
+        for weight in network.parameters():
+            if weight.requires_grad:  # peft makes them in the type of the base
+                weight.data = weight.data.float()
 
     def save(self, pipeline: Any, folder: Path) -> None:
         _save_adapters(pipeline, folder, AVERAGED)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 import torch
 from torch import Tensor, nn
 
+from t2i.models.prompts import EmbeddedPrompts
+
 if TYPE_CHECKING:  # a command that only checks its settings does not wait for these libraries
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -35,6 +37,15 @@ class Model(Protocol):
         ...
 
     @property
+    def trains_text(self) -> bool:
+        """Whether its text encoders can be trained together with the denoiser."""
+        ...
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Read the denoiser, which was not used yet, in the type that it is held in."""
+        ...
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """The text encoders, under their names in the pipeline."""
         ...
@@ -42,6 +53,11 @@ class Model(Protocol):
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         """The tokenizers, under their names in the pipeline."""
+        ...
+
+    @property
+    def limit(self) -> tuple["PreTrainedTokenizerBase", int]:
+        """The number of tokens at which captions are cut, by which tokenizer."""
         ...
 
     @property
@@ -78,8 +94,16 @@ class Model(Protocol):
         """Pixels of clean latents; they may exceed [-1, 1] slightly."""
         ...
 
+    def prompts(self, captions: Sequence[str]) -> Sequence[str] | EmbeddedPrompts:
+        """What a stock pipeline can be asked for: embedded now where the text encoders are too large to be kept."""
+        ...
+
     def pipeline(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
         """A stock pipeline around the current weights."""
+        ...
+
+    def sampler(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
+        """A stock pipeline that draws `prompts`: without the text encoders if those are embedded."""
         ...
 
     def to(self, device: torch.device) -> None:

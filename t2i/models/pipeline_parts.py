@@ -1,7 +1,7 @@
 """Pipelines in the Diffusers layout, whose parts are read when they are first used."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,37 @@ from torch import nn
 from t2i.config import ConfigError
 from t2i.models.loading import hide_loading_bars, loading, locate
 
-DENOISER = "unet"
+DENOISERS = ("unet", "transformer")  # the names that the part that is trained has
+
+
+def denoiser_of(names: Iterable[str]) -> str:
+    """The name of the denoiser among those of a pipeline's parts."""
+    return next(name for name in names if name in DENOISERS)
 
 
 class PipelineParts:
     """The parts of a pipeline by name, each read from the subfolder of its name when it is first used.
 
-    All but the denoiser are in evaluation mode and without gradients. Weights are float32, from safetensors only.
+    All but the denoiser are in evaluation mode and without gradients. Weights are read from safetensors only.
     """
 
-    def __init__(self, path: str, classes: Mapping[str, Any], pretrained: bool, variant: str | None):
+    def __init__(
+        self,
+        path: str,
+        classes: Mapping[str, Any],
+        pretrained: bool,
+        variant: str | None,
+        dtypes: Mapping[str, torch.dtype],
+    ):
         """path: a folder. classes: the class of each part, by its name.
 
         pretrained: false gives the denoiser fresh weights, drawn from torch's seed. variant: which of several files of
-        weights is read, such as fp16 for `model.fp16.safetensors`; None: the one without a variant.
+        weights is read, such as fp16 for `model.fp16.safetensors`; None: the one without a variant. dtypes: the type in
+        which a part's weights are read, by its name; float32 for those that are not named.
         """
         self.folder, self.classes, self.pretrained, self.variant = Path(path), classes, pretrained, variant
+        self.denoiser, self.dtypes = denoiser_of(classes), dict(dtypes)
+        self.absent: list[str] = []  # the parts of the pipeline that it was saved without
         self.device = torch.device("cpu")
         self.read: dict[str, Any] = {}
 
@@ -47,13 +62,15 @@ class PipelineParts:
         hide_loading_bars()
         if not _is_network(kind):
             return kind.from_pretrained(self.folder, subfolder=name)
-        if name == DENOISER and not self.pretrained:
+        if name == self.denoiser and not self.pretrained:
             return kind.from_config(kind.load_config(self.folder, subfolder=name))
-        weights = {"variant": self.variant, "use_safetensors": True, "dtype": torch.float32}
+        dtype = self.dtypes.get(name, torch.float32)
+        weights = {"variant": self.variant, "use_safetensors": True, "dtype": dtype}
         part = kind.from_pretrained(self.folder, subfolder=name, **weights)
-        if name == DENOISER:
+        if name == self.denoiser:
             return part
-        layout = torch.channels_last if name == "vae" else torch.preserve_format  # convolutions are faster this way
+        flat = name == "vae" and all(weight.ndim <= 4 for weight in part.parameters())  # not an autoencoder of videos
+        layout = torch.channels_last if flat else torch.preserve_format  # convolutions are faster this way
         return part.eval().requires_grad_(False).to(self.device, memory_format=layout)
 
     def config(self, name: str) -> dict[str, Any]:
@@ -77,7 +94,7 @@ class PipelineParts:
         """Move the frozen networks to a device, including those that are read later."""
         self.device = device
         for name, part in self.read.items():
-            if isinstance(part, nn.Module) and name != DENOISER:
+            if isinstance(part, nn.Module) and name != self.denoiser:
                 part.to(device)
 
     def release(self) -> None:
@@ -106,26 +123,31 @@ def open_pipeline(
     pretrained: bool,
     revision: str | None,
     variant: str | None,
+    dtypes: Mapping[str, torch.dtype] | None = None,
 ) -> tuple[PipelineParts, dict[str, Any]]:
     """The parts of a pipeline, none of which is read yet, and the contents of model_index.json.
 
     path: `tiny`, a local folder in the Diffusers layout, or a Hub id, whose files are fetched. pipeline: its class;
-    ConfigError if the path holds another. For the other parameters see `PipelineParts`.
+    ConfigError if the path holds another. classes: a part that the pipeline was saved without is left out. For the
+    other parameters see `PipelineParts`.
     """
     with loading(path):
         config = pipeline.load_config(locate(path), revision=revision)
     if config["_class_name"] != pipeline.__name__:
         raise ConfigError(
             f"model.path={path} holds a {config['_class_name']}, not a {pipeline.__name__}; choose the option of model "
-            "that suits it (model=sd15, sd21 or sdxl)"
+            "that suits it"
         )
+    absent = [name for name in classes if config.get(name, (name,))[0] is None]
+    classes = {name: kind for name, kind in classes.items() if name not in absent}
     folder = locate(path)
     if not Path(folder).is_dir():
         unused = {name: None for name in config if not name.startswith("_") and name not in (*classes, "scheduler")}
         with loading(path):
             folder = pipeline.download(folder, revision=revision, variant=variant, use_safetensors=True, **unused)
-    parts = PipelineParts(str(folder), classes, pretrained, variant)
+    parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {})
+    parts.absent = absent
     for name, kind in classes.items():
-        if _is_network(kind) and (pretrained or name != DENOISER):
+        if _is_network(kind) and (pretrained or name != parts.denoiser):
             parts.files(name)  # now, so that a missing file is reported before anything is loaded
     return parts, config

@@ -36,10 +36,12 @@ def pretrained_scheduler(
         _refuse(of_betas, f"{path} is a flow", "scheduler=ddpm or ddim gives it another process")
         if "shift" in of_flows and "flow_shift" in config:
             of_flows["flow_shift"] = of_flows.pop("shift")
-        return getattr(diffusers, config["_class_name"]).from_config({**config, **changes, **of_flows})
+        return _class_of(config["_class_name"]).from_config({**config, **changes, **of_flows})
     _refuse(of_flows, f"{path} is not a flow", "use scheduler=flow_matching")
     # Schedulers made for sampling (PNDM, Euler) keep the training schedule under the same keys, and DDIM reads them
     # all; only its own class understands a flow. Some configs lack clip_sample, which DDIM would set, as for pixels.
+    if config.get("timestep_spacing") == "linspace":  # for which DDIM steps to other timesteps than it samples next
+        config = {**config, "timestep_spacing": "trailing"}
     return ddim.from_config({"clip_sample": False, **config, **changes, **of_betas})
 
 
@@ -54,6 +56,16 @@ def flow_matching(num_train_timesteps: int, shift: float) -> Any:
         flow_shift=shift,
         steps_offset=1,  # no effect here, but Stable Diffusion's pipeline expects it
     )
+
+
+def _class_of(name: str) -> Any:
+    """A class of schedulers, by the name that a scheduler's file gives it."""
+    import diffusers
+
+    found = getattr(diffusers, str(name), None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        raise ConfigError(f"scheduler: Diffusers has no scheduler {name}; choose an option such as scheduler=ddim")
+    return found
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from t2i.models.latent_diffusion import LatentDiffusion, token_ids
+from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content, Model
 from t2i.models.pipeline_parts import PipelineParts, open_pipeline
+from t2i.models.tokens import token_ids
 
 CLASSES = {
     "unet": UNet2DConditionModel,

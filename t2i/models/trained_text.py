@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.models.model import Content, Model
+from t2i.models.prompts import EmbeddedPrompts
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -29,12 +30,23 @@ class TextTrained:
         return self.model.patch_size
 
     @property
+    def trains_text(self) -> bool:
+        return self.model.trains_text
+
+    def hold(self, dtype: torch.dtype) -> None:
+        self.model.hold(dtype)
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         return self.model.text_encoders
 
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         return self.model.tokenizers
+
+    @property
+    def limit(self) -> tuple["PreTrainedTokenizerBase", int]:
+        return self.model.limit
 
     @property
     def image_content(self) -> Sequence[Content]:
@@ -63,8 +75,14 @@ class TextTrained:
     def decode(self, latents: Tensor) -> Tensor:
         return self.model.decode(latents)
 
+    def prompts(self, captions: Sequence[str]) -> Sequence[str] | EmbeddedPrompts:
+        return self.model.prompts(captions)
+
     def pipeline(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
         return self.model.pipeline(scheduler)
+
+    def sampler(self, scheduler: "SchedulerMixin") -> "DiffusionPipeline":
+        return self.model.sampler(scheduler)
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)

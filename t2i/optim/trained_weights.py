@@ -79,7 +79,7 @@ def hold_weights(network: nn.Module, precision: Precision = FP32) -> NetworkWeig
     weights: dict[str, Tensor] = dict(parameters)
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2:  # a view would keep the complete weights file mapped into memory
-            parameter.data = parameter.data.clone()
+            parameter.data = parameter.data.to(torch.float32, copy=True)
             continue
         if parameter.requires_grad and precision.weights == "fp32":
             continue

@@ -63,6 +63,7 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     data = cfg.dataset.get("path") or cfg.dataset._target_.rpartition(".")[2]
     images = f"{counts['train'] or 'streamed'} images, {counts['validation']} held out"
     packages = [f"{name} {version}" for name, version in info["packages"].items()]
+    predicted = scheduler.get("prediction_type", "noise − x0" if "shift" in scheduler else "epsilon")
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else " (architecture only, trained from scratch)"),
         "trained": f"{described(cfg.adapter)}: {trained:.1f} of {parameters:.1f} M parameters"
@@ -72,7 +73,7 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
         "steps": f"{cfg.steps}, with {cfg.batch_size} images each; {cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
-        "noise schedule": f"{scheduler['_class_name']}; predicts {scheduler.get('prediction_type', 'epsilon')}",
+        "noise schedule": f"{scheduler['_class_name']}; predicts {predicted}",
         "loss": described(cfg.loss),
         "weight averaging": described(cfg.ema),
         "seed": str(cfg.seed),

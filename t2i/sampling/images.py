@@ -1,5 +1,6 @@
 """Images of fixed prompts from fixed seeds."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,34 +8,66 @@ import numpy as np
 import torch
 from PIL import Image
 
+from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.prompts import EmbeddedPrompts
 from t2i.rng import generator
 
 FORWARD_BATCH = 16
+GUIDED_BY = {"QwenImagePipeline": "true_cfg_scale"}  # others take guidance_scale
 
 
 @torch.no_grad()
 def sample(
     pipeline: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | EmbeddedPrompts,
     seed: int,
     steps: int,
     guidance_scale: float,
     places: Sequence[int] | None = None,
+    size: int | None = None,
 ) -> list[Image.Image]:
     """One image for each prompt, from a stock Diffusers pipeline.
 
     places: indices of the prompts to sample; None means all. The initial noise of an image depends on `seed` and the
-    index of its prompt only, not on which other prompts are sampled.
+    index of its prompt only, not on which other prompts are sampled. size: height and width in pixels; None: what the
+    pipeline was made for.
     """
     places = range(len(prompts)) if places is None else places
-    prompts = [prompts[place] for place in places]
-    config = pipeline.unet.config
-    shape = (config.in_channels, config.sample_size, config.sample_size)
-    noise = [generator(seed, "sample", place).standard_normal(shape, dtype=np.float32) for place in places]
-    device, images = pipeline.unet.device, []
-    for start in range(0, len(prompts), FORWARD_BATCH):
-        part = slice(start, start + FORWARD_BATCH)
-        latents = torch.from_numpy(np.stack(noise[part])).to(device, pipeline.vae.dtype)
-        output = pipeline(prompts[part], latents=latents, num_inference_steps=steps, guidance_scale=guidance_scale)
-        images += output.images
+    denoiser = denoiser_of(pipeline.components)
+    noise = _latents if denoiser == "unet" else _generators
+    settings = {"num_inference_steps": steps, GUIDED_BY.get(type(pipeline).__name__, "guidance_scale"): guidance_scale}
+    if size is not None:
+        settings |= {"height": size, "width": size}
+    if "use_resolution_binning" in inspect.signature(pipeline.__call__).parameters:
+        settings["use_resolution_binning"] = size is None
+    images = []
+    for start in range(0, len(places), FORWARD_BATCH):
+        part = places[start : start + FORWARD_BATCH]
+        request = _request(prompts, part, pipeline.components[denoiser].device, "true_cfg_scale" in settings)
+        images += pipeline(**request, **noise(pipeline, seed, part, size), **settings).images
     return images
+
+
+def _request(
+    prompts: Sequence[str] | EmbeddedPrompts, places: Sequence[int], device: torch.device, negative: bool
+) -> dict[str, Any]:
+    """What is asked for, as arguments of the pipeline; negative: whether only a negative prompt gives it guidance."""
+    if isinstance(prompts, EmbeddedPrompts):
+        return prompts.request(places, device)
+    texts = [prompts[place] for place in places]
+    return {"prompt": texts, "negative_prompt": [""] * len(texts)} if negative else {"prompt": texts}
+
+
+def _latents(pipeline: Any, seed: int, places: Sequence[int], size: int | None) -> dict[str, Any]:
+    """The initial noise of a UNet, whose latents have one layout."""
+    config = pipeline.unet.config
+    side = config.sample_size if size is None else size // pipeline.vae_scale_factor
+    shape = (config.in_channels, side, side)
+    noise = [generator(seed, "sample", place).standard_normal(shape, dtype=np.float32) for place in places]
+    return {"latents": torch.from_numpy(np.stack(noise)).to(pipeline.unet.device, pipeline.vae.dtype)}
+
+
+def _generators(pipeline: Any, seed: int, places: Sequence[int], size: int | None) -> dict[str, Any]:
+    """What the pipeline draws the initial noise from, in the layout of its family."""
+    seeds = [int(generator(seed, "sample", place).integers(2**63)) for place in places]
+    return {"generator": [torch.Generator().manual_seed(value) for value in seeds]}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
@@ -15,6 +14,8 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.lora import AVERAGED, RAW
+from t2i.models.model import Model
+from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
@@ -37,25 +38,36 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
         if checkpoint is None:
             raise ConfigError(f"{folder} has neither a model/ folder nor a complete checkpoint yet")
         folder = checkpoint
-    on_gpu = torch.cuda.is_available()
     if (folder / "manifest.json").is_file():
         pipeline = _from_checkpoint(folder, weights)
     elif (folder / AVERAGED).is_file():
         pipeline = _from_adapters(folder, weights)
     else:
-        name = folder if folder.is_dir() else source
-        pipeline = _from_pretrained(name, weights, torch.float16 if on_gpu else torch.float32)
+        pipeline = _from_pretrained(folder if folder.is_dir() else source, weights)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if on_gpu else "cpu")
+    if denoiser_of(pipeline.components) == "transformer":  # whose text encoders may have been read in another type
+        pipeline.to(_dtype("transformer"))
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _from_pretrained(name: str | Path, weights: str, dtype: torch.dtype) -> Any:
-    with loading(str(name)):
-        located = locate(name)
-        unused = {"safety_checker": None} if "safety_checker" in DiffusionPipeline.load_config(located) else {}
+def _dtype(denoiser: str) -> torch.dtype:
+    """The type to sample in: on a GPU half precision, in which the large text encoders overflow unless it is bf16."""
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.float16 if denoiser == "unet" else torch.bfloat16
+
+
+def _from_pretrained(source: str | Path, weights: str) -> Any:
+    with loading(str(source)):
+        located = locate(source)
+        parts: Any = DiffusionPipeline.load_config(located)
+        name = denoiser_of(parts)
+        dtype, unused = _dtype(name), {"safety_checker": None} if "safety_checker" in parts else {}
         pipeline: Any = DiffusionPipeline.from_pretrained(located, dtype=dtype, **unused)
-    if weights == "raw" and (Path(located) / "unet" / "diffusion_pytorch_model.non_ema.safetensors").is_file():
-        pipeline.unet = UNet2DConditionModel.from_pretrained(located, subfolder="unet", variant="non_ema", dtype=dtype)
+    if weights == "raw" and list((Path(located) / name).glob("diffusion_pytorch_model.non_ema*.safetensors")):
+        kind = type(pipeline.components[name])
+        raw = kind.from_pretrained(located, subfolder=name, variant="non_ema", dtype=dtype)
+        pipeline.register_modules(**{name: raw})
     return pipeline
 
 
@@ -66,10 +78,16 @@ def _config(run: Path) -> DictConfig:
     return cfg
 
 
+def _model(cfg: DictConfig) -> Model:
+    model: Model = build(cfg, "model")
+    model.hold(_dtype("transformer"))
+    return model
+
+
 def _from_adapters(folder: Path, weights: str) -> Any:
     """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
-    pipeline = build(cfg, "model").pipeline(build(cfg, "scheduler"))
+    pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
     raw = weights == "raw" and (folder / RAW).is_file()
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
@@ -79,7 +97,7 @@ def _from_adapters(folder: Path, weights: str) -> Any:
 
 def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     cfg = _config(checkpoint.parent.parent)
-    model = build(cfg, "adapter").attach(build(cfg, "model"))
+    model = build(cfg, "adapter").attach(_model(cfg))
     file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
     if not file.is_file():
         raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from helpers import families
 from helpers.launch import train
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
-from t2i.distributed.fsdp import check
+from t2i.distributed.fsdp import check, wrap_blocks
 from t2i.optim.precision import FP32, Precision
 
 SHARDER = Path(__file__).resolve().parent.parent / "helpers" / "sharder.py"
@@ -117,6 +118,25 @@ def test_adapters_train_in_a_sharded_network(launch, folder, layout):
     launch(1, "run=adapters-one", *settings)
     launch(2, "run=adapters-two", *settings)
     assert_same_training(folder / "multirun" / "adapters-two", folder / "multirun" / "adapters-one")
+
+
+@pytest.mark.slow
+def test_a_transformer_is_sharded_block_by_block_without_being_told(launch, folder):
+    settings = ["model=sd35", f"model.path={families.save('sd35', folder / 'sd35')}", "steps=3", "samples.size=64"]
+    launch(1, "run=blocks-one", *settings, "adapter=lora", "samples.prompts=[a heart]")
+    launch(2, "run=blocks-two", *settings, "adapter=lora", "samples.prompts=[a heart]", environment={})
+    assert_same_training(folder / "multirun" / "blocks-two", folder / "multirun" / "blocks-one")
+
+
+def test_the_blocks_that_diffusers_names_are_wrapped_unless_the_launcher_says_otherwise(monkeypatch):
+    monkeypatch.delenv("FSDP_AUTO_WRAP_POLICY", raising=False)
+    network, plugin = families.PIPELINES["sd35"]().transformer, SimpleNamespace(auto_wrap_policy=None)
+    wrap_blocks(plugin, network)
+    assert plugin.transformer_cls_names_to_wrap == ["JointTransformerBlock"]
+    monkeypatch.setenv("FSDP_AUTO_WRAP_POLICY", "NO_WRAP")
+    chosen = SimpleNamespace(auto_wrap_policy=None)
+    wrap_blocks(chosen, network)
+    assert chosen.auto_wrap_policy is None
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def save(name: str, folder: Path) -> Path:
 
 def _sd15() -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(CLIPTextModel, hidden_act="quick_gelu"),
-        tokenizer=_tokenizer(),
+        vae=vae(),
+        text_encoder=text_encoder(CLIPTextModel, hidden_act="quick_gelu"),
+        tokenizer=tokenizer(),
         unet=UNet2DConditionModel(**BLOCKS, cross_attention_dim=32, attention_head_dim=2),
         scheduler=PNDMScheduler(**BETAS, skip_prk_steps=True),
         safety_checker=None,
@@ -53,9 +53,9 @@ def _sd15() -> StableDiffusionPipeline:
 def _sd21() -> StableDiffusionPipeline:
     heads = {"attention_head_dim": [1, 2], "use_linear_projection": True, "upcast_attention": True}
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(CLIPTextModel, hidden_act="gelu", num_hidden_layers=3),
-        tokenizer=_tokenizer(pad_token="!"),
+        vae=vae(),
+        text_encoder=text_encoder(CLIPTextModel, hidden_act="gelu", num_hidden_layers=3),
+        tokenizer=tokenizer(pad_token="!"),
         unet=UNet2DConditionModel(**BLOCKS, cross_attention_dim=32, **heads),
         scheduler=DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False),
         safety_checker=None,
@@ -69,26 +69,26 @@ def _sdxl() -> StableDiffusionXLPipeline:
     heads = {"attention_head_dim": [1, 2], "use_linear_projection": True, "transformer_layers_per_block": [1, 2]}
     width = {"cross_attention_dim": 32 + 48, "projection_class_embeddings_input_dim": 24 + 6 * 8}
     return StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=_text_encoder(CLIPTextModel, hidden_act="quick_gelu"),
-        text_encoder_2=_text_encoder(CLIPTextModelWithProjection, hidden_size=48, projection_dim=24),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(pad_token="!"),
+        vae=vae(),
+        text_encoder=text_encoder(CLIPTextModel, hidden_act="quick_gelu"),
+        text_encoder_2=text_encoder(CLIPTextModelWithProjection, hidden_size=48, projection_dim=24),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(pad_token="!"),
         unet=UNet2DConditionModel(**BLOCKS, **conditions, **heads, **width),
         scheduler=EulerDiscreteScheduler(**BETAS),
         add_watermarker=False,
     )
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(BUNDLED["tiny"], subfolder="vae", dtype=torch.float32)
+def vae(**settings) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(BUNDLED["tiny"], subfolder="vae", dtype=torch.float32, **settings)
 
 
-def _tokenizer(**settings) -> CLIPTokenizer:
+def tokenizer(**settings) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(BUNDLED["tiny"], subfolder="tokenizer", **settings)
 
 
-def _text_encoder(kind: type, **settings):
+def text_encoder(kind: type, **settings):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     tokens = {"vocab_size": 2000, "max_position_embeddings": 24}
     special = {"bos_token_id": 1998, "eos_token_id": 1999, "pad_token_id": 1999}

@@ -3,6 +3,7 @@ import importlib.util
 import diffusers
 import pytest
 import torch
+from helpers import families
 
 from t2i.config import ConfigError
 from t2i.models.attention import recompute, resolve_attention, set_attention
@@ -80,6 +81,24 @@ def test_by_size_uses_plain_products_for_few_scores_and_the_fused_kernel_for_man
         set_attention(unet, implementation, "fp32")
         outputs.append(attention(hidden))
     assert torch.equal(*outputs)
+
+
+def test_transformers_have_the_backends_of_diffusers():
+    """Where the family's attention goes through its dispatcher; UNets have none."""
+    pipeline = families.PIPELINES["flux1"]()
+    network, x = pipeline.transformer, torch.randn(1, 16, 16)
+    text = {"encoder_hidden_states": torch.randn(1, 8, 24), "pooled_projections": torch.randn(1, 32)}
+    ids, times = {"txt_ids": torch.zeros(8, 3), "img_ids": torch.rand(16, 3)}, torch.tensor([0.5])
+    outputs = []
+    for attention in ("by_size", "math", "native"):
+        set_attention(network, attention, "fp32")
+        outputs.append(network(x, timestep=times, guidance=times, **text, **ids).sample)
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-5)
+    with pytest.raises(ConfigError, match="attention=math: this model has PyTorch's fused attention only"):
+        set_attention(families.PIPELINES["sd35"]().transformer, "math", "fp32")
+    with pytest.raises(ConfigError, match="attention=flash is for transformers, and this model has a UNet"):
+        set_attention(diffusers.UNet2DConditionModel(block_out_channels=(32,) * 4), "flash", "fp32")
 
 
 def test_plain_products_of_scores_that_overflow_are_refused(layout):

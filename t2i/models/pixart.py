@@ -1,0 +1,52 @@
+"""PixArt-Sigma (Chen et al. 2024, arXiv 2403.04692): transformer that predicts the noise, T5 with a mask.
+
+The transformer also predicts a variance, which neither training nor the stock pipeline uses: half of its output.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
+from torch import Tensor
+from transformers import T5EncoderModel, T5Tokenizer
+
+from t2i.models.cross_attended import CrossAttended
+from t2i.models.model import Model
+from t2i.models.pipeline_parts import open_pipeline
+from t2i.models.tokens import padded, plain
+
+CLASSES = {
+    "transformer": PixArtTransformer2DModel,
+    "vae": AutoencoderKL,
+    "text_encoder": T5EncoderModel,
+    "tokenizer": T5Tokenizer,
+}
+DTYPES = {"text_encoder": torch.bfloat16}  # T5-XXL: 9.5 GB
+
+
+class PixArt(CrossAttended):
+    """T5's output, with its mask. The times are those of the noise schedule, as for a UNet."""
+
+    pipeline_class = PixArtSigmaPipeline
+    tokens = 300
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        ids, mask = padded(self.parts["tokenizer"], plain(captions), self.tokens)
+        return {"input_ids": ids, "mask": mask}
+
+    def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        encoder = self.parts["text_encoder"]
+        mask = tokens["mask"].to(encoder.device)
+        output = encoder(tokens["input_ids"].to(encoder.device), attention_mask=mask)
+        return {"encoder_hidden_states": output.last_hidden_state.float(), "mask": mask}
+
+    def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
+        sizes = {"resolution": None, "aspect_ratio": None}  # which Sigma is not conditioned on
+        output = self.denoiser(x, timestep=t, added_cond_kwargs=sizes, **self.text_inputs(text)).sample
+        return output[:, : x.shape[1]]
+
+
+def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+    """For the parameters see `open_pipeline`."""
+    parts, _ = open_pipeline(path, PixArtSigmaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    return PixArt(parts)

@@ -1,0 +1,45 @@
+"""Captions as tokens, as the stock pipelines pad and cut them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None) -> Tensor:
+    """[B, L], padded to `length` and cut at it; None: the length that the tokenizer was saved with."""
+    return padded(tokenizer, captions, length)[0]
+
+
+def padded(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids, and a mask that is 1 where they are not padding, each [B, L]; for `length` see `token_ids`."""
+    length = length or tokenizer.model_max_length
+    tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens.input_ids, tokens.attention_mask
+
+
+def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Reset padding and truncation, which the last call has set and which would be saved in tokenizer.json."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+
+
+def plain(captions: Sequence[str]) -> list[str]:
+    """In lower case and without surrounding spaces, as the pipelines of PixArt and Sana tokenize them."""
+    return [caption.lower().strip() for caption in captions]
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], thinking: bool) -> list[str]:
+    """Each caption as the user's turn of a conversation with a language model, whose answer is to begin."""
+    settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
+    turns = [[{"role": "user", "content": caption}] for caption in captions]
+    return [str(tokenizer.apply_chat_template(turn, **settings)) for turn in turns]
+
+
+def left_aligned(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states [B, L, D] and their mask [B, L], with the padding at the end, and zero there."""
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    mask = mask.gather(1, order)
+    return hidden.gather(1, order[..., None].expand_as(hidden)) * mask[..., None], mask
