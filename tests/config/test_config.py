@@ -146,7 +146,7 @@ def test_settings_that_a_target_does_not_take():
         make_plan(compose("+loss.gamma=5"))
     with pytest.raises(ConfigError, match=r"^dataset.path must be given$"):
         check_the_rest(compose("dataset=hub"))
-    with pytest.raises(ConfigError, match=r"can't call Nothing here; loss takes Debiased, EDM, MSE, MinSNR"):
+    with pytest.raises(ConfigError, match=r"can't call Nothing here; loss takes CosMap, Debiased, EDM, MSE, MinSNR"):
         make_plan(compose("loss._target_=t2i.diffusion.losses.Nothing"))
     with pytest.raises(ConfigError, match=r"optimizer._target_=torch.optim.Nothing can't be imported"):
         check_the_rest(compose("optimizer._target_=torch.optim.Nothing"))
