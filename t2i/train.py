@@ -17,6 +17,7 @@ from t2i.cli.log_records import clean_logs
 from t2i.config import CONF, ConfigError
 from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
+from t2i.config.config_files import guard_files
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import resolve_once
 from t2i.config.resolvers import register
@@ -24,6 +25,7 @@ from t2i.config.secrets import redact
 from t2i.sweeps.manifest import as_begun, job_folder
 
 register(job_folder)
+guard_files()
 
 
 def main() -> None:
@@ -61,8 +63,8 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     _redact_files(folder / ".hydra")
-    check_permissions(cfg, overrides)
     cfg = resolve_once(cfg)
+    check_permissions(cfg, overrides)
     check_types(
         cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, hydra_config.runtime.choices))
     )

@@ -366,6 +366,13 @@ OF_HYDRA = {
     "a run's name": "run: ../../harm",
     "a sweep's name": "sweep: ../harm",
     "a run's name from parts": "a: ..\nrun: x/${a}/${a}/${a}/harm",
+    "a run's name by the name of the program": "x: {app: fine, train: ../../harm, t2i: ../../harm}\n"
+    "run: ${x.${hydra.job.name}}",
+    "a sweep's name by a setting that varies": "x: {s0: fine, s1: ../../harm, s2: ../../harm}\n"
+    "k: s${seed}\nsweep: ${x.${k}}",
+    "a run's name that no folder can have": 'run: "a\\0b"',
+    "a run's name of half a letter": 'run: "a\\ud800b"',
+    "a preset by the clock": "defaults:\n  - optional /cb@hydra.callbacks: c${now:%S}\n",
     "an option's name": "defaults:\n  - override /loss: ../loss/callback\n",
 }
 
@@ -397,6 +404,42 @@ def test_hydras_own_settings_count_in_conf_and_on_the_command_line_only(name, do
     if door == "a sweep" and name in ("a run's name", "a run's name from parts"):
         return  # unused in a sweep; the run itself is refused for another reason
     assert not (tmp_path / "multirun").exists(), line
+
+
+UNREADABLE = {
+    "billions of values": "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+    "a value that holds itself": "a: &a [*a]\n",
+    "a deep value": "a: " + "[" * 3000 + "]" * 3000 + "\n",
+    "a large file": "a: " + "x" * 2_000_000 + "\n",
+    "bytes": "a: \udcff\n",
+    "an option that includes itself": "defaults: [theirs]\n",
+    "a file above": "defaults: [/../outside/private@notes, _self_]\n",
+    "a link to a file": "defaults: [/linked@notes, _self_]\n",
+    "a link to a folder": "defaults: [/elsewhere/private@notes, _self_]\n",
+    "no end": "defaults: [/endless@notes, _self_]\n",
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.usefixtures("harm")
+def test_a_file_that_cannot_be_read_at_once_or_leads_elsewhere_is_refused(name, tmp_path, capsys):
+    folder = theirs(tmp_path, "steps: 1\n")
+    (tmp_path / "theirs" / "experiment" / "theirs.yaml").write_bytes(
+        (GLOBAL + UNREADABLE[name]).encode(errors="surrogateescape")
+    )
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "private.yaml").write_text("password: of-somebody\n")
+    (tmp_path / "theirs" / "linked.yaml").symlink_to(tmp_path / "outside" / "private.yaml")
+    (tmp_path / "theirs" / "elsewhere").symlink_to(tmp_path / "outside")
+    os.mkfifo(tmp_path / "theirs" / "endless.yaml")
+    line = end_of(train.cli, ["--config-dir", folder, "experiment=theirs"], capsys)
+    assert "theirs" in line or "an option includes itself" in line
+
+
+def test_a_few_aliases_and_a_name_that_was_typed_are_fine(tmp_path):
+    folder = theirs(tmp_path, "samples:\n  prompts: &words [a heart, a cat]\nx: m\nnotes: *words\n")
+    check_foreign_files(["--config-dir", folder, "experiment=theirs", "tracker.project=of-${x}", "run=mine"])
 
 
 @pytest.mark.parametrize("option", ["theirs", "halving"])

@@ -60,13 +60,15 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str | None:
         return str(error)
     if "hydra.errors" in sys.modules:  # Hydra is slow to import, and has raised nothing where it was not
         from hydra.errors import HydraException, InstantiationException
-        from omegaconf.errors import OmegaConfBaseException
+        from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
         from t2i.config.misspelt import explain as explain_hydra
         from t2i.config.resolvers import refusal
 
         if isinstance(error, (HydraException, OmegaConfBaseException)) and (reason := refusal(error)) is not None:
             return reason
+        if isinstance(error, InterpolationResolutionError):
+            return f"{error.full_key}: {str(error).splitlines()[0]}"
         if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             return explain_hydra(error, arguments)
     if isinstance(error, OSError) and error.filename is not None:

@@ -14,6 +14,7 @@ from yaml import YAMLError
 
 from t2i.config import CONF, ConfigError
 from t2i.config.checks import check_permissions
+from t2i.config.config_files import guard_files
 from t2i.config.resolvers import refusal, restrict
 
 SEARCH_PATH = "hydra.searchpath"
@@ -29,13 +30,18 @@ def compose(overrides: list[str], **options: Any) -> DictConfig:
 def composed(overrides: list[str], **options: Any) -> DictConfig:
     """The same, whoever gave the permissions in it. Hydra raises HydraException, or KeyError for an absent variable."""
     restrict()
+    guard_files()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose("config", overrides=overrides, **options)
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         if (reason := refusal(error)) is not None:
             raise ConfigError(reason) from error
         raise
+    except RecursionError as error:
+        raise ConfigError("the settings can't be composed: an option includes itself in its defaults list") from error
     except (YAMLError, AttributeError, TypeError, ValueError) as error:  # what a file of an unexpected shape causes
         raise ConfigError(f"the settings can't be composed: {' '.join(str(error).split())}") from error
 

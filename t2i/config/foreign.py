@@ -15,12 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import CONF, PACKAGE, ConfigError
 from t2i.config.compose import composed, search_path
 from t2i.config.keys import belongs, flat
-from t2i.config.resolvers import refusal
 
 # Hydra itself writes these while it composes, after all files; overrides are compared with what was typed.
 WRITTEN_BY_HYDRA = (
@@ -47,7 +45,7 @@ def check_foreign_files(arguments: Sequence[str]) -> None:
         return  # Hydra refuses it, too, and explains it
     if folders := _folders(options.config_dir, overrides):
         for job in _jobs(overrides, folders):
-            _check_job(job, folders, options.multirun)
+            _check_job(job, folders)
 
 
 def _folders(config_dir: str | None, overrides: Sequence[Override]) -> list[str]:
@@ -80,7 +78,7 @@ def _is_group(key: str, folders: Sequence[str]) -> bool:
     return any((root / key).is_dir() for root in roots) or any(folder.startswith("pkg:") for folder in folders)
 
 
-def _check_job(typed: Sequence[str], folders: Sequence[str], multirun: bool) -> None:
+def _check_job(typed: Sequence[str], folders: Sequence[str]) -> None:
     source = ", ".join(folder.removeprefix("file://") for folder in folders)
     of_hydra = [text for text in typed if _is_hydra(text) and not text.lstrip("+~").startswith("hydra.searchpath")]
     tasks = [text for text in typed if not _is_hydra(text)]
@@ -94,9 +92,9 @@ def _check_job(typed: Sequence[str], folders: Sequence[str], multirun: bool) -> 
         ) from error
     _compare(_hydra_node(cfg), _hydra_node(reference), source)
     for name, given in (("task", tasks), ("hydra", [*of_hydra, search_path(folders)])):
-        if list(cfg.hydra.overrides[name]) != given:  # a sweep passes them on to its jobs
+        if OmegaConf.to_container(cfg.hydra.overrides[name]) != given:  # a sweep passes them on to its jobs
             raise ConfigError(f"{source}: hydra.overrides.{name} can't be set in a file; leave it out")
-    _check_folder_names(cfg, tasks, source, multirun)
+    _check_folder_names(cfg, tasks, source)
     typed_keys = {text.lstrip("+~").partition("=")[0] for text in tasks}
     for key in cfg.hydra.sweeper.get("params") or {}:
         if key not in typed_keys and _is_group(str(key), folders):
@@ -148,15 +146,19 @@ def _compare(node: dict[str, Any], reference: dict[str, Any], source: str) -> No
             )
 
 
-def _check_folder_names(cfg: DictConfig, tasks: Sequence[str], source: str, multirun: bool) -> None:
-    """Refuse names of folders that lead out of multirun/, unless they were typed."""
-    given = {text.lstrip("+").partition("=")[0] for text in tasks}
+def _check_folder_names(cfg: DictConfig, tasks: Sequence[str], source: str) -> None:
+    """Refuse names of folders that lead out of multirun/, unless they were typed, or depend on other settings.
+
+    Hydra resolves them again for the run and for each job of a sweep, where what they depend on may differ.
+    """
+    typed = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in tasks)}
     names = {f"the option of {group}": option for group, option in cfg.hydra.runtime.choices.items()}
-    for key in {"run", "sweep"} - given - ({"run"} if multirun else set()):
-        try:
+    for key in ("run", "sweep"):
+        if OmegaConf.is_interpolation(cfg, key) or "${" in typed.get(key, ""):
+            raise ConfigError(f"{source}: {key} can't depend on other settings there; write the name of the folder out")
+        if key not in typed:
             names[key] = cfg.get(key)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{source}: {key} can't be resolved ({refusal(error) or error})") from error
     for name, value in names.items():
-        if ".." in str(value).replace("\\", "/").split("/"):
-            raise ConfigError(f"{source}: {name} leads out of multirun/ ({value}); name a folder inside of it")
+        text = str(value)
+        if ".." in text.replace("\\", "/").split("/") or not text.isprintable():
+            raise ConfigError(f"{source}: {name} leads out of multirun/ ({text!a}); name a folder inside of it")
