@@ -15,7 +15,8 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build, check_signature, check_targets
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
-from t2i.diffusion.timesteps import Distribution
+from t2i.diffusion.timesteps import Continuous, Distribution
+from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
 from t2i.optim.ema import WeightAverage
@@ -37,6 +38,7 @@ class Plan:
     tracker: Tracker
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
+    levels: NoiseLevels  # of the battery
 
 
 def make_plan(cfg: DictConfig) -> Plan:
@@ -51,9 +53,12 @@ def make_plan(cfg: DictConfig) -> Plan:
     )
     if adapter.needs_pretrained and not cfg.model.pretrained:
         raise ConfigError("model.pretrained=false leaves no base to adapt; use adapter=none, or pretrained weights")
-    diffusion = Diffusion.from_scheduler(scheduler)
+    diffusion = Diffusion.from_scheduler(scheduler, cfg.continuous_time)
+    if diffusion.continuous:
+        timesteps = Continuous(timesteps)
+    by_length = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
-        copy.deepcopy(scheduler).set_timesteps(2)
+        copy.deepcopy(scheduler).set_timesteps(2, **by_length)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"scheduler: this scheduler can't sample ({error})") from error
     loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
@@ -67,6 +72,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         tracker=tracker,
         scheduler=scheduler,
         diffusion=diffusion,
+        levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
     )
 
 

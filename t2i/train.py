@@ -17,7 +17,7 @@ from t2i.config import CONF, ConfigError
 from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
 from t2i.config.resolvers import register
-from t2i.sweeps.manifest import job_folder
+from t2i.sweeps.manifest import as_begun, job_folder
 
 register(job_folder)
 
@@ -46,12 +46,13 @@ def main(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     """Check the settings, cheapest first; then train in the folder that Hydra made."""
-    overrides = list(hydra_config.overrides.task)
+    overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     check_permissions(cfg, overrides)
     check_types(
         cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, hydra_config.runtime.choices))
     )
+    as_begun(cfg, folder, overrides)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
@@ -61,7 +62,7 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     check_the_rest(cfg)
     from t2i.experiment.run import run
 
-    return run(cfg, plan, Path(hydra_config.runtime.output_dir), overrides, choices)
+    return run(cfg, plan, folder, overrides, choices)
 
 
 def cli(arguments: list[str] | None = None) -> None:

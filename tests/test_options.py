@@ -17,7 +17,7 @@ PREDICTED = {
     "zero_terminal_snr": "v_prediction",
     "flow_matching": "flow_prediction",
 }
-ENDS_IN_NOISE = ("scheduler=zero_terminal_snr", "scheduler=flow_matching")  # where min(SNR, gamma) is 0
+ENDS_IN_NOISE = ("scheduler=zero_terminal_snr",)  # where min(SNR, gamma) is 0
 
 
 @pytest.mark.slow

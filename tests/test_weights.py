@@ -41,7 +41,7 @@ def test_a_table_and_a_plot(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loss=l2"], "t2i: loss=l2 is not an option; choose from debiased, edm"),
+        (["loss=l2"], "t2i: loss=l2 is not an option; choose from cosmap, debiased"),
         (["los=mse"], "t2i: los is not a setting; did you mean loss?"),
         (["loss=mse,debiased", "loss.snr_gamma=5"], "t2i: loss.snr_gamma: none of the chosen options has this setting"),
         (["loss.snr_gamma=fast"], "t2i: loss.snr_gamma=fast must be a number"),

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,12 @@ from t2i.comparison.verdicts import Comparison, Variant
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 
+BATTERY = {  # field of run.json -> what a difference means, and which settings make it
+    "autoencoder": ("in the latents of different autoencoders", "model.path"),
+    "images": ("on different held-out images", "dataset and validation.items"),
+    "log_snr": ("at different noise levels", "validation.log_snr and validation.timesteps"),
+    "seed": ("with different noise", "validation.seed"),
+}
 ENVIRONMENT = ("code_revision", "packages", "device", "num_processes")  # of run.json; a difference is a warning
 
 
@@ -109,14 +116,37 @@ def _battery(result: Result) -> str | None:
 def _refuse_other_batteries(results: Sequence[Result]) -> None:
     groups = defaultdict(list)
     for result in results:
-        groups[_battery(result)].append(result.name)
+        groups[_battery(result)].append(result)
     if len(groups) > 1:
-        names = "".join(f"\n  battery {str(key)[:8]}: {', '.join(names)}" for key, names in groups.items())
-        raise ConfigError(
-            "the runs were validated on different held-out images, timesteps, noise or noise schedules, so their "
-            "errors can't be compared; pass the folders of one battery only, or train again with the same dataset, "
-            f"model.path, scheduler and validation{names}"
+        listed = "".join(
+            f"\n  battery {str(key)[:8]}: {', '.join(result.name for result in runs)}" for key, runs in groups.items()
         )
+        reason, remedy = _why_other_batteries([runs[0].info.get("battery", {}) for runs in groups.values()])
+        raise ConfigError(
+            f"the runs were validated {reason}, so their errors can't be compared; pass the folders of one battery "
+            f"only, or {remedy}{listed}"
+        )
+
+
+def _why_other_batteries(batteries: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """In what the batteries differ, and which runs could be compared."""
+    fixed = ["log_snr" in battery for battery in batteries]
+    if any(fixed) and not all(fixed):
+        return (
+            "at different noise levels, some at timesteps of their own schedule as t2i 0.1 did",
+            "train again: the earlier runs, or the later ones with validation.log_snr=null",
+        )
+    if not any(fixed):
+        return (
+            "on different held-out images, timesteps, noise or noise schedules",
+            "train again with the same dataset, model.path, scheduler and validation",
+        )
+    differ = [key for key in BATTERY if len({str(battery.get(key)) for battery in batteries}) > 1]
+    reasons, remedies = zip(*(BATTERY[key] for key in differ), strict=True) if differ else ((), ())
+    return (
+        " and ".join(reasons) or "on different batteries",
+        f"train again with the same {', '.join(remedies) or 'validation'}",
+    )
 
 
 def _choose_baseline(variants: Sequence[Variant], factors: Factors, wanted: str | None) -> tuple[Variant, str]:

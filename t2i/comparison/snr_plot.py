@@ -1,4 +1,4 @@
-"""Where a variant is better and where worse: its error at each timestep against the baseline's."""
+"""Where a variant is better and where worse: its error at each noise level against the baseline's."""
 
 from itertools import pairwise
 
@@ -69,8 +69,10 @@ def _axis_name(is_snr: bool) -> str:
 
 
 def _noise_levels(comparison: Comparison) -> tuple[np.ndarray, bool]:
-    """The signal-to-noise ratio at each timestep of the battery, [K], and True; or else the timesteps, and False."""
+    """The signal-to-noise ratio at each level of the battery, [K], and True; or else the timesteps, and False."""
     battery = comparison.runs[0].info["battery"]
+    if "log_snr" in battery:
+        return np.exp(np.array(battery["log_snr"], dtype=float)), True
     return np.array(battery.get("snr", battery["timesteps"]), dtype=float), "snr" in battery
 
 

@@ -51,11 +51,22 @@ def check(cfg: DictConfig, num_processes: int) -> None:
             raise ConfigError(f"{key}={value} must be {bound}, or null {null}")
     if cfg.caption_dropout > 1:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a fraction of the captions: at most 1")
+    _check_log_snr(cfg.validation.log_snr)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
     _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+
+
+def _check_log_snr(log_snr: ListConfig | None) -> None:
+    if log_snr is None:
+        return
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in log_snr)
+    if not (len(log_snr) == 2 and numbers and log_snr[0] < log_snr[1]):
+        raise ConfigError(
+            f"validation.log_snr={log_snr} must be two numbers, the lower first, such as [-5,5]; null for timesteps"
+        )
 
 
 def check_types(cfg: DictConfig, defaults: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""New names of the `_target_`s in configurations that were written before the code moved into packages."""
+"""Configurations that earlier versions wrote, as this version would have written them."""
 
 from typing import Any
 
@@ -38,10 +38,32 @@ MOVED = {
 }
 
 
+# Settings that there were not -> the values that say what t2i then did; a run that began so goes on so.
+ADDED = {"continuous_time": False, "validation.log_snr": None}
+FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
+    "_target_": "diffusers.DPMSolverMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "steps_offset": 1,
+}
+
+
 def with_moved_targets(tree: Any) -> Any:
-    """The configuration (nested or flat) with every `_target_` under its present name."""
+    """The configuration (nested or flat) with every `_target_` under its present name, with that one's settings."""
     if isinstance(tree, dict):
-        return {key: with_moved_targets(value) for key, value in tree.items()}
+        tree = {key: with_moved_targets(value) for key, value in tree.items()}
+        return _with_present_flow(_with_present_flow(tree), "scheduler.")
     if isinstance(tree, list):
         return [with_moved_targets(value) for value in tree]
     return MOVED.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def _with_present_flow(tree: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:
+    flow = {f"{prefix}{key}": value for key, value in FLOW.items()}
+    changeable = {f"{prefix}{key}" for key in ("num_train_timesteps", "flow_shift")}
+    own = {key: value for key, value in tree.items() if str(key).startswith(prefix)}
+    if own.keys() != flow.keys() | changeable or any(own[key] != value for key, value in flow.items()):
+        return tree
+    kept = {key: value for key, value in tree.items() if key not in flow}
+    shift = kept.pop(f"{prefix}flow_shift")
+    return {**kept, f"{prefix}_target_": "t2i.models.schedulers.flow_matching", f"{prefix}shift": shift}

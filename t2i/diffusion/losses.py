@@ -64,6 +64,12 @@ class Weighting:
             where = f"{zero.sum()} of {len(scale)} timesteps ({_span(zero)})"
             log.warning("loss: the weight of %s is exactly zero at %s, so nothing is learned there", name, where)
         mean = float((torch.as_tensor(probabilities) * scale).sum())
+        if diffusion.prediction_type == "flow_prediction" and scale.min() != scale.max():
+            log.info(
+                "loss: on a flow, %s weighs the squared error of noise − x0 by w(SNR)·sigma²: %.3g to %.3g, %.3g on "
+                "average (the plain error: loss=mse)",
+                *(name, scale.min(), scale.max(), mean),
+            )
         if self.normalize and mean == 0:
             raise ConfigError(
                 f"loss.normalize=true divides by the mean weight, but {name} is zero at every timestep that is drawn; "
@@ -141,6 +147,34 @@ class EDM(Weighting):
 
     def weight(self, snr: Tensor) -> Tensor:
         return snr + self.sigma_data**-2
+
+
+@dataclass(kw_only=True)
+class SigmaSqrt(Weighting):
+    """w = (1 + √SNR)⁴, which is sigma⁻² on the error of a flow, whose sigma is 1 / (1 + √SNR).
+
+    As `weighting_scheme=sigma_sqrt` of Diffusers' scripts for Stable Diffusion 3 (Esser et al. 2024). It grows without
+    bound towards clean images, so a larger SNR than `max_snr` counts as that.
+    """
+
+    max_snr: float
+
+    def __post_init__(self):
+        check_positive("loss.max_snr", self.max_snr, "1e6 is the SNR of the cleanest of 1,000 timesteps of a flow")
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return (1 + snr.clamp(max=self.max_snr).sqrt()) ** 4
+
+
+class CosMap(Weighting):
+    """w = 2 (1 + √SNR)⁴ / (π (1 + SNR)), which is 2 / (π (1 − 2 sigma + 2 sigma²)) on the error of a flow.
+
+    As `weighting_scheme=cosmap` of the same scripts: the density with which the cosine schedule would draw sigma
+    (Esser et al. 2024, arXiv 2403.03206, section 3.1), as a weight.
+    """
+
+    def weight(self, snr: Tensor) -> Tensor:
+        return 2 / torch.pi * (1 + snr.sqrt()) ** 4 / (1 + snr)
 
 
 def _span(mask: Tensor) -> str:

@@ -42,13 +42,14 @@ class Squared(ErrorShape):
         return squared_error(prediction, noised)
 
 
-# schedule -> c at each timestep, [T], as in kohya-ss/sd-scripts (get_huber_threshold_if_needed, huber_scale=1).
+# schedule -> c at signal-to-noise ratios and at their timesteps' fractions of T, as in kohya-ss/sd-scripts
+# (get_huber_threshold_if_needed, huber_scale=1).
 THRESHOLDS = {
-    "constant": lambda c, diffusion: torch.full_like(diffusion.snr, c),
+    "constant": lambda c, snr, fraction: torch.full_like(snr, c),
     # c^(t/T): from 1 at the clean end to c at the noisy end
-    "exponential": lambda c, diffusion: c ** (torch.arange(len(diffusion)).double() / len(diffusion)),
+    "exponential": lambda c, snr, fraction: c**fraction,
     # c + (1 − c) / (1 + 1/√SNR)²: the same ends, following the noise instead of the timestep's number
-    "snr": lambda c, diffusion: c + (1 - c) / (1 + diffusion.snr.rsqrt()).square(),
+    "snr": lambda c, snr, fraction: c + (1 - c) / (1 + snr.rsqrt()).square(),
 }
 
 
@@ -69,11 +70,14 @@ class Huber(ErrorShape):
             raise ConfigError(f"error.schedule={self.schedule} is not known; choose from {', '.join(THRESHOLDS)}")
 
     def prepare(self, diffusion: Diffusion) -> None:
-        self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion).float()
+        fraction = torch.arange(len(diffusion)).double() / len(diffusion)
+        self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion.snr, fraction).float()
 
     def threshold(self, noised: Noised) -> Tensor:
         """c of each example, [B]."""
         assert self.thresholds is not None, "prepare() first"
+        if noised.t.is_floating_point():  # between the timesteps
+            return THRESHOLDS[self.schedule](self.c, noised.snr, noised.t / len(self.thresholds))
         return self.thresholds.to(noised.t.device)[noised.t]
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:

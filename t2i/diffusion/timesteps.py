@@ -25,6 +25,14 @@ class Distribution:
         cumulative = np.cumsum(self.probabilities(num_timesteps))
         return np.searchsorted(cumulative / cumulative[-1], u, side="right").clip(max=num_timesteps - 1)
 
+    def time(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        """Times [B], real numbers from 0 to num_timesteps, for u [B] in [0, 1).
+
+        Here they are evenly distributed between a timestep and the next.
+        """
+        cumulative = np.cumsum(self.probabilities(num_timesteps))
+        return np.interp(u, np.concatenate([[0.0], cumulative / cumulative[-1]]), np.arange(num_timesteps + 1))
+
     def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
         """The u [B] of the examples at these positions of the training order, spread over their optimizer step."""
         return u
@@ -54,6 +62,57 @@ class LogitNormal(Distribution):
     def probabilities(self, num_timesteps: int) -> np.ndarray:
         edges = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64).logit()
         return torch.special.ndtr((edges - self.mean) / self.std).diff().numpy()
+
+    def time(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        logit = self.mean + self.std * torch.special.ndtri(torch.from_numpy(u))
+        return num_timesteps * logit.sigmoid().numpy()
+
+
+@dataclass(kw_only=True)
+class Mode(Distribution):
+    """t / T = 1 − v − scale · (cos²(πv/2) − 1 + v) for a uniform v (Esser et al. 2024, section 3.1).
+
+    A positive scale favours the middle, a negative one the ends; 0 is the uniform distribution.
+    """
+
+    scale: float
+
+    def __post_init__(self):
+        if not -1 <= self.scale <= 2 / (np.pi - 2):
+            raise ConfigError(
+                f"timesteps.scale={self.scale} must be between -1 and 2 / (pi - 2) = 1.75, beyond which times would "
+                "lie outside of the schedule; the paper uses 1.29"
+            )
+
+    def time(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        return num_timesteps * (u + self.scale * (u - np.sin(np.pi * u / 2) ** 2))  # v = 1 − u, so that it rises
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        low, high = np.zeros(num_timesteps - 1), np.ones(num_timesteps - 1)
+        edges = np.arange(1, num_timesteps)
+        for _ in range(60):  # bisection: `time` has no inverse in closed form
+            middle = (low + high) / 2
+            below = self.time(middle, num_timesteps) < edges
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return np.diff(np.concatenate([[0.0], high, [1.0]]))
+
+
+@dataclass(kw_only=True)
+class Shifted(Distribution):
+    """t / T = s·u / (1 + (s − 1)·u) for a uniform u: the times of a flow that is shifted by s (Esser et al. 2024)."""
+
+    shift: float
+
+    def __post_init__(self):
+        if not self.shift > 0:
+            raise ConfigError(f"timesteps.shift={self.shift} must be positive; 1 is the uniform distribution")
+
+    def time(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        return num_timesteps * self.shift * u / (1 + (self.shift - 1) * u)
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        edges = np.linspace(0, 1, num_timesteps + 1)
+        return np.diff(edges / (self.shift + (1 - self.shift) * edges))
 
 
 STRATEGIES = ("earlier", "later", "range", "none")
@@ -117,6 +176,26 @@ class Stratified(Distribution):
     def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
         return self.distribution.quantile(u, num_timesteps)
 
+    def time(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        return self.distribution.time(u, num_timesteps)
+
     def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
         slot = np.asarray(positions) % self.batch_size
         return np.minimum((slot + u) / self.batch_size, np.nextafter(1, 0))
+
+
+@dataclass
+class Continuous(Distribution):
+    """A distribution of which real times are drawn instead of timesteps, for a flow in continuous time."""
+
+    distribution: Distribution
+
+    def probabilities(self, num_timesteps: int) -> np.ndarray:
+        return self.distribution.probabilities(num_timesteps)
+
+    def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
+        """Times [B] in float32, for u [B] in [0, 1)."""
+        return self.distribution.time(u, num_timesteps).astype(np.float32)
+
+    def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
+        return self.distribution.spread(u, positions)

@@ -1,7 +1,7 @@
 """The components of a run, built from its configuration. All parts of t2i that train meet here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.data.batches import Draws
+from t2i.data.fingerprints import hash_of
 from t2i.data.latent_cache import encode
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
@@ -54,6 +55,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = _load_model(cfg, plan, accelerator)
+    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size))
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,
@@ -65,6 +67,18 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
     prompts = model.prompts(cfg.samples.prompts)
+    battery = make_battery(
+        held_out,
+        data.validation.weights,
+        plan.diffusion,
+        plan.levels,
+        cfg.validation.seed,
+        cfg.validation["items"],
+        identity={
+            "images": data.validation.fingerprint,
+            "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
+        },
+    )
     model.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()
@@ -95,7 +109,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
             max_grad_norm=max_grad_norm,
         ),
         examples=examples,
-        battery=make_battery(held_out, data.validation.weights, plan.diffusion, **cfg.validation),
+        battery=battery,
         meter=meter,
         accelerator=accelerator,
         state={**state, "meter": meter},
@@ -142,7 +156,6 @@ def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What run.json says of the run's hardware, model, data, battery and weighting."""
     plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
-    battery, snr = experiment.battery, experiment.plan.diffusion.snr
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
@@ -155,12 +168,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "pictures": {"train": data.train.images, "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "data_fingerprint": experiment.examples.fingerprint,
-        "battery": {
-            "hash": battery.hash,
-            "items": len(battery.x0),
-            "timesteps": battery.t.tolist(),
-            "snr": snr[battery.t].tolist(),
-        },
+        "battery": experiment.battery.facts,
         "weighting": weighting_table(plan),
     }
 

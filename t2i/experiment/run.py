@@ -80,6 +80,7 @@ def _failures_noted(run: Run) -> Generator[None]:
 
 def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> None:
     experiment = assemble(cfg, plan, run.folder)
+    plan = experiment.plan  # fitted to the model
     facts = describe(experiment)
     run.refuse_changes(facts)
     run.update(**facts)

@@ -38,6 +38,10 @@ class LatentDiffusion(ABC):
         self.parts[self.parts.denoiser] = network
 
     @property
+    def patch_size(self) -> int:
+        return 1
+
+    @property
     def text_encoders(self) -> dict[str, nn.Module]:
         return {name: self.parts[name] for name in self.parts.names("text_encoder")}
 

@@ -41,6 +41,11 @@ class Model(Protocol):
         ...
 
     @property
+    def patch_size(self) -> int:
+        """The denoiser takes squares of so many latents on a side as tokens; a flow may shift by their number."""
+        ...
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """The text encoders, under their names in the pipeline."""
         ...

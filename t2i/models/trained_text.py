@@ -33,6 +33,10 @@ class TextTrained:
         self.model.hold(dtype)
 
     @property
+    def patch_size(self) -> int:
+        return self.model.patch_size
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         return self.model.text_encoders
 

@@ -9,14 +9,17 @@ import pyarrow.parquet as pq
 from t2i.config import ConfigError
 from t2i.runs.text import one_line
 
+LEVELS = ("log_snr", "timestep")  # columns of which there is one: the battery's noise levels
 
-def write_errors(file: Path, timesteps: np.ndarray, errors: dict[str, np.ndarray]) -> None:
-    """One row per image and timestep: the epsilon error with raw (eps) and averaged weights (ema_eps).
 
-    timesteps: [K]. errors: by prefix of the metrics ("", "ema/"), each [N, K].
+def write_errors(file: Path, level: str, values: np.ndarray, errors: dict[str, np.ndarray]) -> None:
+    """One row per image and noise level: the epsilon error with raw (eps) and averaged weights (ema_eps).
+
+    level: what the `values`, [K], are. errors: by prefix of the metrics ("", "ema/"), each [N, K].
     """
+    assert level in LEVELS
     num_items = len(next(iter(errors.values())))
-    columns = {"item": np.repeat(np.arange(num_items), len(timesteps)), "timestep": np.tile(timesteps, num_items)}
+    columns = {"item": np.repeat(np.arange(num_items), len(values)), level: np.tile(values, num_items)}
     columns |= {f"{prefix.replace('/', '_')}eps": values.ravel() for prefix, values in errors.items()}
     file.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), file)
@@ -38,9 +41,10 @@ def read_errors(file: Path) -> dict[str, np.ndarray]:
 def _read_errors(file: Path) -> dict[str, np.ndarray]:
     with pq.ParquetFile(file) as opened:
         table = opened.read()
-    num_timesteps = len(table["timestep"].unique())
+    level = next(name for name in (*LEVELS, "") if name in table.column_names or not name)
+    num_levels = len(table[level].unique())
     columns = {name.removesuffix("eps").replace("_", "/"): name for name in table.column_names if name.endswith("eps")}
     errors = {prefix: table[name].to_numpy() for prefix, name in columns.items()}
     if "" not in errors or not len(table) or any(values.dtype != np.float64 for values in errors.values()):
         raise ValueError("it holds no errors")
-    return {prefix: values.reshape(-1, num_timesteps) for prefix, values in errors.items()}
+    return {prefix: values.reshape(-1, num_levels) for prefix, values in errors.items()}

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
+from t2i.config.moved_targets import ADDED
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
@@ -67,7 +68,7 @@ class Run:
     @property
     def has_results(self) -> bool:
         """Whether the folder holds results that another configuration would mix with its own."""
-        return (self.folder / METRICS).is_file() or self.checkpoints.is_dir()
+        return has_results(self.folder)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -198,6 +199,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def has_results(folder: Path) -> bool:
+    return (folder / METRICS).is_file() or (folder / "checkpoints").is_dir()
+
+
+def begun_with(folder: Path) -> dict[str, Any]:
+    """The flat configuration of the run in `folder`; {} if there is no run that has begun."""
+    began = (folder / INFO).is_file() and (folder / config_file.NAME).is_file() and has_results(folder)
+    return flat(read_config(folder)) if began else {}
+
+
 def _refuse_wrong_kinds(folder: Path) -> None:
     """Refuse a run folder in which a file stands where t2i needs a folder, or the other way round."""
     for name in FOLDERS:
@@ -210,6 +221,7 @@ def _refuse_wrong_kinds(folder: Path) -> None:
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """key -> description, for each difference of two flat configurations that changes what is computed."""
+    before = {key: ADDED[key] for key in ADDED if key in now} | before
     return {
         key: f"{key}: {before.get(key)} → {now.get(key)}"
         for key in sorted(before | now)

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
-from t2i.config.moved_targets import with_moved_targets
+from t2i.config.moved_targets import ADDED, with_moved_targets
 from t2i.runs.files import atomic_write, check_fields, read_json
-from t2i.runs.folder import changes
+from t2i.runs.folder import begun_with, changes
 from t2i.runs.text import one_line
 
 LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes
@@ -86,6 +86,7 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
     if before := _read(folder):
         known = flat(before["config"]) | before["choices"]
         varied = before["varied"] | {key: _canonical(known.get(key)) for key in varied if key not in before["varied"]}
+        settings |= _as_then(before["config"], config.hydra.overrides.task)
         changed = [change for key, change in changes(before["config"], settings).items() if not belongs(key, varied)]
         if changed:
             raise ConfigError(
@@ -95,6 +96,22 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"varied": varied, "choices": choices, "config": settings}
     atomic_write(folder / "sweep.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """Where the run in `folder`, or its sweep, began before some settings existed, set these to what t2i did then.
+
+    One of the overrides is left alone; whether the run may go on with it is decided by comparing configurations.
+    """
+    begun = begun_with(folder) or _read(folder.parent).get("config", {})
+    for key, value in _as_then(begun, overrides).items():
+        OmegaConf.update(config, key, value)
+
+
+def _as_then(begun: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The added settings that have no effect in what has begun, unless an override says otherwise."""
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    return {key: old for key, old in ADDED.items() if begun and begun.get(key, old) == old and key not in given}
 
 
 def job_folder(sweep_dir: str, overrides: list[str]) -> str:

@@ -35,7 +35,7 @@ class Meter:
     def examples(self, losses: Tensor, unweighted: Tensor, t: Tensor, items: Tensor) -> None:
         """Count the examples of one micro-batch, each [B]."""
         rows = torch.stack([losses.detach(), unweighted.detach(), torch.ones_like(losses)]).cpu().double()
-        t, finite = t.cpu(), rows.isfinite().all(0)
+        t, finite = t.cpu().long(), rows.isfinite().all(0)
         self.suspects += zip(t[~finite].tolist(), items.cpu()[~finite].tolist(), strict=True)
         snr_bin = (self.num_timesteps - 1 - t) * NUM_SNR_BINS // self.num_timesteps
         self.bins.index_add_(1, snr_bin[finite], rows[:, finite])

@@ -43,9 +43,10 @@ class Recorder:
         self.bar.advance(step, metrics)
 
     def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray]) -> None:
-        """Store the battery's errors, one for each image and timestep."""
+        """Store the battery's errors, one for each image and noise level."""
         if self.run.writes:
-            write_errors(numbered_file(self.run.folder / "validation", step, "parquet"), battery.t, errors)
+            file = numbered_file(self.run.folder / "validation", step, "parquet")
+            write_errors(file, battery.levels.name, battery.levels.values, errors)
 
     def images(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
         """Store the samples of a step: a strip without labels, and progress.png with a row for each step so far."""

@@ -121,7 +121,7 @@ def test_a_reader_sees_equal_settings_of_several_files_once(capsys, monkeypatch)
     show([entry for entry in settings() if entry.key in ("loss.snr_gamma", "loss")])
     shown = capsys.readouterr().out
     assert "loss=minsnr  config.yaml" in shown
-    assert "Options: debiased, edm, minsnr" in " ".join(shown.split())
+    assert "Options: cosmap, debiased, edm" in " ".join(shown.split())
     assert "loss.snr_gamma=5.0  loss/minsnr.yaml, loss/soft_minsnr.yaml" in shown
     assert max(map(len, shown.splitlines())) <= 80
 

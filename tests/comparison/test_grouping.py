@@ -73,12 +73,28 @@ def test_an_unknown_or_ambiguous_baseline_is_refused_with_what_there_is(baseline
         sweep(*GAMMAS, baseline=baseline)
 
 
-def test_other_batteries_are_refused_with_their_runs(sweep):
-    sweep("loss.snr_gamma=1", "loss.snr_gamma=5")
-    with pytest.raises(
-        ConfigError, match=r"different held-out images.*\n  battery one: .*=1, .*=5\n  battery two: .*=7"
-    ):
-        sweep("loss.snr_gamma=7", battery={"hash": "two"})
+NEW = {"images": "a", "autoencoder": "b", "log_snr": [1.0, -1.0], "seed": 0}
+OLD = {"timesteps": [1, 2], "snr": [1.0, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (OLD, OLD, "on different held-out images, timesteps, noise or noise schedules, so .* scheduler and validation"),
+        (OLD, NEW, "at .*, some at timesteps .* as t2i 0.1 did, so .*the later ones with validation.log_snr=null"),
+        (NEW, NEW | {"autoencoder": "c"}, "in the latents of different autoencoders, so .* the same model.path"),
+        (
+            NEW,
+            NEW | {"seed": 1, "log_snr": [2.0]},
+            "at different noise levels and with different noise, so .*log_snr and",
+        ),
+        (NEW, NEW | {"images": "c"}, "on different held-out images, so .* the same dataset and validation.items"),
+    ],
+)
+def test_other_batteries_are_refused_with_the_reason_and_their_runs(first, second, message, sweep):
+    sweep("loss.snr_gamma=1", "loss.snr_gamma=5", battery={"hash": "one", **first})
+    with pytest.raises(ConfigError, match=rf"validated {message}.*\n  battery one: .*=1, .*=5\n  battery two: .*=7"):
+        sweep("loss.snr_gamma=7", battery={"hash": "two", **second})
 
 
 def test_a_run_done_twice_counts_once_the_newer(sweep, tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers.synthetic import TIMESTEPS, write_run
+from helpers.synthetic import TIMESTEPS, log_snr, write_run
 
 from t2i.comparison import snr_plot
 from t2i.comparison.grouping import compare
@@ -18,12 +18,20 @@ def test_the_error_against_snr_is_that_of_every_timestep(tmp_path):
     (axes,) = snr_plot.snr(comparison, LOSS).axes
     assert axes.get_xscale() == "log"
     drawn = next(line for line in axes.get_lines() if line.get_label() == "minsnr")
-    assert drawn.get_xdata().tolist() == comparison.runs[0].info["battery"]["snr"]
+    assert np.log(drawn.get_xdata()) == pytest.approx(log_snr(TIMESTEPS))
     ratios = [
         comparison.variants[0].runs[pair].errors[""].mean(0) / comparison.baseline.runs[pair].errors[""].mean(0)
         for pair in [(0,), (1,)]
     ]
     assert drawn.get_ydata() == pytest.approx(np.mean(ratios, axis=0) - 1)
+
+
+def test_a_battery_of_timesteps_is_drawn_against_its_ratios(tmp_path):
+    battery = {"hash": "one", "timesteps": list(range(16)), "snr": [1.0 / (t + 1) for t in range(16)]}
+    for gamma in (1, 5):
+        write_run(tmp_path / str(gamma), f"loss.snr_gamma={gamma}", battery=battery)
+    (axes,) = snr_plot.snr(compare(read_results([tmp_path])), LOSS).axes
+    assert axes.get_lines()[-1].get_xdata().tolist() == battery["snr"]
 
 
 def test_without_the_ratios_the_axis_is_the_timestep(tmp_path):

@@ -204,7 +204,7 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
     ("arguments", "message"),
     [
         (["los=mse"], "t2i: los is not a setting; did you mean loss?"),
-        (["loss=l2"], "t2i: loss=l2 is not an option; choose from debiased, edm"),
+        (["loss=l2"], "t2i: loss=l2 is not an option; choose from cosmap, debiased"),
         (["loss.gamma=1"], "t2i: loss.gamma is not a setting; did you mean loss.snr_gamma?"),
         (["loss=["], "t2i: loss=[ can't be read"),
         (["hydra/launcher=proceses", "-m"], "t2i: hydra/launcher=proceses is not an option; did you mean processes?"),

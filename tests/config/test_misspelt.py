@@ -25,8 +25,8 @@ def test_settings_of_an_option_in_another_folder_are_not_taken_for_misspelt():
     [
         (["los=mse"], "los is not a setting; did you mean loss? (+los=... would add it)"),
         (["qqq=1"], "qqq is not a setting; `t2i settings` lists them all (+qqq=... would add it)"),
-        (["loss=minsnrr"], "loss=minsnrr is not an option; did you mean minsnr? Choose from debiased, edm, minsnr"),
-        (["loss=l2"], "loss=l2 is not an option; choose from debiased, edm, minsnr"),
+        (["loss=minsnrr"], "loss=minsnrr is not an option; did you mean minsnr? Choose from cosmap, debiased"),
+        (["loss=l2"], "loss=l2 is not an option; choose from cosmap, debiased, edm"),
         (["steps"], "steps can't be read (missing EQUAL at '<EOF>'); write KEY=VALUE"),
         (["~qqq"], "Could not delete from config. 'qqq' does not exist."),
         (["hydra/launcher=proceses"], "hydra/launcher=proceses is not an option; did you mean processes?"),

@@ -4,6 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -31,6 +32,8 @@ SETTINGS = {
     "Debiased": {},
     "P2": {"k": 1.0, "p": 1.0},
     "EDM": {"sigma_data": 0.5},
+    "SigmaSqrt": {"max_snr": 1e6},
+    "CosMap": {},
 }
 SPACES = ("epsilon", "v_prediction", "sample")
 gammas = st.floats(1e-3, 1e4)
@@ -185,6 +188,14 @@ def test_mse_is_the_mean_squared_error(prediction_type):
     assert torch.equal(make(MSE)(prediction, batch), squared_error(prediction, batch))
 
 
+@pytest.mark.parametrize(("name", "weighting"), [("sigma_sqrt", "SigmaSqrt"), ("cosmap", "CosMap")])
+def test_the_weights_of_sd3_are_those_of_diffusers(name, weighting):
+    """On the error of a flow, at each of its noise levels but pure noise's."""
+    flow = Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0), continuous_time=False)
+    theirs = compute_loss_weighting_for_sd3(name, flow.sigma)
+    assert torch.allclose(scale(make(weighting), flow), theirs.double(), rtol=1e-5)
+
+
 # What depends on the process
 
 
@@ -213,6 +224,17 @@ def test_timesteps_without_any_weight_are_reported_once(settings, warnings, capl
     assert len(caplog.messages) == warnings
     for message in caplog.messages:
         assert "the weight of MinSNR is exactly zero at 1 of 1000 timesteps (999)" in message
+
+
+def test_what_a_weighting_amounts_to_on_a_flow_is_said_once(caplog):
+    flow = Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0))
+    with caplog.at_level(logging.INFO):
+        make(MinSNR).prepare(flow, Uniform().probabilities(1000))
+        make(MSE).prepare(flow, Uniform().probabilities(1000))
+    (message,) = caplog.messages
+    assert message.startswith("loss: on a flow, MinSNR weighs the squared error of noise − x0 by w(SNR)·sigma²: ")
+    largest = 5 / (1 + 5**0.5) ** 2  # at SNR = 5
+    assert f" to {largest:.3g}, " in message
 
 
 @pytest.mark.parametrize("weighting", ["Debiased", "EDM", "TruncatedSNR", "P2"])
@@ -289,6 +311,15 @@ def test_a_perfect_prediction_has_no_error_and_no_gradient():
         value = error(prediction, batch)
         assert torch.equal(value, torch.zeros(2))
         assert torch.equal(torch.autograd.grad(value.sum(), prediction)[0], torch.zeros_like(prediction))
+
+
+@pytest.mark.parametrize("schedule", THRESHOLDS)
+def test_between_timesteps_the_threshold_is_that_of_the_noise_level(schedule):
+    flow = Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    huber, x0 = prepared(Huber, flow, 0.1, schedule), torch.zeros(2, 1, 2, 2)
+    found = huber.threshold(flow.add_noise(x0, x0, torch.tensor([300.5, 700.25])))
+    table = huber.thresholds  # at the middles of the timesteps
+    assert torch.allclose(found, table[[300, 700]], atol=1e-3)
 
 
 def test_a_weighting_weighs_the_error_that_it_is_given():

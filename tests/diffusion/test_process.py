@@ -1,11 +1,16 @@
+import math
+
 import diffusers
+import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2i.config import ConfigError
 from t2i.diffusion.process import PREDICTION_TYPES, Diffusion
-from t2i.models.schedulers import pretrained_scheduler
+from t2i.models.schedulers import flow_matching, pretrained_scheduler
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -13,7 +18,7 @@ SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linea
 def process(prediction_type):
     """Stable Diffusion's process, or a rectified flow."""
     if prediction_type == "flow_prediction":
-        return Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+        return Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), continuous_time=False)
     return Diffusion.from_scheduler(diffusers.DDPMScheduler(prediction_type=prediction_type, **SD15))
 
 
@@ -77,14 +82,15 @@ def test_pretrained_scheduler_is_the_saved_one_with_the_changes():
     assert Diffusion.from_scheduler(rescaled).snr[-1] < 1e-12
 
 
+# Flows
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_flow_equals_diffusers(shift):
+def test_a_flow_of_timesteps_has_the_tables_of_diffusers(shift):
     """The sigmas and times of Diffusers' flow scheduler, and of DPM-Solver with flow sigmas."""
     euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-    solver = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
-    )
-    for flow in map(Diffusion.from_scheduler, (euler, solver)):
+    for scheduler in (euler, flow_matching(1000, shift)):
+        flow = Diffusion.from_scheduler(scheduler, continuous_time=False)
         assert torch.allclose(flow.sigma, euler.sigmas.double().flip(0), atol=1e-6)
         assert torch.allclose(flow.time.double(), euler.timesteps.double().flip(0), atol=1e-3)
         x0, noise = latents()
@@ -92,6 +98,128 @@ def test_flow_equals_diffusers(shift):
         theirs = euler.scale_noise(x0, euler.timesteps.flip(0)[[0, 300, 700, 999]], noise)
         assert torch.allclose(noised.x, theirs, atol=1e-6)
         assert torch.equal(noised.target, noise - x0)
+
+
+DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.4, "max_shift": 1.3}
+FLUX_1 = {**DYNAMIC, "base_shift": 0.5, "max_shift": 1.15}  # its file holds a shift of 3 that is ignored
+QWEN_IMAGE = {**DYNAMIC, "max_shift": 0.9, "base_shift": 0.5, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+
+
+@pytest.mark.parametrize("size", [(16, 16), (128, 96)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"shift": 3.0},
+        {"shift": 6.0, "shift_terminal": 0.1},
+        FLUX_1,
+        QWEN_IMAGE,
+        {**DYNAMIC, "time_shift_type": "linear"},
+    ],
+)
+def test_the_times_of_a_flow_are_those_by_which_diffusers_samples(config, size):
+    """With the shift of the image's own length; Diffusers ends at shift_terminal in the limit of many steps."""
+    steps = 100_000
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**config)
+    flow = Diffusion.from_scheduler(scheduler).for_model(patch_size=2)
+    tokens, of_config = size[0] * size[1] // 4, scheduler.config
+    mu = calculate_shift(
+        tokens, of_config.base_image_seq_len, of_config.max_image_seq_len, of_config.base_shift, of_config.max_shift
+    )
+    u = np.linspace(1, 1 / steps, steps)
+    scheduler.set_timesteps(sigmas=u.tolist(), mu=mu if of_config.use_dynamic_shifting else None)
+    chosen = torch.tensor([20_000, 50_000, 99_000])
+    x0, noise = torch.randn(2, 3, 4, *size, dtype=torch.float64)
+    noised = flow.add_noise(x0, noise, torch.from_numpy(u)[chosen] * len(flow))
+    sigma = scheduler.sigmas.double()[chosen][:, None, None, None]
+    assert torch.allclose(noised.x, (1 - sigma) * x0 + sigma * noise, atol=1e-3)
+    assert torch.allclose(noised.time, scheduler.timesteps[chosen], rtol=1e-3)
+    assert torch.equal(noised.target, noise - x0)
+
+
+def test_a_family_may_bring_its_own_rule_of_shift():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_1)
+    flow = Diffusion.from_scheduler(scheduler).for_model(patch_size=2, mu=lambda tokens: tokens / 100)
+    x0 = torch.zeros(1, 4, 16, 8, dtype=torch.float64)  # 32 tokens
+    sigma = flow.add_noise(x0, x0 + 1, torch.tensor([500.0])).x.mean()
+    assert sigma.item() == pytest.approx(math.exp(0.32) / (math.exp(0.32) + 1))
+
+
+@given(st.floats(0, 1000, width=32), st.floats(0.1, 10))
+def test_a_flow_in_continuous_time_is_finite_everywhere(t, shift):
+    flow = Diffusion.from_scheduler(flow_matching(1000, shift))
+    x0, noise = torch.randn(2, 1, 4, 2, 2)
+    noised = flow.add_noise(x0, noise, torch.tensor([t], dtype=torch.float32))
+    assert 0 < noised.time.item() < 1000
+    sigma = noised.time[:, None, None, None] / 1000
+    assert torch.allclose(noised.x, (1 - sigma) * x0 + sigma * noise, atol=1e-5)
+    assert all(value.isfinite().all() and (value > 0).all() for value in (noised.snr, noised.x0_scale))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"shift": 0.0}, "scheduler.shift=0.0 must be positive"),
+        ({"shift": 1.0, "shift_terminal": 1.0}, "scheduler.shift_terminal=1.0 must be at least 0 and below 1"),
+        ({"shift": 1.0, "invert_sigmas": True}, "invert_sigmas=true swaps image and noise"),
+    ],
+)
+def test_flows_out_of_range(config, message):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**config)
+    with pytest.raises(ConfigError, match=message):
+        Diffusion.from_scheduler(scheduler)
+
+
+def test_timesteps_and_a_shift_by_the_image_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"continuous_time=false has one table.*scheduler.shift=3"):
+        Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_1), continuous_time=False)
+
+
+# Between the timesteps
+
+
+def linear(t):
+    """The log of alpha² of the schedule whose noise per time rises linearly, in the limit of many timesteps."""
+    return -(1e-4 * t + (0.02 - 1e-4) * t.square() / 2000)
+
+
+def cosine(t):
+    """Of the cosine schedule of Nichol & Dhariwal 2021."""
+    return 2 * torch.log(torch.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2))
+
+
+@pytest.mark.parametrize("log_alpha_squared", [linear, cosine])
+def test_real_times_are_those_of_the_schedule_in_closed_form(log_alpha_squared):
+    """A table of the schedule at integers, met between them: the time in closed form to 0.01 from timestep 20 on."""
+    steps = torch.arange(1, 1000).double()
+    alpha_squared = log_alpha_squared(steps).exp()
+    diffusion = Diffusion(alpha_squared.sqrt(), (1 - alpha_squared).sqrt(), steps.long(), "v_prediction")
+    t = torch.tensor([20.3, 123.45, 500.5, 876.54, 950.5]).double()
+    wanted = log_alpha_squared(t).exp()
+    levels = diffusion.levels_at((wanted / (1 - wanted)).log())
+    assert torch.allclose(levels.alpha.square(), wanted)
+    assert torch.allclose(levels.sigma.square(), 1 - wanted)
+    assert torch.allclose(levels.time.double() + 1, t, atol=0.01)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_at_the_log_snr_of_a_timestep_the_noise_is_that_of_the_timestep(prediction_type):
+    diffusion = process(prediction_type)
+    x0, noise = latents()
+    t = torch.tensor([0, 10, 500, 998])
+    expected, found = diffusion.add_noise(x0, noise, t), diffusion.add_noise_at(x0, noise, diffusion.snr[t].log())
+    for name in ("x", "time", "target", "snr", "x0_scale"):
+        assert torch.allclose(getattr(found, name).double(), getattr(expected, name).double(), rtol=1e-5), name
+
+
+def test_the_log_snrs_that_a_process_has():
+    low, high = process("epsilon").log_snr_range
+    assert (round(low, 2), round(high, 2)) == (-5.36, 7.07)
+    rescaled = Diffusion.from_scheduler(pretrained_scheduler("tiny", None, None, True, None))
+    assert rescaled.log_snr_range[0] < -12
+    assert rescaled.levels_at(torch.tensor([-12.0]).double()).alpha.item() == pytest.approx(math.exp(-6), rel=1e-4)
+    assert process("flow_prediction").log_snr_range == (-math.inf, math.inf)
+    ends = Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(**QWEN_IMAGE)).log_snr_range
+    assert ends == (-math.inf, pytest.approx(2 * math.log(0.98 / 0.02)))
 
 
 def test_input_noise_is_in_the_input_only():
@@ -115,3 +243,39 @@ def test_the_scheduler_of_a_family_is_read(layout, name, predicts):
     assert (scheduler.config.prediction_type, scheduler.config.clip_sample) == (predicts, False)
     stable_diffusion = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32).square()
     assert torch.allclose(scheduler.betas, stable_diffusion)
+
+
+@pytest.fixture
+def saved_flow(tmp_path):
+    """A pipeline's folder with the scheduler of a flow."""
+
+    def save(scheduler):
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        (tmp_path / "model_index.json").write_text("{}")
+        return tmp_path
+
+    return save
+
+
+def test_the_shift_of_a_saved_flow_is_read_and_can_be_changed(saved_flow):
+    path = saved_flow(diffusers.FlowMatchEulerDiscreteScheduler(**QWEN_IMAGE))
+    saved = pretrained_scheduler(path, None, None, None, None)
+    assert (saved.config.use_dynamic_shifting, saved.config.shift_terminal) == (True, 0.02)
+    constant = pretrained_scheduler(path, None, None, None, None, shift=4.0, shift_terminal=0.0)
+    assert torch.allclose(
+        Diffusion.from_scheduler(constant).sigma, Diffusion.from_scheduler(flow_matching(1000, 4)).sigma
+    )
+    with pytest.raises(
+        ConfigError, match=r"scheduler.prediction_type=epsilon has no effect, .* is a flow; scheduler=ddpm"
+    ):
+        pretrained_scheduler(path, None, "epsilon", None, None)
+
+
+def test_the_shift_of_a_saved_solver_is_its_flow_shift(saved_flow):
+    path = saved_flow(flow_matching(1000, 3.0))
+    assert pretrained_scheduler(path, None, None, None, None, shift=5.0).config.flow_shift == 5.0
+
+
+def test_the_shift_of_no_flow_is_refused():
+    with pytest.raises(ConfigError, match=r"scheduler.use_dynamic_shifting=False, scheduler.shift=3.0 has no effect"):
+        pretrained_scheduler("tiny", None, None, None, None, shift=3.0)

@@ -29,6 +29,11 @@ def errors(better: float | np.ndarray, draw: str, timesteps: np.ndarray = TIMEST
     return 0.2 * images * np.exp(-timesteps / 400 + noise) * (1 - better)
 
 
+def log_snr(timesteps: np.ndarray) -> np.ndarray:
+    """The log-SNRs at which the errors were measured."""
+    return np.log(1e3) - timesteps / 80
+
+
 def write_run(
     folder: Path,
     *overrides: str,
@@ -60,7 +65,6 @@ def write_run(
     OmegaConf.save(config, folder / "config.yaml")
     lines = [_validate(folder, step, better, averaged, hours, timesteps) for step in validated]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    snr = 1e3 * np.exp(-timesteps / 80)
     facts = {
         "state": state,
         "started": "2026-01-01T00:00:00+0000",
@@ -68,7 +72,7 @@ def write_run(
         "device": "cpu",
         "choices": {"loss": loss, "optimizer": "adamw"},
         "overrides": list(overrides),
-        "battery": {"hash": "one", "timesteps": timesteps.tolist(), "snr": snr.tolist()},
+        "battery": {"hash": "one", "log_snr": log_snr(timesteps).tolist()},
     }
     (folder / "run.json").write_text(json.dumps(facts | info))
     return folder
@@ -81,7 +85,7 @@ def _validate(
     measured = {"": errors((0.3 + better) * step / 200, folder.name if step else "the start", timesteps)}
     if averaged:
         measured["ema/"] = 0.98 * measured[""] if step else measured[""]
-    write_errors(folder / "validation" / f"step-{step:06d}.parquet", timesteps, measured)
+    write_errors(folder / "validation" / f"step-{step:06d}.parquet", "log_snr", log_snr(timesteps), measured)
     pixels = np.random.default_rng(step).integers(0, 256, (16, 16 * len(PROMPTS), 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "samples" / f"step-{step:06d}.png")
     line = {"step": step, "memory/peak_gb": 2.5} | ({"speed/hours": step / 100} if hours else {})

@@ -1,12 +1,16 @@
 import json
 
 import pytest
+from helpers.runs import compose
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
-from t2i.sweeps.manifest import Guard, job_folder, write_manifest
+from t2i.config.keys import flat
+from t2i.config.moved_targets import ADDED, with_moved_targets
+from t2i.runs.folder import Run
+from t2i.sweeps.manifest import Guard, as_begun, job_folder, write_manifest
 
 
 def sweep(folder, *overrides):
@@ -89,3 +93,53 @@ def test_a_missing_plugin_is_named_with_the_command_that_brings_it(tmp_path, cap
     with pytest.raises(SystemExit):
         Guard().on_multirun_start(config)
     assert "hydra/launcher=ray: the plugin is missing; pip install 't2i[ray]'" in capsys.readouterr().err
+
+
+def before_the_battery_of_log_snrs(folder):
+    """Make sweep.json that of t2i 0.1, which lacked some settings."""
+    manifest = json.loads((folder / "sweep.json").read_text())
+    for key in ADDED:
+        del manifest["config"][key]
+    (folder / "sweep.json").write_text(json.dumps(manifest))
+
+
+def test_what_began_before_a_setting_existed_goes_on_as_it_began(tmp_path):
+    """A sweep, its jobs that have not begun, and one that did; also when it is continued for the second time."""
+    sweep(tmp_path, "loss.snr_gamma=1,5")
+    before_the_battery_of_log_snrs(tmp_path)
+    sweep(tmp_path, "loss.snr_gamma=1,5,20")
+    with pytest.raises(ConfigError, match=r"another configuration \(validation.log_snr: None → \[-4, 4\]\)"):
+        sweep(tmp_path, "loss.snr_gamma=1,5", "validation.log_snr=[-4,4]")
+
+    folder = tmp_path / "loss.snr_gamma-1"
+    for _ in range(3):
+        config = compose()
+        as_begun(config, folder, ["loss.snr_gamma=1"])
+        assert (config.validation.log_snr, config.continuous_time) == (None, False)
+        run = Run(folder, config)
+        run.begin()
+        run.log(0, {"val/loss": 1.0})
+    typed = compose("validation.log_snr=[-4,4]")
+    as_begun(typed, folder, ["validation.log_snr=[-4,4]"])
+    with pytest.raises(ConfigError, match=r"different configuration \(validation.log_snr: None → \[-4, 4\]\)"):
+        Run(folder, typed)
+
+    new = compose()
+    as_begun(new, tmp_path / "new" / "job", [])
+    assert new == compose()
+
+
+def test_a_flow_that_began_before_its_scheduler_had_a_name_is_the_same_flow():
+    before = {
+        "_target_": "diffusers.DPMSolverMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "steps_offset": 1,
+        "flow_shift": 3.0,
+    }
+    now = compose("scheduler=flow_matching", "scheduler.shift=3").scheduler
+    assert with_moved_targets({"scheduler": before}) == {"scheduler": now}
+    assert with_moved_targets(flat({"scheduler": before})) == flat({"scheduler": dict(now)})
+    own = before | {"use_karras_sigmas": True}
+    assert with_moved_targets(own) == own
