@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ABOUT = (
     "The weighted training losses of different weightings can't be compared. These can: the loss before weighting, "
-    "and val/loss, which is measured on the same images, timesteps and noise in every run."
+    "and val/loss, which is measured on the same images, noise levels and noise in every run."
 )
 
 

@@ -39,6 +39,13 @@ attention=flahs                                 | attention=flahs is not known; 
 attention=xformers                              | attention=xformers needs a GPU; use attention=auto
 validation.items=0                              | validation.items=0 must be at least 1
 validation.timesteps=0                          | validation.timesteps=0 must be at least 1
+validation.log_snr=[5,-5]                       | validation.log_snr=[5, -5] must be two numbers, the lower first
+validation.log_snr=[0]                          | validation.log_snr=[0] must be two numbers
+validation.log_snr=4                            | validation.log_snr=4 must be a list
+validation.log_snr=[-9,5]                       | can't be measured at -5.94, -6.81, -7.69, -8.56
+continuous_time=3                               | continuous_time=3 must be true or false
+scheduler.shift=3                               | scheduler.shift=3 has no effect
+scheduler=flow_matching scheduler.shift=0       | scheduler.shift=0 must be positive
 samples.steps=0                                 | samples.steps=0 must be at least 1
 samples.prompts=[]                              | samples.prompts is empty; to generate no samples, use sample_every=0
 samples.prompts=cat                             | samples.prompts=cat must be a list, such as [cat]

@@ -1,10 +1,18 @@
 """Every loss, error, noise schedule and distribution of timesteps trains the tiny model and leaves one that draws."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
+from helpers.runs import compose
 
+from t2i.comparison.grouping import compare
+from t2i.comparison.results import read_results
 from t2i.config import CONF
+from t2i.evaluation.metrics import Metric
+from t2i.experiment.run import run
+from t2i.plan import make_plan
 
 OPTIONS = [
     f"{group}={file.stem}"
@@ -44,3 +52,31 @@ def test_trains_and_draws(train, tmp_path, option):
         image = pipeline("red apple", num_inference_steps=2, output_type="np").images[0]
         assert image.shape == (64, 64, 3)
         assert np.isfinite(image).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("common", "sweep"),
+    [
+        ([], {"scheduler": ["epsilon", "v_prediction", "flow_matching", "zero_terminal_snr"]}),
+        (
+            ["scheduler=flow_matching", "loss=mse"],
+            {"scheduler.shift": ["1", "3", "6"], "timesteps": ["uniform", "logit_normal"]},
+        ),
+    ],
+)
+def test_processes_and_times_are_compared_with_intervals(small, tmp_path, common, sweep):
+    """As `t2i train -m scheduler=epsilon,v_prediction,flow_matching` and `t2i compare` do."""
+    combinations = list(product(*sweep.values()))
+    for values in combinations:
+        typed = [*common, *(f"{key}={value}" for key, value in zip(sweep, values, strict=True))]
+        cfg = compose(*small, *typed, "steps=2", "validate_every=2", "sample_every=0")
+        choices = {key: value for key, value in zip(sweep, values, strict=True) if "." not in key}
+        run(cfg, make_plan(cfg), tmp_path / "-".join(values), typed, choices)
+    comparison = compare(read_results([tmp_path]))
+    assert set(comparison.factors.by) == set(sweep)
+    assert not comparison.left_out
+    verdicts = comparison.verdicts(Metric.named("val/loss"))
+    assert len(verdicts) == len(combinations) - 1
+    for verdict in verdicts:
+        assert -1 < verdict.total.low < verdict.total.estimate < verdict.total.high

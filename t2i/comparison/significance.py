@@ -1,6 +1,6 @@
 """Whether one run is better than another by more than chance: the ratio of their errors, its interval and p-value.
 
-The headline of a run is exp(mean_k log(mean_i e[i, k])), over images i and timesteps k. Two runs A and B are compared
+The headline of a run is exp(mean_k log(mean_i e[i, k])), over images i and levels k. Two runs A and B are compared
 by the log ratio of their headlines, D = mean_k log(mean_i eA[i, k] / mean_i eB[i, k]), averaged over the seeds s.
 
 Images. The pseudo-values of the jackknife, d[s, i] = N·D − (N − 1)·D without image i, act as N measurements of D
@@ -51,8 +51,8 @@ class Difference:
 def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric") -> Difference:
     """The difference between the mean errors of S runs and those of the baseline's runs with the same seeds.
 
-    errors, baseline: squared errors on N images at K timesteps, [S, N, K].
-    mean: the mean over timesteps, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
+    errors, baseline: squared errors on N images at K noise levels, [S, N, K].
+    mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
     """
     _check(errors, baseline, mean)
     if mean == "arithmetic":
@@ -91,7 +91,7 @@ def _check(errors: np.ndarray, baseline: np.ndarray, mean: str) -> None:
     if errors.ndim != 3 or errors.shape != baseline.shape:
         raise ValueError(
             f"errors of shape {errors.shape} and {baseline.shape} can't be paired; "
-            "both sides need the same seeds, images and timesteps: [S, N, K]"
+            "both sides need the same seeds, images and noise levels: [S, N, K]"
         )
     if errors.shape[1] < 2:
         raise ConfigError("validation.items=1 can't tell a difference from chance; compare runs that have at least 2")

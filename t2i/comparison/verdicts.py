@@ -1,6 +1,6 @@
 """Which variant is better, by how much, and whether the difference is more than noise.
 
-Runs are paired: each with the baseline's run of the same seed, on the same images, timesteps and noise.
+Runs are paired: each with the baseline's run of the same seed, on the same images, noise levels and noise.
 """
 
 from collections.abc import Callable

@@ -194,8 +194,9 @@ class Continuous(Distribution):
         return self.distribution.probabilities(num_timesteps)
 
     def quantile(self, u: np.ndarray, num_timesteps: int) -> np.ndarray:
-        """Times [B] in float32, for u [B] in [0, 1)."""
-        return self.distribution.time(u, num_timesteps).astype(np.float32)
+        """Times [B] in float32, below num_timesteps also where float32 would round up to it."""
+        below = np.nextafter(np.float32(num_timesteps), np.float32(0))
+        return np.minimum(self.distribution.time(u, num_timesteps).astype(np.float32), below)
 
     def spread(self, u: np.ndarray, positions: Sequence[int]) -> np.ndarray:
         return self.distribution.spread(u, positions)

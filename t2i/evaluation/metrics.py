@@ -12,7 +12,7 @@ PATTERN = re.compile(r"val/(ema/)?(?:(loss)|(eps_mse)|snr_bin_(\d+)/eps)")
 
 
 def snr_bins(num_timesteps: int) -> list[np.ndarray]:
-    """Indices of neighbouring timesteps in an ascending list, for each bin; bin 0 is the noisiest."""
+    """Indices of neighbouring noise levels in a list from clean to noisy, for each bin; bin 0 is the noisiest."""
     return np.array_split(np.arange(num_timesteps)[::-1], min(NUM_SNR_BINS, num_timesteps))
 
 
@@ -22,7 +22,7 @@ class Metric:
 
     name: str  # as in metrics.jsonl
     prefix: str  # of the name, after val/: "" for raw weights, "ema/" for averaged ones
-    mean: str  # over the timesteps: geometric or arithmetic
+    mean: str  # over the noise levels: geometric or arithmetic
     snr_bin: int | None = None
 
     @classmethod
@@ -50,7 +50,7 @@ class Metric:
         return Metric.named(f"val/{bare}" if self.averaged else f"val/ema/{bare}")
 
     def part(self, errors: np.ndarray) -> np.ndarray:
-        """The errors of the timesteps that the metric averages, [..., K'] of [..., K]."""
+        """The errors of the noise levels that the metric averages, [..., K'] of [..., K]."""
         return errors if self.snr_bin is None else errors[..., snr_bins(errors.shape[-1])[self.snr_bin]]
 
     def value(self, errors: np.ndarray) -> float:

@@ -41,7 +41,7 @@ def read_errors(file: Path) -> dict[str, np.ndarray]:
 def _read_errors(file: Path) -> dict[str, np.ndarray]:
     with pq.ParquetFile(file) as opened:
         table = opened.read()
-    level = next(name for name in (*LEVELS, "") if name in table.column_names or not name)
+    level = LEVELS[0] if LEVELS[0] in table.column_names else LEVELS[1]
     num_levels = len(table[level].unique())
     columns = {name.removesuffix("eps").replace("_", "/"): name for name in table.column_names if name.endswith("eps")}
     errors = {prefix: table[name].to_numpy() for prefix, name in columns.items()}

@@ -164,7 +164,7 @@ def test_holm_keeps_the_order_and_lies_between_one_comparison_and_bonferroni(p):
 @pytest.mark.parametrize(
     ("errors", "baseline", "message"),
     [
-        (np.ones((2, 8, 4)), np.ones((1, 8, 4)), "the same seeds, images and timesteps"),
+        (np.ones((2, 8, 4)), np.ones((1, 8, 4)), "the same seeds, images and noise levels"),
         (np.ones((8, 4)), np.ones((8, 4)), r"\[S, N, K\]"),
         (np.ones((1, 1, 4)), np.ones((1, 1, 4)), "validation.items=1"),
         (np.zeros((1, 8, 4)), np.ones((1, 8, 4)), "positive"),

@@ -174,6 +174,39 @@ def test_timesteps_and_a_shift_by_the_image_exclude_each_other():
         Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_1), continuous_time=False)
 
 
+# Sampling
+
+WHOLE = {**SD15, "clip_sample": False, "set_alpha_to_one": True}  # Stable Diffusion's own ends at its first timestep
+SCHEDULERS = {
+    "epsilon": diffusers.DDIMScheduler(prediction_type="epsilon", **WHOLE),
+    "sample": diffusers.DDIMScheduler(prediction_type="sample", **WHOLE),
+    "v_prediction": diffusers.DDIMScheduler(prediction_type="v_prediction", **WHOLE),
+    "zero_terminal_snr": diffusers.DDIMScheduler(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", **WHOLE
+    ),
+    "flow_matching": flow_matching(1000, 3.0),
+    "flux": diffusers.FlowMatchEulerDiscreteScheduler(**FLUX_1),
+    "qwen_image": diffusers.FlowMatchEulerDiscreteScheduler(**QWEN_IMAGE),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_denoiser_that_always_says_the_target_is_led_to_x0(scheduler):
+    """It knows x0 and sees x and the time; the steps from noise are those of Diffusers."""
+    diffusion, (x0, noise) = Diffusion.from_scheduler(scheduler), latents()
+    scheduler.set_timesteps(20, **({"mu": 0.8} if scheduler.config.get("use_dynamic_shifting") else {}))
+    x = noise
+    for t in scheduler.timesteps:
+        if diffusion.prediction_type == "flow_prediction":
+            sigma = t.double() / 1000
+            alpha = 1 - sigma
+        else:
+            alpha, sigma = diffusion.alpha[t], diffusion.sigma[t]
+        target = diffusion.target(x0, (x - alpha * x0) / sigma, alpha, sigma)
+        x = scheduler.step(target, t, x).prev_sample
+    assert (x - x0).norm() < 1e-3 * x0.norm()
+
+
 # Between the timesteps
 
 

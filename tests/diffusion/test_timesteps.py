@@ -34,7 +34,9 @@ distributions = st.one_of(
 
 @given(distributions, st.floats(0, 1, exclude_max=True), st.integers(100, 1000))
 def test_quantiles_are_timesteps(distribution, u, num_timesteps):
-    assert 0 <= distribution.quantile(np.array([u]), num_timesteps)[0] < num_timesteps
+    for drawn in (distribution, Continuous(distribution)):
+        assert drawn.quantile(np.array([u, np.nextafter(1, 0)]), num_timesteps).min() >= 0
+        assert drawn.quantile(np.array([u, np.nextafter(1, 0)]), num_timesteps).max() < num_timesteps
 
 
 @given(distributions, st.integers(100, 300))

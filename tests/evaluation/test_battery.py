@@ -106,6 +106,19 @@ def test_a_level_that_the_schedule_lacks_is_refused_by_name():
     choose_levels(diffusion("flow_prediction"), 4, (-10, 12.5))
 
 
+def test_between_timesteps_a_unet_predicts_what_lies_between(encoded):
+    """As its embedding of the time is made of sines: the tiny UNet was trained at whole timesteps alone."""
+    model, fixed = load("tiny"), battery(encoded, items=1)
+    model.denoiser.eval()
+    x, text = fixed.x0[0] + 0.5 * fixed.noise(np.array([0])), {name: value[:1] for name, value in fixed.text.items()}
+    with torch.no_grad():
+        at = {t: model.denoise(x, torch.tensor([t]), text) for t in (20, 20.5, 21, 500, 500.5, 501)}
+    for t in (20, 500):
+        off = (at[t + 0.5] - (at[t] + at[t + 1]) / 2).norm()
+        assert off < 0.25 * (at[t + 1] - at[t]).norm()
+        assert off < 0.002 * at[t].norm()
+
+
 def test_images_are_chosen_by_weight(encoded):
     """Those of weight 0 never, and the others spread evenly."""
     weights = np.zeros(len(encoded))
@@ -118,6 +131,14 @@ def test_timesteps_are_stratified_and_have_signal():
     assert choose_levels(diffusion(), 10, None).values.tolist() == [50 + 100 * k for k in range(10)]
     zero_terminal = diffusion("v_prediction", **SD15, rescale_betas_zero_snr=True)
     assert Timesteps.spread(zero_terminal, 1000).values.tolist() == list(range(999))
+
+
+def test_timesteps_of_a_flow_have_the_noise_that_is_noted(encoded):
+    process = diffusion("flow_prediction")
+    fixed = battery(encoded, process, log_snr=None, timesteps=8)
+    x0, noise = torch.stack(fixed.x0), torch.randn(3, 4, 16, 16)
+    noised = fixed.levels.add_noise(process, x0, noise, np.array([0, 4, 7]))
+    assert torch.allclose(noised.snr.double(), torch.tensor(fixed.facts["snr"])[[0, 4, 7]].double(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("log_snr", [(-5, 5), None])
