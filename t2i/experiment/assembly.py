@@ -55,7 +55,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = _load_model(cfg, plan, accelerator)
-    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size))
+    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size, model.mu))
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,

@@ -1,6 +1,6 @@
 """What a model family has to offer to the loop, the cache, validation, sampling and export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
@@ -53,6 +53,11 @@ class Model(Protocol):
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         """The tokenizers, under their names in the pipeline."""
+        ...
+
+    @property
+    def mu(self) -> Callable[[float], float] | None:
+        """The pipeline's shift by the number of tokens, where the scheduler's file does not say it."""
         ...
 
     @property

@@ -1,6 +1,6 @@
 """Models whose text encoders are trained together with the denoiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +43,10 @@ class TextTrained:
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         return self.model.tokenizers
+
+    @property
+    def mu(self) -> Callable[[float], float] | None:
+        return self.model.mu
 
     @property
     def limit(self) -> tuple["PreTrainedTokenizerBase", int]:

@@ -1,7 +1,7 @@
 """What the families with a diffusion transformer share."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -43,11 +43,6 @@ class DiffusionTransformer(LatentDiffusion):
     def patch_size(self) -> int:
         """The transformer takes squares of so many latents on a side as tokens."""
         return self.parts.config("transformer").get("patch_size", 1)
-
-    @property
-    def mu(self) -> Callable[[float], float] | None:
-        """The pipeline's shift by the number of tokens, where the scheduler's file does not say it."""
-        return None
 
     @property
     def limit(self) -> tuple[PreTrainedTokenizerBase, int]:
