@@ -66,7 +66,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
-    prompts = model.prompts(cfg.samples.prompts)
+    prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     battery = make_battery(
         held_out,
         data.validation.weights,

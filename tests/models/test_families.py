@@ -163,6 +163,8 @@ def test_text_encoders_are_read_in_bf16_and_only_to_embed(folders, family):
     model = load(family, folders(family))
     model.hold(torch.bfloat16)
     assert {weight.dtype for weight in model.denoiser.parameters()} == {torch.bfloat16}
+    assert len(model.prompts([])) == 0
+    assert not [name for name in model.parts.read if name.startswith("text_encoder")]
     assert len(model.prompts(CAPTIONS)) == len(CAPTIONS)
     for name in families.BF16[family]:
         assert {weight.dtype for weight in model.text_encoders[name].parameters()} == {torch.bfloat16}
