@@ -55,7 +55,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = _load_model(cfg, plan, accelerator)
-    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size))
+    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size, model.mu))
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,
@@ -66,6 +66,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     held_out = encode(data.validation, model, cfg.cache_dir)
+    prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     battery = make_battery(
         held_out,
         data.validation.weights,
@@ -78,7 +79,6 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
             "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
         },
     )
-    prompts = model.prompts(cfg.samples.prompts)
     model.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()

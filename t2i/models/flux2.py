@@ -5,11 +5,12 @@ transformer takes sequences of them and times in [0, 1], and predicts noise − 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
@@ -46,6 +47,12 @@ class Flux2Klein(DiffusionTransformer):
         """distilled: whether the pipeline draws without guidance, in few steps."""
         super().__init__(parts)
         self.distilled = distilled
+
+    @property
+    def mu(self) -> Callable[[float], float]:
+        """For the number of steps that the pipeline takes if none is given."""
+        steps = inspect.signature(PIPELINE.__call__).parameters["num_inference_steps"].default
+        return lambda tokens: compute_empirical_mu(int(tokens), steps)
 
     @property
     def settings(self) -> dict[str, bool]:

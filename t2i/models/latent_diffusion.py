@@ -1,7 +1,7 @@
 """What the families share: a denoiser of latents, an autoencoder between pixels and latents, text encoders."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,10 @@ class LatentDiffusion(ABC):
     @property
     def tokenizers(self) -> dict[str, PreTrainedTokenizerBase]:
         return {name: self.parts[name] for name in self.parts.names("tokenizer")}
+
+    @property
+    def mu(self) -> Callable[[float], float] | None:
+        return None
 
     @property
     def limit(self) -> tuple[PreTrainedTokenizerBase, int]:

@@ -1,6 +1,6 @@
 """What a model family has to offer to the loop, the cache, validation, sampling and export."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
@@ -32,17 +32,17 @@ class Model(Protocol):
         ...
 
     @property
-    def patch_size(self) -> int:
-        """The denoiser takes squares of so many latents on a side as tokens; a flow may shift by their number."""
-        ...
-
-    @property
     def trains_text(self) -> bool:
         """Whether its text encoders can be trained together with the denoiser."""
         ...
 
     def hold(self, dtype: torch.dtype) -> None:
         """Read the denoiser, which was not used yet, in the type that it is held in."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """The denoiser takes squares of so many latents on a side as tokens; a flow may shift by their number."""
         ...
 
     @property
@@ -53,6 +53,11 @@ class Model(Protocol):
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         """The tokenizers, under their names in the pipeline."""
+        ...
+
+    @property
+    def mu(self) -> Callable[[float], float] | None:
+        """The pipeline's shift by the number of tokens, where the scheduler's file does not say it."""
         ...
 
     @property

@@ -17,7 +17,7 @@ class EmbeddedPrompts:
     instead: Mapping[str, None]  # arguments that must not have their defaults
 
     def __len__(self) -> int:
-        return len(next(iter(self.text.values())))
+        return len(next(iter(self.text.values()), ()))
 
     def request(self, places: Sequence[int], device: Any) -> dict[str, Any]:
         """The arguments for the captions at these places; those for guidance have the prefix that Diffusers uses."""

@@ -1,6 +1,6 @@
 """Models whose text encoders are trained together with the denoiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,15 +26,15 @@ class TextTrained:
         self.denoiser: nn.Module = TextAndDenoiser(model)
 
     @property
-    def patch_size(self) -> int:
-        return self.model.patch_size
-
-    @property
     def trains_text(self) -> bool:
         return self.model.trains_text
 
     def hold(self, dtype: torch.dtype) -> None:
         self.model.hold(dtype)
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.patch_size
 
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
@@ -43,6 +43,10 @@ class TextTrained:
     @property
     def tokenizers(self) -> Mapping[str, "PreTrainedTokenizerBase"]:
         return self.model.tokenizers
+
+    @property
+    def mu(self) -> Callable[[float], float] | None:
+        return self.model.mu
 
     @property
     def limit(self) -> tuple["PreTrainedTokenizerBase", int]:

@@ -59,6 +59,8 @@ class DiffusionTransformer(LatentDiffusion):
         ...
 
     def prompts(self, captions: Sequence[str]) -> EmbeddedPrompts:
+        if not captions:
+            return EmbeddedPrompts({}, {}, self.arguments, self.instead)
         return EmbeddedPrompts(self.embed(captions), self.embed([""]), self.arguments, self.instead)
 
     def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:

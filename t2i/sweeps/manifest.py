@@ -79,8 +79,10 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
     An existing sweep may grow by more values and more varied settings; a change of any other setting is refused.
     """
     settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    # Unresolved, so that a value that follows from another may change with it.
+    # Unresolved, so that a value that follows from another may change with it. A sweep may have begun with the value.
+    resolved = flat(OmegaConf.to_container(settings, resolve=True))
     settings = flat(OmegaConf.to_container(settings))
+    settings |= {key: now for key, now in _read(folder).get("config", {}).items() if resolved.get(key) == now}
     choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
     varied = dict.fromkeys(_varied_keys(config))  # key -> its value before the sweep began to vary it, or None
     if before := _read(folder):

@@ -156,7 +156,7 @@ def _flux1() -> FluxPipeline:
         text_encoder_2=t5(24),
         tokenizer=tokenizer(),
         tokenizer_2=t5_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     )
 
 
@@ -206,7 +206,7 @@ def _qwen_image() -> QwenImagePipeline:
         ),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16),
         tokenizer=qwen_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     )
 
 
@@ -230,7 +230,7 @@ def _flux2() -> Flux2KleinPipeline:
         vae=autoencoder,
         text_encoder=qwen(Qwen3ForCausalLM, layers=28),  # of which the pipeline takes the outputs of 9, 18 and 27
         tokenizer=qwen_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
     )
 
 

@@ -1,10 +1,12 @@
 """What every family with a transformer has to do; the formulas of each are in test_training_formulas.py."""
 
 import functools
+from functools import partial
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from helpers import families
 from helpers.families import CAPTIONS
 from helpers.oracle import Oracle, first, same
@@ -83,6 +85,31 @@ def test_the_stock_sampling_loop_returns_the_image_if_the_prediction_is_right(mo
     assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", ["flux1", "zimage", "qwen_image", "flux2"])
+def test_a_shift_by_resolution_is_that_of_the_stock_pipeline(folders, family, size):
+    """At each step of the stock sampling loop, and a right prediction gives the image back."""
+    model = load(family, folders(family))
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, shift=3.0)
+    mu = model.mu and partial(compute_empirical_mu, num_steps=4)  # Flux.2's depends on the number of steps
+    diffusion = Diffusion.from_scheduler(scheduler).for_model(model.patch_size, mu)
+    x0, prompts = latents_of(model, 1, size), model.prompts(CAPTIONS[:1])
+    oracle = Oracle(model, diffusion, x0, dict(prompts.text))
+    pipeline, decoded = model.sampler(scheduler), []
+    oracle.scheduler, scale = pipeline.scheduler, pipeline.vae_scale_factor
+    decode = model.parts["vae"].decode
+    settings = {"num_inference_steps": 4, "guidance_scale": 0.0, "height": scale * size[0], "width": scale * size[1]}
+    with pytest.MonkeyPatch.context() as patch, oracle.answering(oracle):
+        patch.setattr(model.parts["vae"], "decode", lambda z, **kwargs: decoded.append(z) or decode(z, **kwargs))
+        pipeline(**prompts.request([0], "cpu"), **settings | families.SAMPLING.get(family, {}))
+        model.decode(x0)
+    found, expected = decoded
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+    for step in range(1, 4):  # the first is all noise, and then a quarter of the time is over, a half, three quarters
+        ours = diffusion.levels(torch.tensor([1000.0 * (1 - step / 4)]), x0).sigma
+        assert ours.item() == pytest.approx(pipeline.scheduler.sigmas[step].item(), rel=1e-5)
+
+
 def test_captions_are_embedded_as_the_stock_pipeline_does(model, folders, family, embedded):
     """Also the empty caption, as the pipeline embeds it for guidance."""
     pipeline, received = stock(model, folders(family)), []
@@ -136,6 +163,8 @@ def test_text_encoders_are_read_in_bf16_and_only_to_embed(folders, family):
     model = load(family, folders(family))
     model.hold(torch.bfloat16)
     assert {weight.dtype for weight in model.denoiser.parameters()} == {torch.bfloat16}
+    assert len(model.prompts([])) == 0
+    assert not [name for name in model.parts.read if name.startswith("text_encoder")]
     assert len(model.prompts(CAPTIONS)) == len(CAPTIONS)
     for name in families.BF16[family]:
         assert {weight.dtype for weight in model.text_encoders[name].parameters()} == {torch.bfloat16}

@@ -15,7 +15,7 @@ SCHEDULERS = {
     "sample": "scheduler.prediction_type=sample",
     "zero terminal SNR": "scheduler=zero_terminal_snr",
     "flow_prediction": "scheduler=flow_matching",
-    "shifted flow": "scheduler=flow_matching scheduler.flow_shift=3",
+    "shifted flow": "scheduler=flow_matching scheduler.shift=3",
 }
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import (
     DDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     FluxPipeline,
     QwenImagePipeline,
@@ -101,22 +100,18 @@ def pixart(transformer, noisy, t, text):
     return transformer(noisy, timestep=t, added_cond_kwargs=sizes, **text_inputs).sample.chunk(2, 1)[0]
 
 
-def flow_loss(predict, transformer, folder, x0, noise, t, text):
+def flow_loss(predict, transformer, folder, x0, noise, noised, text):
     """The body of the loop in the scripts of flows, with the weighting `none`."""
-    config = FlowMatchEulerDiscreteScheduler.load_config(folder, subfolder="scheduler")
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=config.get("flow_shift") or config["shift"])
-    sigmas = Diffusion.from_scheduler(scheduler).sigma[t].float()
-    assert torch.allclose(sigmas, scheduler.sigmas[len(scheduler.sigmas) - 1 - t], rtol=1e-6)
-    timesteps = sigmas * 1000
-    sigmas = sigmas[:, None, None, None]
+    timesteps = noised.time
+    sigmas = (timesteps / 1000)[:, None, None, None]
     noisy = (1.0 - sigmas) * x0 + sigmas * noise
     prediction = predict(transformer, noisy, timesteps, text)
     return torch.mean(((prediction.float() - (noise - x0).float()) ** 2).reshape(len(x0), -1), 1).mean()
 
 
-def noise_loss(predict, transformer, folder, x0, noise, t, text):
+def noise_loss(predict, transformer, folder, x0, noise, noised, text):
     scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    prediction = predict(transformer, scheduler.add_noise(x0, noise, t), t, text)
+    prediction = predict(transformer, scheduler.add_noise(x0, noise, noised.t), noised.t, text)
     return F.mse_loss(prediction.float(), noise.float(), reduction="mean")
 
 
@@ -142,7 +137,7 @@ def test_loss_and_gradient_are_those_of_the_training_script(folders, family):
     loss.prepare(diffusion, torch.ones(len(diffusion)) / len(diffusion))
     noised = diffusion.add_noise(x0, noise, t)
     ours = loss(model.denoise(noised.x, noised.time, text), noised).mean()
-    theirs = FORMULAS[family](model.denoiser, folders(family), x0, noise, t, text)
+    theirs = FORMULAS[family](model.denoiser, folders(family), x0, noise, noised, text)
     assert torch.allclose(ours, theirs, rtol=1e-5)
     gradients = [torch.autograd.grad(value, weights, allow_unused=True) for value in (ours, theirs)]
     assert any(gradient is not None for gradient in gradients[0])
