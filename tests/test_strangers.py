@@ -343,6 +343,27 @@ def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, caps
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("allowed_targets: [os]", "allowed_targets"),
+        ("allowed_targets: os", "allowed_targets"),
+        ("a: [os]\nallowed_targets: ${a}", "allowed_targets"),
+        ("a: {'0': [os]}\nb: ${now:%M}\nallowed_targets: '${a.${b}}'", "allowed_targets"),  # nothing for a minute
+        ("dataset: {follow_links: true}", "dataset.follow_links"),
+        ("dataset: {follow_links: 1}", "dataset.follow_links"),
+        ("a: true\ndataset: {follow_links: '${a}'}", "dataset.follow_links"),
+        ("a: {path: ., follow_links: true}\ndataset: ${a}", "dataset.follow_links"),
+    ],
+)
+def test_a_file_gives_itself_no_permission(text, key, tmp_path):
+    arguments = [search_path([f"file://{theirs(tmp_path, text)}"]), "experiment=theirs", "dataset=folder"]
+    with pytest.raises(ConfigError, match=f"^{key}=.* comes from a file; it counts on the command line only"):
+        compose(arguments)
+    if "dataset: $" not in text:
+        compose([*arguments, f"++{key}={'true' if 'links' in key else '[os]'}"])
+
+
 OF_HYDRA = {
     "a callback": "hydra: {callbacks: {harm: {_target_: os.mkdir, path: harm}}}",
     "another guard": "hydra: {callbacks: {guard: {_target_: my_losses.Mine}}}",

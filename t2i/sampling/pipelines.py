@@ -65,7 +65,7 @@ def _from_pretrained(source: str | Path, weights: str) -> Any:
         check_index(source, parts)
         name = denoiser_of(parts)
         dtype, unused = _dtype(name), {"safety_checker": None} if "safety_checker" in parts else {}
-        fetched = located if Path(located).is_dir() else DiffusionPipeline.download(located, **unused)
+        fetched: Any = located if Path(located).is_dir() else DiffusionPipeline.download(located, **unused)
         check_folder(source, fetched, parts)
         pipeline: Any = DiffusionPipeline.from_pretrained(fetched, dtype=dtype, **unused)
     if weights == "raw" and list((Path(located) / name).glob("diffusion_pytorch_model.non_ema*.safetensors")):
