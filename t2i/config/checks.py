@@ -88,7 +88,7 @@ def check_fixed(cfg: DictConfig) -> None:
     for key, kind in NEEDED.items():
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            wanted = {bool: "true or false", str: "a text"}.get(kind, "a number")
+            wanted = "true or false" if kind is bool else "a text" if kind is str else "a number"
             raise ConfigError(f"{key}={_shown(value)} must be {wanted}")
     prompts = OmegaConf.select(cfg, "samples.prompts")
     if not isinstance(prompts, ListConfig) or not all(isinstance(prompt, str) for prompt in prompts):
