@@ -90,11 +90,11 @@ def build(cfg: DictConfig, group: str) -> Any:
 def naming(group: str) -> Generator[None, None, None]:
     """Turn what a component raises into a ConfigError that names the group: a library does not know it.
 
-    Only a lack of memory, in which the component may have no part, stays what it is.
+    Only a full GPU stays what it is, as in the rest of a run.
     """
     try:
         yield
-    except (ConfigError, MemoryError):
+    except ConfigError:
         raise
     except (ValueError, OSError, NotImplementedError) as error:
         raise ConfigError(f"{group}: {error}") from error
