@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig
 
 from t2i.config import ConfigError
-from t2i.config.instantiate import build, check_signature, check_targets, target_of
+from t2i.config.checks import check_fixed
+from t2i.config.instantiate import build, check_signature, check_targets, naming, target_of
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Continuous, Distribution
@@ -43,6 +44,7 @@ class Plan:
 def make_plan(cfg: DictConfig) -> Plan:
     """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work."""
     check_targets(cfg)
+    check_fixed(cfg)
     precision = resolve_precision(**cfg.precision)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
@@ -52,15 +54,19 @@ def make_plan(cfg: DictConfig) -> Plan:
     )
     if adapter.needs_pretrained and not cfg.model.pretrained:
         raise ConfigError("model.pretrained=false leaves no base to adapt; use adapter=none, or pretrained weights")
-    diffusion = Diffusion.from_scheduler(scheduler, cfg.continuous_time)
+    with naming("scheduler"):
+        diffusion = Diffusion.from_scheduler(scheduler, cfg.continuous_time)
     if diffusion.continuous:
         timesteps = Continuous(timesteps)
     by_length = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
         copy.deepcopy(scheduler).set_timesteps(2, **by_length)
-    except (ValueError, NotImplementedError) as error:
-        raise ConfigError(f"scheduler: this scheduler can't sample ({error})") from error
-    loss.prepare(diffusion, timesteps.probabilities(len(diffusion)))
+    except Exception as error:  # its settings are of any kind
+        raise ConfigError(f"scheduler: this scheduler can't sample ({' '.join(str(error).split())})") from error
+    with naming("timesteps"):
+        probabilities = timesteps.probabilities(len(diffusion))
+    with naming("loss"):
+        loss.prepare(diffusion, probabilities)
     return Plan(
         precision=precision,
         attention=attention,
@@ -91,12 +97,11 @@ def check_the_rest(cfg: DictConfig) -> None:
 
 def rehearse(cfg: DictConfig) -> None:
     """Build optimizer, learning-rate schedule and average for one dummy weight, so that bad settings fail now."""
-    try:
-        trained = hold_weights(torch.nn.Linear(1, 1, bias=False))
-        optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
-        build(cfg, "lr_scheduler")(optimizer)
-        build(cfg, "ema").track(trained, optimizer)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"optimizer and lr_scheduler can't be built: {error}") from error
+    trained = hold_weights(torch.nn.Linear(1, 1, bias=False))
+    make_optimizer, make_schedule, average = (build(cfg, group) for group in ("optimizer", "lr_scheduler", "ema"))
+    with naming("optimizer"):
+        optimizer = make_optimizer(list(trained.weights.values()))
+    with naming("lr_scheduler"):
+        make_schedule(optimizer)
+    with naming("ema"):
+        average.track(trained, optimizer)

@@ -12,10 +12,12 @@ import re
 import shutil
 import sys
 
+import diffusers
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from t2i import check, compare, encode, evaluate, push, sample, train, weights
 from t2i.cli import failing
@@ -29,7 +31,9 @@ from t2i.config.secrets import BLANK, redact, redact_all
 from t2i.experiment import run as experiment
 from t2i.models import stable_diffusion
 from t2i.models.loading import BUNDLED
+from t2i.models.lora import AVERAGED
 from t2i.plan import make_plan
+from t2i.sampling.pipelines import load_pipeline
 
 ALL_DOORS = "T2I_ALL_DOORS" in os.environ
 SECRET = "hf_abcdefghijklmnop"
@@ -339,6 +343,27 @@ def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, caps
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("allowed_targets: [os]", "allowed_targets"),
+        ("allowed_targets: os", "allowed_targets"),
+        ("a: [os]\nallowed_targets: ${a}", "allowed_targets"),
+        ("a: {'0': [os]}\nb: ${now:%M}\nallowed_targets: '${a.${b}}'", "allowed_targets"),  # nothing for a minute
+        ("dataset: {follow_links: true}", "dataset.follow_links"),
+        ("dataset: {follow_links: 1}", "dataset.follow_links"),
+        ("a: true\ndataset: {follow_links: '${a}'}", "dataset.follow_links"),
+        ("a: {path: ., follow_links: true}\ndataset: ${a}", "dataset.follow_links"),
+    ],
+)
+def test_a_file_gives_itself_no_permission(text, key, tmp_path):
+    arguments = [search_path([f"file://{theirs(tmp_path, text)}"]), "experiment=theirs", "dataset=folder"]
+    with pytest.raises(ConfigError, match=f"^{key}=.* comes from a file; it counts on the command line only"):
+        compose(arguments)
+    if "dataset: $" not in text:
+        compose([*arguments, f"++{key}={'true' if 'links' in key else '[os]'}"])
+
+
 OF_HYDRA = {
     "a callback": "hydra: {callbacks: {harm: {_target_: os.mkdir, path: harm}}}",
     "another guard": "hydra: {callbacks: {guard: {_target_: my_losses.Mine}}}",
@@ -549,7 +574,113 @@ def test_a_model_brings_no_code(changes, file, harm, tmp_path, capsys):
     try:
         stable_diffusion.load(str(model))
     except ConfigError as error:
-        assert "holds a" in str(error)  # noqa: PT017
+        assert "holds a" in str(error) or "can't be loaded" in str(error)  # noqa: PT017
+
+
+@pytest.fixture(scope="module")
+def strange_model(tmp_path_factory):
+    """A function that copies the bundled model, merges changes into one of its JSON files, and returns the folder."""
+
+    def make(file, changes):
+        model = tmp_path_factory.mktemp("models") / "model"
+        shutil.copytree(BUNDLED["tiny"], model, copy_function=os.symlink)
+        path = model / file
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.unlink(missing_ok=True)
+        path.write_text(json.dumps(content | changes) if isinstance(changes, dict) else changes)
+        return model
+
+    return make
+
+
+KERNEL = "evil/kernel"
+ELSEWHERE = {
+    "a module of Diffusers": ("model_index.json", {"unet": ["pipeline_utils", "os"]}),
+    "a function of Diffusers": ("model_index.json", {"unet": ["pipeline_utils", "snapshot_download"]}),
+    "a module that is imported": ("model_index.json", {"unet": ["subprocess", "Popen"]}),
+    "a module of t2i": ("model_index.json", {"unet": ["t2i.sweeps.process", "run_job"]}),
+    "a part of three words": ("model_index.json", {"unet": ["diffusers", "UNet2DConditionModel", "x"]}),
+    "a number for a class": ("model_index.json", {"unet": ["diffusers", 7]}),
+    "no class": ("model_index.json", {"_class_name": None}),
+    "a kernel": ("text_encoder/config.json", {"_attn_implementation": KERNEL}),
+    "a public kernel": ("text_encoder/config.json", {"attn_implementation": f"{KERNEL}@main:name"}),
+    "a paged kernel": ("text_encoder/config.json", {"_attn_implementation_internal": f"paged|{KERNEL}"}),
+    "a kernel by part": ("text_encoder/config.json", {"_attn_implementation": {"": "sdpa", "text_config": KERNEL}}),
+    "a kernel of a part": ("text_encoder/config.json", {"text_config": {"a": [{"_attn_implementation": KERNEL}]}}),
+    "experts": ("text_encoder/config.json", {"_experts_implementation": KERNEL}),
+    "an adapter": ("text_encoder/adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "evil/base"}),
+    "other weights": ("text_encoder/config.json", {"transformers_weights": "../../private.safetensors"}),
+    "other shards": ("unet/diffusion_pytorch_model.safetensors.index.json", {"weight_map": {"a": "/private/a.bin"}}),
+    "another tokenizer": ("tokenizer/tokenizer_config.json", {"fast_tokenizer_files": ["../../x/tokenizer.4.json"]}),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_model_leads_to_no_code_or_files_elsewhere(name, strange_model, monkeypatch):
+    """Whether it is sampled from or trained; nothing is loaded."""
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", trained)
+    model = strange_model(*ELSEWHERE[name])
+    for load in (load_pipeline, stable_diffusion.load):
+        with pytest.raises(
+            ConfigError, match=r"can't be loaded: its .* leads to code or files that are not the model's"
+        ):
+            load(str(model))
+
+
+def test_an_automatic_class_with_code_is_refused(strange_model):
+    model = strange_model("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.X"}, "model_type": "evil"})
+    stable_diffusion.load(str(model)).parts.config("text_encoder")  # of a given class, which reads no auto_map
+    index = json.loads((model / "model_index.json").read_text()) | {"text_encoder": ["transformers", "AutoModel"]}
+    (model / "model_index.json").unlink()
+    (model / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"its text_encoder/config.json .* \(auto_map: evil.X\)"):
+        load_pipeline(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        *(("model_index.json", text) for text in ("[]", "", "{", "null", '{"_class_name": "StableDiffusionPipeline"}')),
+        *(("text_encoder/config.json", text) for text in ("[]", "7", "[" * 200_000)),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "gptq"}}),
+        ("text_encoder/config.json", {"hidden_size": -1}),
+        ("text_encoder/config.json", {"hidden_act": "os.system"}),
+        ("tokenizer/tokenizer.json", "[]"),
+        ("unet/config.json", {"block_out_channels": [-1]}),
+        ("unet/config.json", {"down_block_types": 7}),
+        ("vae/config.json", {"act_fn": ["os"]}),
+    ],
+)
+def test_a_strange_model_is_named_in_one_line(file, changes, strange_model):
+    model = strange_model(file, changes)
+    with pytest.raises(ConfigError, match=f"^model.path={model}"):
+        load_pipeline(model)
+
+
+def test_settings_in_lora_weights_import_nothing(tmp_path, capsys):
+    cfg = OmegaConf.to_container(compose(["model.path=tiny", "scheduler=ddpm"]), resolve=True)
+    OmegaConf.save(OmegaConf.create(cfg), tmp_path / "config.yaml")
+    (tmp_path / "model").mkdir()
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    settings = {"r": 4, "lora_alpha": 4, "target_modules": [name], "megatron_config": {"a": 1}, "megatron_core": "this"}
+    save_file(
+        {f"unet.{name}.lora_{side}.weight": torch.zeros(shape) for side, shape in (("A", (4, 8)), ("B", (8, 4)))},
+        tmp_path / "model" / AVERAGED,
+        metadata={
+            "format": "pt",
+            "lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in settings.items()}),
+        },
+    )
+    assert f"{AVERAGED} can't be loaded" in end_of(sample.main, [str(tmp_path), "a heart"], capsys)
+    assert "this" not in sys.modules
+
+
+def test_vocabularies_come_from_the_folder_of_the_model(strange_model, tmp_path):
+    """Transformers reads no file that tokenizer_config.json names."""
+    names = {"vocab_file": str(tmp_path / "x"), "tokenizer_file": str(tmp_path / "x"), "merges_file": "/etc/hostname"}
+    model = strange_model("tokenizer/tokenizer_config.json", names)
+    read = stable_diffusion.load(str(model)).tokenizers["tokenizer"]
+    assert read.get_vocab() == stable_diffusion.load("tiny").tokenizers["tokenizer"].get_vocab()
 
 
 @pytest.mark.slow

@@ -31,19 +31,36 @@ AT_LEAST = {
     "samples.steps": 1,
     "samples.seed": 0,
 }
+FRACTIONAL = ("max_grad_norm", "caption_dropout", "noise_offset", "input_perturbation")  # the others are whole
 POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
     "stop_at": (int, "at least 1", "to go to the end"),
     "max_hours": ((int, float), "above 0", "for no limit"),
     "checkpoint_levels": (int, "at least 1", "for all"),
     "threads": (int, "at least 1", "for all cores"),
 }
+FIXED = {  # the tables that are not components -> their settings
+    "hub": ("push", "repo", "private", "license"),
+    "precision": ("dtype", "weights"),
+    "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
+    "validation": ("seed", "items", "timesteps", "log_snr"),
+}
+NEEDED = {  # further settings that can't be null -> what they must be
+    **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
+    **dict.fromkeys(("hub.push", "hub.private"), bool),
+    **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
+    "samples.guidance_scale": (int, float),
+}
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
 
 def check(cfg: DictConfig, num_processes: int) -> None:
     """Refuse values out of range and settings that contradict each other."""
+    check_fixed(cfg)
     for key, least in AT_LEAST.items():
-        if (value := OmegaConf.select(cfg, key)) < least:
+        value, number = OmegaConf.select(cfg, key), "a number" if key in FRACTIONAL else "a whole number"
+        if isinstance(value, bool) or not isinstance(value, (int, float) if key in FRACTIONAL else int):
+            raise ConfigError(f"{key}={_shown(value)} must be {number}, at least {least}")
+        if not value >= least:
             raise ConfigError(f"{key}={value} must be at least {least}")
     for key, (kind, bound, null) in POSITIVE_OR_NULL.items():
         value = OmegaConf.select(cfg, key)
@@ -57,6 +74,30 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
     _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+
+
+def check_fixed(cfg: DictConfig) -> None:
+    """Refuse settings of the tables that are not components if they are unknown, and null where a value is needed."""
+    for table, names in FIXED.items():
+        node = OmegaConf.select(cfg, table)
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"{table}={_shown(node)} must be a table with {', '.join(names)}")
+        for name in node:
+            if name not in names:
+                raise ConfigError(f"{table}.{name} is not a setting; {table} has {', '.join(names)}")
+    for key, kind in NEEDED.items():
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = "true or false" if kind is bool else "a text" if kind is str else "a number"
+            raise ConfigError(f"{key}={_shown(value)} must be {wanted}")
+    prompts = OmegaConf.select(cfg, "samples.prompts")
+    if not isinstance(prompts, ListConfig) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ConfigError(f"samples.prompts={_shown(prompts)} must be a list of texts")
+
+
+def _shown(value: Any) -> Any:
+    """A value as it is written on the command line."""
+    return "null" if value is None else value
 
 
 def _check_log_snr(log_snr: ListConfig | None) -> None:
@@ -85,12 +126,20 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
 
 
 def check_permissions(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse permissions that a file has given itself: `overrides`, which were typed, must have given them."""
-    asked = any(override.lstrip("+").startswith("allowed_targets=") for override in overrides)
-    if cfg.allowed_targets and not asked:
-        raise ConfigError(
-            f"allowed_targets={list(cfg.allowed_targets)} comes from a file; it counts on the command line only"
-        )
+    """Refuse permissions that a file has given itself: `overrides`, which were typed, must have given them.
+
+    What is compared is not resolved, as an interpolation may lead to something else when it is resolved again.
+    """
+    content = OmegaConf.to_container(cfg, resolve=False)
+    dataset = content.get("dataset") if isinstance(content, dict) else None
+    given = {
+        "allowed_targets": content.get("allowed_targets") if isinstance(content, dict) else None,
+        "dataset.follow_links": dataset.get("follow_links") if isinstance(dataset, dict) else dataset,
+    }
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for key, value in given.items():
+        if value and key not in typed:
+            raise ConfigError(f"{key}={value} comes from a file; it counts on the command line only")
 
 
 def _check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:

@@ -1,11 +1,13 @@
 """The one place where a configuration becomes objects: each group's `_target_`, called with the group's settings."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,16 +49,28 @@ def check_targets(cfg: DictConfig) -> None:
 
 
 def check_signature(cfg: DictConfig, group: str) -> None:
-    """Refuse a component whose `_target_` does not take its settings. Nothing is called."""
+    """Refuse a component, or one in it, whose `_target_` does not take its settings. Nothing is called."""
     node = _component(cfg, group)
-    signature = inspect.signature(target_of(cfg, group))
     if missing := OmegaConf.missing_keys(cfg[group]):
         raise ConfigError(f"{', '.join(sorted(missing))} must be given")
+    _check_settings(node, group, group, _allowed(cfg))
+
+
+def _check_settings(node: dict[str, Any], key: str, group: str | None, allowed: Sequence[str]) -> None:
+    signature = inspect.signature(locate(f"{key}._target_", node["_target_"], group, allowed))
     try:
-        signature.bind_partial(**{key: None for key in node if not str(key).startswith("_")})
+        signature.bind_partial(**{name: None for name in node if not str(name).startswith("_")})
     except TypeError as error:
         known = ", ".join(name for name in signature.parameters if name not in ("self", "args", "kwargs"))
-        raise ConfigError(f"{group}: {node['_target_']} takes no such setting ({error}); it takes {known}") from error
+        raise ConfigError(f"{key}: {node['_target_']} takes no such setting ({error}); it takes {known}") from error
+    for name, inner in rule_of(group).nested.items():
+        parameter = signature.parameters.get(name)
+        if name not in node or (node[name] is None and (parameter is None or parameter.default is None)):
+            continue
+        child = node[name]
+        if not isinstance(child, dict) or child.get("_target_") is None:
+            raise ConfigError(f"{key}.{name}={'null' if child is None else child} has no _target_; use {inner}=...")
+        _check_settings(child, f"{key}.{name}", inner, allowed)
 
 
 def target_of(cfg: DictConfig, group: str) -> Callable[..., Any]:
@@ -66,21 +80,36 @@ def target_of(cfg: DictConfig, group: str) -> Callable[..., Any]:
 
 
 def build(cfg: DictConfig, group: str) -> Any:
-    """The component of a group. Settings that it refuses raise ConfigError, with the component's own message."""
+    """The component of a group. What goes wrong raises ConfigError, with the component's own message."""
     node, allowed = _component(cfg, group), _allowed(cfg)
-    try:
+    with naming(group):
         return _make(node, group, group, allowed)
+
+
+@contextmanager
+def naming(group: str) -> Generator[None, None, None]:
+    """Turn what a component raises into a ConfigError that names the group: a library does not know it.
+
+    Only a full GPU stays what it is, as in the rest of a run.
+    """
+    try:
+        yield
     except ConfigError:
         raise
-    except (ValueError, OSError, NotImplementedError) as error:  # of a library, which does not name the group
+    except (ValueError, OSError, NotImplementedError) as error:
         raise ConfigError(f"{group}: {error}") from error
     except Exception as error:
-        raise InstantiationException(f"{group}: {node['_target_']} raised {type(error).__name__}: {error}") from error
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which this module does not import
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise ConfigError(f"{group}: {type(error).__name__}: {' '.join(str(error).split())} ({place})") from error
 
 
 def _component(cfg: DictConfig, group: str) -> dict[str, Any]:
     """The settings of a group, resolved, and with names of `_target_`s that may be called."""
-    node = resolve(cfg[group]) if isinstance(cfg[group], DictConfig) else None
+    chosen = OmegaConf.select(cfg, group)
+    node = resolve(chosen) if isinstance(chosen, DictConfig) else None
     if not isinstance(node, dict) or node.get("_target_") is None:
         raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
     _check_names(node, group, group, _allowed(cfg))
@@ -103,6 +132,8 @@ def _check_names(node: Any, key: str, group: str | None, allowed: Sequence[str])
         inner = f"{key}.{name}"
         if name in REFUSED_MARKS or (name == "_partial_" and not rule_of(group).partial):
             raise ConfigError(f"{inner} is not used by t2i; leave it out")
+        if name == "_partial_" and child is not True:
+            raise ConfigError(f"{inner}={child} must be true: the last arguments come later")
         if name == "_target_":
             check_name(inner, child, group, allowed)
         else:

@@ -17,6 +17,7 @@ from t2i.config import ConfigError
 from t2i.data.cache_files import warn_of_damage
 from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.folder_files import is_below, outside_problem, warn_of
+from t2i.data.hub_files import refuse_formats, refuse_schemes, stated
 from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
@@ -58,7 +59,9 @@ class HubDataset(CachedSettings):
         return self.captioned(items)
 
     def _splits(self) -> dict[str, datasets.Dataset]:
+        refuse_formats(self.path)
         try:
+            refuse_schemes(stated(self.path, self.revision), self.path)  # before `datasets` looks there
             builder = datasets.load_dataset_builder(self.path, self.name, revision=self.revision)
             self._refuse_outside(builder.config.data_files)
             loaded = _prepared(builder)
@@ -85,8 +88,9 @@ class HubDataset(CachedSettings):
 
         Images are left to `_examined`, so that they can be skipped.
         """
-        names = [file.rpartition("::")[2] for files in (data_files or {}).values() for file in files]  # in an archive
-        local = [name.removeprefix("file://") for name in names if name.startswith("file://") or "://" not in name]
+        names = [file for files in (data_files or {}).values() for file in files]
+        refuse_schemes(names, self.path)
+        local = [name.removeprefix("file://") for name in names if not name.startswith("hf://")]
         outside = [name for name in local if not is_below(name, self._trusted())]
         if self.follow_links:
             warn_of(outside, self.path)

@@ -23,7 +23,10 @@ def locate(path: str | Path) -> str:
     """
     if str(path) in BUNDLED:
         return str(BUNDLED[str(path)])
-    folder = Path(path).expanduser()
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:  # ~NAME of nobody
+        raise ConfigError(f"model.path={path}: {error}; give the folder without ~") from error
     looks_local = str(path).startswith((".", "/", "~")) or folder.is_dir()
     if looks_local and not (folder / "model_index.json").is_file():
         raise ConfigError(
@@ -36,26 +39,34 @@ def locate(path: str | Path) -> str:
 def loading(path: str | Path) -> Generator[None, None, None]:
     """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy.
 
-    A lack of memory is not blamed on the path. A full GPU stays torch.OutOfMemoryError, as in the rest of a run.
+    A lack of memory is not blamed on the path. A full GPU stays torch.OutOfMemoryError, as in the rest of a run, and
+    what else fails on a GPU stays what it is.
     """
     check_reachable("model.path", locate(path), "model")
     try:
         with warnings.catch_warnings():  # about a deprecated argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
             yield
-    except (OSError, RuntimeError, MemoryError, ValueError, AttributeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, (torch.OutOfMemoryError, ConfigError)):
+    except ConfigError:
+        raise
+    except Exception as error:  # the libraries raise anything for a damaged or strange model
+        if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "CUDA" in str(error)):
             raise
+        reason = _reason(error)
         if _lacks_memory(error):
             raise ConfigError(
                 f"out of memory while the weights of {path} were read ({reason}); what helps: end other programs, use "
                 "a machine with more memory, raise a limit on it (ulimit -v, a container's), or use a smaller model"
             ) from error
-        if isinstance(error, RuntimeError):
-            raise
         remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or the id of one on the Hub"
         raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with its kind where the line alone would say little."""
+    line = (str(error).splitlines() or [""])[0]
+    says_enough = line and isinstance(error, (OSError, RuntimeError, ValueError, AttributeError))
+    return line if says_enough else f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def _lacks_memory(error: BaseException | None) -> bool:

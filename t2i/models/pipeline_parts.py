@@ -10,13 +10,17 @@ from torch import nn
 
 from t2i.config import ConfigError
 from t2i.models.loading import hide_loading_bars, loading, locate
+from t2i.models.model_folder import check_folder, check_index
 
 DENOISERS = ("unet", "transformer")  # the names that the part that is trained has
 
 
 def denoiser_of(names: Iterable[str]) -> str:
     """The name of the denoiser among those of a pipeline's parts."""
-    return next(name for name in names if name in DENOISERS)
+    found = next((name for name in names if name in DENOISERS), None)
+    if found is None:
+        raise ValueError(f"it has neither a {' nor a '.join(DENOISERS)}")
+    return found
 
 
 class PipelineParts:
@@ -133,6 +137,7 @@ def open_pipeline(
     """
     with loading(path):
         config = pipeline.load_config(locate(path), revision=revision)
+        check_index(path, config)
     if config["_class_name"] != pipeline.__name__:
         raise ConfigError(
             f"model.path={path} holds a {config['_class_name']}, not a {pipeline.__name__}; choose the option of model "
@@ -145,6 +150,8 @@ def open_pipeline(
         unused = {name: None for name in config if not name.startswith("_") and name not in (*classes, "scheduler")}
         with loading(path):
             folder = pipeline.download(folder, revision=revision, variant=variant, use_safetensors=True, **unused)
+    with loading(path):
+        check_folder(path, folder, config)
     parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {})
     parts.absent = absent
     for name, kind in classes.items():

@@ -15,6 +15,7 @@ from t2i.config.instantiate import build
 from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.lora import AVERAGED, RAW
 from t2i.models.model import Model
+from t2i.models.model_folder import check_folder, check_index
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
@@ -61,9 +62,12 @@ def _from_pretrained(source: str | Path, weights: str) -> Any:
     with loading(str(source)):
         located = locate(source)
         parts: Any = DiffusionPipeline.load_config(located)
+        check_index(source, parts)
         name = denoiser_of(parts)
         dtype, unused = _dtype(name), {"safety_checker": None} if "safety_checker" in parts else {}
-        pipeline: Any = DiffusionPipeline.from_pretrained(located, dtype=dtype, **unused)
+        fetched: Any = located if Path(located).is_dir() else DiffusionPipeline.download(located, **unused)
+        check_folder(source, fetched, parts)
+        pipeline: Any = DiffusionPipeline.from_pretrained(fetched, dtype=dtype, **unused)
     if weights == "raw" and list((Path(located) / name).glob("diffusion_pytorch_model.non_ema*.safetensors")):
         kind = type(pipeline.components[name])
         raw = kind.from_pretrained(located, subfolder=name, variant="non_ema", dtype=dtype)
@@ -88,10 +92,14 @@ def _from_adapters(folder: Path, weights: str) -> Any:
     """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
     pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
-    raw = weights == "raw" and (folder / RAW).is_file()
+    file = folder / (RAW if weights == "raw" and (folder / RAW).is_file() else AVERAGED)
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
-    pipeline.load_lora_weights(folder, weight_name=RAW if raw else AVERAGED)
+    try:
+        pipeline.load_lora_weights(folder, weight_name=file.name)
+    except Exception as error:  # PEFT acts on settings in the file
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file} can't be loaded ({reason}); sample from a checkpoint of the run") from error
     return pipeline
 
 

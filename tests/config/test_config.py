@@ -134,6 +134,71 @@ def test_the_yaml_files_are_the_schema_of_components(override, message):
     assert str(error.value) == message
 
 
+HUBER = {"_target_": "t2i.diffusion.residuals.Huber", "c": 0.1, "schedule": "snr"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "steps=null must be a whole number, at least 0"),
+        ({"steps": "many"}, "steps=many must be a whole number, at least 0"),
+        ({"steps": {"a": 1}}, "steps={'a': 1} must be a whole number, at least 0"),
+        ({"steps": 1.5}, "steps=1.5 must be a whole number, at least 0"),
+        ({"seed": None}, "seed=null must be a whole number"),
+        ({"seed": True}, "seed=True must be a whole number"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm=nan must be at least 0"),
+        ({"compile": None}, "compile=null must be true or false"),
+        ({"attention": None}, "attention=null must be a text"),
+        ({"samples": None}, "samples=null must be a table with prompts, seed"),
+        ({"samples": [1]}, "samples=[1] must be a table with prompts, seed"),
+        ({"samples": {"x": 1}}, "samples.x is not a setting; samples has prompts, seed"),
+        ({"samples": {"prompts": [1]}}, "samples.prompts=[1] must be a list of texts"),
+        ({"samples": {"guidance_scale": None}}, "samples.guidance_scale=null must be a number"),
+        ({"validation": {"items": None}}, "validation.items=null must be a whole number"),
+        ({"validation": {"x": 1}}, "validation.x is not a setting; validation has seed"),
+        ({"hub": {"x": 1}}, "hub.x is not a setting; hub has push, repo"),
+        ({"hub": {"push": None}}, "hub.push=null must be true or false"),
+        ({"precision": {"x": 1}}, "precision.x is not a setting; precision has dtype, weights"),
+        ({"precision": {"dtype": [1]}}, "precision.dtype=[1] must be a text"),
+        ({"loss": None}, "loss has no _target_"),
+        ({"loss": {1: 2}}, "loss: t2i.diffusion.losses.MinSNR takes no such setting"),
+        ({"loss": {"error": {**HUBER, "foo": 1}}}, "loss.error: t2i.diffusion.residuals.Huber takes no such setting"),
+        ({"loss": {"error": {**HUBER, 1: 2}}}, "loss.error: t2i.diffusion.residuals.Huber takes no such setting"),
+        ({"loss": {"error": {**HUBER, "c": "x"}}}, "loss: TypeError: "),
+        ({"loss": {"error": 7}}, "loss.error=7 has no _target_"),
+        ({"loss": {"error": None}}, "loss.error=null has no _target_"),
+        ({"loss": {"error": {"c": 1}}}, "loss.error={'c': 1} has no _target_"),
+        ({"timesteps": {"_target_": "t2i.diffusion.timesteps.LogitNormal", "mean": "a", "std": 1.0}}, "timesteps: "),
+        ({"ema": {"decay": "x"}}, "ema: TypeError: "),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer: IndexError: "),
+        ({"optimizer": {"betas": 7}}, "optimizer: TypeError: "),
+        ({"optimizer": {"_partial_": False}}, "optimizer._partial_=False must be true"),
+        ({"optimizer": {"_partial_": "os.system"}}, "optimizer._partial_=os.system must be true"),
+        ({"lr_scheduler": {"num_warmup_steps": "x"}}, "lr_scheduler: TypeError: "),
+        ({"scheduler": {"_target_": "diffusers.DDPMScheduler", "num_train_timesteps": -1}}, "scheduler: "),
+        ({"scheduler": {"_target_": "diffusers.DDIMScheduler", "num_train_timesteps": 0}}, "scheduler: "),
+        ({"scheduler": {"_target_": "diffusers.DDIMScheduler", "num_train_timesteps": 10**13}}, "scheduler: "),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_value_of_any_kind_is_refused_by_name(changes, message, defaults):
+    """None of them is a fault of t2i, so there is no traceback."""
+    content = dict(defaults)
+    for key, value in changes.items():
+        node = content[key]
+        merged = isinstance(node, dict) and isinstance(value, dict) and "_target_" not in value
+        content[key] = {**node, **value} if merged else value
+    with pytest.raises(ConfigError) as error:
+        prepare(OmegaConf.create(content))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return OmegaConf.to_container(compose(), resolve=True)
+
+
 def test_whole_numbers_are_numbers():
     check_types(compose("loss.snr_gamma=5", "optimizer.lr=1", "run=name"), compose())
 
@@ -180,7 +245,7 @@ def test_settings_that_a_target_does_not_take():
         (["samples.prompts=[]"], "samples.prompts is empty; to generate no samples, use sample_every=0"),
         (["threads=-1"], "threads=-1 must be at least 1"),
         (["ema.decay=1"], "ema.decay=1 must be in [0, 1)"),
-        (["optimizer.lr=-1"], "optimizer and lr_scheduler can't be built: Invalid learning rate: -1"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 must be a fraction of the steps"),
         (["tracker.mode=cloud"], "tracker.mode=cloud is not known; choose from auto"),
         (["precision=fp16"], "precision=fp16 needs a GPU"),

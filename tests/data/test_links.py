@@ -3,6 +3,7 @@
 import json
 import logging
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -139,6 +140,35 @@ def test_a_readme_cannot_name_files_outside(named, given):
     (given / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {named}\n---\n")
     with pytest.raises(ConfigError, match=OUTSIDE):
         from_hub(given)
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("local://{absolute}", "LOCAL://{absolute}", "FILE://{absolute}", "simplecache::local://{absolute}"),
+        *("reference://x", "dir::{absolute}", "http://127.0.0.1:9/x.jsonl", "https://127.0.0.1:9/x.png", "memory://x"),
+        *("zip://x.csv::http://127.0.0.1:9/x.zip", "zip://*::{absolute}", "hf://datasets/mine/private/x.csv"),
+        "[{{split: train, path: [a.csv, 'local://{absolute}']}}]",
+    ],
+)
+def test_a_readme_names_paths_only(named, file, given, monkeypatch):
+    """Nothing is looked up where other names lead."""
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: pytest.fail("it was looked up"))
+    secret = given.parent / "secret.csv"
+    secret.write_text("image,text\nx,password\n")
+    named = named.format(absolute=secret)
+    settings = f"configs:\n- config_name: default\n  data_files: {named}\n"
+    (given / file).write_text(f"---\n{settings}---\n" if file == "README.md" else settings)
+    with pytest.raises(ConfigError, match=r"lies outside the data set, as its README.md says"):
+        from_hub(given)
+
+
+def test_the_name_of_a_format_is_no_data_set(given, monkeypatch):
+    """`datasets` would load the pickles of the current folder."""
+    monkeypatch.chdir(given)
+    with pytest.raises(ConfigError, match=r"names a format of `datasets`; for a folder of this name, use \./pandas"):
+        from_hub("pandas")
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])

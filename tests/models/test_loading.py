@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t2i.config import ConfigError
-from t2i.models.loading import loading
+from t2i.models.loading import loading, locate
 
 
 def caused(error, cause):
@@ -36,11 +36,16 @@ def test_memory_that_ends_is_not_blamed_on_the_path(error):
 
 
 def test_a_full_gpu_and_other_errors_stay_what_they_are():
-    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("something else")):
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: something else")):
         with pytest.raises(type(error), match=str(error)), loading("tiny"):
             raise error
     with pytest.raises(ConfigError, match=r"^model.path=tiny can't be loaded: no such file"), loading("tiny"):
         raise OSError("no such file")
+
+
+def test_a_home_of_nobody_is_named():
+    with pytest.raises(ConfigError, match=r"^model.path=~nosuch/x: Could not determine home directory"):
+        locate("~nosuch/x")
 
 
 PROGRAM = """

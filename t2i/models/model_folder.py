@@ -1,0 +1,79 @@
+"""What the files of a model may name: parts of Diffusers and Transformers, and files of the model.
+
+A model is often a stranger's. The libraries follow a few names in its settings to code or files that lie elsewhere.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from t2i.config import ConfigError
+
+LIBRARIES = ("diffusers", "transformers")
+IMPLEMENTATION = re.compile(
+    r"_?(attn|experts)_implementation(_internal)?"
+)  # Transformers fetches OWNER/NAME as a kernel
+FILES = ("weight_map", "fast_tokenizer_files", "transformers_weights")  # keys under which files of the part are named
+
+
+def check_index(path: str | Path, index: Mapping[str, Any]) -> None:
+    """Refuse a model_index.json that names other classes than those of Diffusers and Transformers.
+
+    path: of the model, for the message. Raises ConfigError, as the other functions do.
+    """
+    if not isinstance(index.get("_class_name"), str):
+        raise refused(path, "model_index.json", "_class_name", index.get("_class_name"))
+    for name, value in index.items():
+        is_part = isinstance(value, (list, tuple)) and any(isinstance(word, str) for word in value)
+        if is_part and not (len(value) == 2 and _is_library(value[0]) and isinstance(value[1], str)):
+            raise refused(path, "model_index.json", name, list(value))
+
+
+def check_folder(path: str | Path, folder: str | Path, index: Mapping[str, Any]) -> None:
+    """Refuse what the settings of the parts in `folder` name elsewhere; `index` is the content of model_index.json."""
+    for file in sorted(Path(folder).glob("*/*.json")):
+        name = f"{file.parent.name}/{file.name}"
+        if file.name == "adapter_config.json":
+            raise refused(path, name, "base_model_name_or_path", "another model")
+        if file.name != "config.json" and not file.name.endswith(("_config.json", ".index.json")):
+            continue
+        kind = index.get(file.parent.name)
+        automatic = isinstance(kind, (list, tuple)) and str(kind[-1]).startswith("Auto")
+        for key, text in _texts(json.loads(file.read_text(encoding="utf-8"))):
+            names_file = key in FILES and re.search(r"[/\\]", text)
+            if names_file or (IMPLEMENTATION.fullmatch(key) and "/" in text) or (key == "auto_map" and automatic):
+                raise refused(path, name, key, text)
+
+
+def refused(path: str | Path, file: str, key: str, value: Any) -> ConfigError:
+    return ConfigError(
+        f"model.path={path} can't be loaded: its {file} leads to code or files that are not the model's "
+        f"({key}: {value}); use another model, or a copy without this"
+    )
+
+
+def _is_library(name: Any) -> bool:
+    """Whether it is a library of parts, or the folder of a pipeline of Diffusers, some of which bring their own."""
+    if name in LIBRARIES:
+        return True
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        return False
+    spec = importlib.util.find_spec(f"diffusers.pipelines.{name}")
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _texts(node: Any) -> Iterator[tuple[str, str]]:
+    """Each text in a JSON file, with every key of this module that it lies under, or with the last one."""
+    left = [("", node)]
+    while left:
+        key, node = left.pop()
+        if isinstance(node, str):
+            yield key, node
+        elif isinstance(node, list):
+            left += [(key, child) for child in node]
+        elif isinstance(node, dict):
+            held = key in FILES or key == "auto_map" or IMPLEMENTATION.fullmatch(key)
+            left += [(key if held else str(name), child) for name, child in node.items()]
