@@ -80,7 +80,7 @@ def build(cfg: DictConfig, group: str) -> Any:
 
 def _component(cfg: DictConfig, group: str) -> dict[str, Any]:
     """The settings of a group, resolved, and with names of `_target_`s that may be called."""
-    node = resolve(cfg[group]) if isinstance(cfg[group], DictConfig) else None
+    node = resolve(cfg[group]) if isinstance(cfg.get(group), DictConfig) else None
     if not isinstance(node, dict) or node.get("_target_") is None:
         raise ConfigError(f"{group} has no _target_; choose an option of the group ({group}=...)")
     _check_names(node, group, group, _allowed(cfg))

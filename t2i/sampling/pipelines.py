@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,12 +14,16 @@ from safetensors.torch import load_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models.loading import hide_loading_bars, loading, locate
-from t2i.models.lora import AVERAGED, RAW
+from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
+from t2i.runs.text import one_line
+
+# What Diffusers and PEFT raise for weights or settings that are none of an adapter's.
+REFUSALS = (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, ImportError)
 
 
 def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
@@ -78,8 +83,16 @@ def _config(run: Path) -> DictConfig:
     return cfg
 
 
+def _build(cfg: DictConfig, group: str) -> Any:
+    """A component of a run. Raises ConfigError where its settings are not those of any run."""
+    try:
+        return build(cfg, group)
+    except InstantiationException as error:
+        raise ConfigError(f"{config_file.NAME} of the run: {one_line(error)}; {config_file.REMEDY}") from error
+
+
 def _model(cfg: DictConfig) -> Model:
-    model: Model = build(cfg, "model")
+    model: Model = _build(cfg, "model")
     model.hold(_dtype("transformer"))
     return model
 
@@ -87,17 +100,22 @@ def _model(cfg: DictConfig) -> Model:
 def _from_adapters(folder: Path, weights: str) -> Any:
     """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
-    pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
+    pipeline = _model(cfg).pipeline(_build(cfg, "scheduler"))
     raw = weights == "raw" and (folder / RAW).is_file()
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
-    pipeline.load_lora_weights(folder, weight_name=RAW if raw else AVERAGED)
+    file = folder / (RAW if raw else AVERAGED)
+    try:
+        refuse_foreign_settings(file)
+        pipeline.load_lora_weights(folder, weight_name=file.name)
+    except REFUSALS as error:
+        raise ConfigError(f"{file} can't be loaded ({one_line(error)}); use a checkpoint of the run") from error
     return pipeline
 
 
 def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     cfg = _config(checkpoint.parent.parent)
-    model = build(cfg, "adapter").attach(_model(cfg))
+    model = _build(cfg, "adapter").attach(_model(cfg))
     file = checkpoint / ("denoiser.safetensors" if weights == "raw" else "ema.safetensors")
     if not file.is_file():
         raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")
@@ -108,4 +126,4 @@ def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file} can't be loaded ({reason}); use another checkpoint of the run") from error
-    return model.pipeline(build(cfg, "scheduler"))
+    return model.pipeline(_build(cfg, "scheduler"))
