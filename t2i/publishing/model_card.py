@@ -52,7 +52,7 @@ def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: 
     model = run.folder / "model"
     is_adapter = (model / AVERAGED).is_file()
     scheduler = read_json(model / "scheduler" / "scheduler_config.json", "restore the file from a copy")
-    if not str(scheduler["_class_name"]).isidentifier():
+    if not isinstance(scheduler["_class_name"], str) or not scheduler["_class_name"].isidentifier():
         raise ValueError(f"the scheduler's class is {scheduler['_class_name']}")
     rows = [f"| {name} | {plain(value)} |" for name, value in facts(run, cfg, scheduler, is_adapter).items()]
     parts = [
