@@ -39,18 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.markup import escape
     from rich.table import Table
 
+    from t2i.runs.text import printable
+
     table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
     for column in table.columns[2:]:
         column.justify = "right"
     for job in parse_jobs(overrides_parser("check", __doc__, "loss=minsnr optimizer.lr=1e-4"), arguments):
+        name = escape(printable(job.name))
         try:
             cost = try_job(job)
             numbers = f"{cost.hours:.2f}", f"{cost.memory_gb:.1f}", f"{cost.disk_gb:.2f}"
-            table.add_row(escape(job.name), "[green]works", *numbers)
+            table.add_row(name, "[green]works", *numbers)
         except (ConfigError, HydraException, OSError, ArithmeticError, RuntimeError) as error:
             failures += 1
             message = explain(error, job.overrides) or f"{type(error).__name__}: {error}"
-            table.add_row(escape(job.name), f"[red]{escape(' '.join(message.split()))}", "", "", "")
+            table.add_row(name, f"[red]{escape(printable(' '.join(message.split())))}", "", "", "")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     return 2 if failures else 0
 

@@ -4,6 +4,7 @@ It reads the run folders, whatever tracker the runs used. It prints tables and v
 figures and the numbers behind them.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,14 +49,18 @@ def main(arguments: list[str] | None = None) -> None:
     from t2i.comparison.grouping import compare
     from t2i.comparison.results import read_results
     from t2i.evaluation.metrics import Metric
+    from t2i.runs.links import refuse_links_out
 
     metric = Metric.named(options.metric)
+    out = options.out or options.paths[0] / "comparison"
+    for path in options.paths:  # may be a stranger's
+        if Path(os.path.abspath(out)).is_relative_to(os.path.abspath(path)):
+            refuse_links_out(path, out)
     by = options.by.split(",") if options.by else None
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
     if metric not in comparison.metrics:
         raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
     show(comparison, metric)
-    out = options.out or options.paths[0] / "comparison"
     out.mkdir(parents=True, exist_ok=True)
     write(comparison, metric, out)
     print(out / "comparison.html")

@@ -18,6 +18,7 @@ from t2i.config import ConfigError
 from t2i.config.checks import check_types
 from t2i.config.compose import SEARCH_PATH, compose, expand
 from t2i.evaluation.metrics import snr_bins
+from t2i.runs.text import printable
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def examine(cfg: DictConfig, label: str) -> Weights:
 def show(weights: Sequence[Weights]) -> None:
     """Print a column for each combination; another noise schedule, or a full line, begins a new table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -100,7 +102,7 @@ def show(weights: Sequence[Weights]) -> None:
         schedules.setdefault(tuple(column.fractions()), []).append(column)
     for group in schedules.values():
         for columns in (group[i : i + fit] for i in range(0, len(group), fit)):
-            table = Table("", *(column.label for column in columns))
+            table = Table("", *(escape(column.label) for column in columns))
             table.columns[0].no_wrap = True
             for heading in table.columns[1:]:
                 heading.justify = "right"
@@ -122,7 +124,8 @@ def plot(weights: Sequence[Weights], file: Path) -> None:
         axes.plot(positive, label=line.label, linestyle=("-", "--", "-.", ":")[i % 4])
     axes.set(yscale="log", xlabel="timestep (clean → noise)", ylabel="weight of the prediction's error")
     axes.grid(alpha=0.3)
-    axes.legend()
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
 
@@ -155,7 +158,8 @@ def _has(cfg: DictConfig, key: str) -> bool:
 def _label(options: list[str], listed: list[str]) -> str:
     """The loss, then what else is compared, as it can be typed back."""
     loss = compose(options, return_hydra_config=True).hydra.runtime.choices.loss
-    return " ".join([loss, *(text.removeprefix("loss.") for text in listed if text != f"loss={loss}")])
+    label = " ".join([loss, *(text.removeprefix("loss.") for text in listed if text != f"loss={loss}")])
+    return printable(label)
 
 
 def _short(snr: float) -> str:

@@ -49,7 +49,7 @@ def composed(overrides: list[str], **options: Any) -> DictConfig:
 def compose_defaults(overrides: list[str]) -> DictConfig:
     """The configuration with the options that `overrides` choose, but with the default of every setting."""
     kept = [override for override in overrides if override.startswith(SEARCH_PATH)]
-    return compose([*chosen_options(overrides, groups()), *kept])
+    return composed([*chosen_options(overrides, groups()), *kept])
 
 
 def search_path(folders: Sequence[str]) -> str:

@@ -1,8 +1,11 @@
 """What is trained of a model: the complete denoiser, or low-rank adapters next to its frozen weights."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
@@ -11,6 +14,10 @@ from t2i.models.pipeline_parts import denoiser_of
 from t2i.models.trained_text import TextTrained, freeze_unused
 
 AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
+EXPORTED = (  # settings of peft that differ from its defaults in an export, or from one version to the next
+    *("r", "lora_alpha", "lora_dropout", "use_dora", "target_modules", "init_lora_weights", "peft_type"),
+    *("peft_version", "inference_mode", "qalora_group_size"),
+)
 INIT = {"kaiming": True, "gaussian": "gaussian"}  # adapter.init -> peft's; with both, training starts at the base
 
 
@@ -101,6 +108,22 @@ class LoRA(Adapter):
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         _save_adapters(pipeline, folder, RAW)
+
+
+def refuse_foreign_settings(file: Path) -> None:
+    """Raise ValueError for settings of adapters that no export has: peft imports modules that some of them name."""
+    from peft import LoraConfig
+
+    usual = LoraConfig().to_dict()
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata") or "{}")
+    for key, value in settings.items():
+        name = key.rpartition(".")[2]
+        if value and name not in EXPORTED and value != usual.get(name):
+            raise ValueError(f"{key} is set, which t2i does not export")
+    for key in ("target_modules", "exclude_modules"):
+        if any(isinstance(value, str) for name, value in settings.items() if name.endswith(f".{key}")):
+            raise ValueError(f"{key} is a pattern instead of a list of names")
 
 
 def _save_adapters(pipeline: Any, folder: Path, file: str) -> None:

@@ -1,43 +1,85 @@
 """The model card of a finished run: what was trained on which data, the result, and the command that reproduces it."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from t2i.config import ConfigError
 from t2i.config.keys import belongs
-from t2i.config.secrets import redact
 from t2i.hub import is_repository
 from t2i.models.lora import AVERAGED
 from t2i.runs.config_file import read_config
-from t2i.runs.folder import FREE_KEYS, Run
+from t2i.runs.files import atomic_write, read_json
+from t2i.runs.folder import FREE_KEYS, INFO, Run
+from t2i.runs.links import refuse_links, refuse_links_out
+from t2i.runs.text import one_line, printable, printable_lines
 
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
-    """Write README.md and its images to the run's model/, for the repository `repo` (OWNER/NAME)."""
+    """Write README.md and its images to the run's model/, for the repository `repo` (OWNER/NAME).
+
+    The run may be a stranger's: ConfigError if its folder has links where the card is written or what is published
+    lies, or if its files do not hold what those of a finished run do.
+    """
+    model, samples = folder / "model", folder / "samples" / "progress.png"
+    refuse_links(model, samples)
+    refuse_links_out(folder, samples)
     cfg = OmegaConf.create(read_config(folder))
-    run, model = Run(folder, cfg), folder / "model"
-    scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    run = Run(folder, cfg)
+    has_curves = draw_curves(run.metrics(), model / "curves.png")
+    if has_samples := samples.is_file():
+        shutil.copyfile(samples, model / "samples.png")
+    try:
+        text = card(run, cfg, repo, license, has_curves, has_samples)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OmegaConfBaseException) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{folder / INFO} or config.yaml does not hold what the card says of a finished run "
+            f"({type(error).__name__}: {one_line(error)}); restore the files from a copy"
+        ) from error
+    atomic_write(model / "README.md", printable_lines(text) + "\n")
+
+
+def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: bool, has_samples: bool) -> str:
+    """The text of the card. Nothing in it that the run's files say becomes code, or markup of its own."""
+    model = run.folder / "model"
     is_adapter = (model / AVERAGED).is_file()
-    rows = [f"| {name} | {value} |" for name, value in facts(run, cfg, scheduler, is_adapter).items()]
+    scheduler = read_json(model / "scheduler" / "scheduler_config.json", "restore the file from a copy")
+    if not isinstance(scheduler["_class_name"], str) or not scheduler["_class_name"].isidentifier():
+        raise ValueError(f"the scheduler's class is {scheduler['_class_name']}")
+    rows = [f"| {name} | {plain(value)} |" for name, value in facts(run, cfg, scheduler, is_adapter).items()]
     parts = [
         f"---\n{metadata(cfg, license, is_adapter)}\n---",
         f"# {repo.rpartition('/')[2]}",
         "\n".join(["| | |", "|---|---|", *rows]),
     ]
-    if draw_curves(run.metrics(), model / "curves.png"):
+    if has_curves:
         parts.append("![Training loss and validation loss](curves.png)")
-    if (samples := folder / "samples" / "progress.png").is_file():
-        shutil.copyfile(samples, model / "samples.png")
+    if has_samples:
         parts.append("![Samples of the same prompts and seeds during training](samples.png)")
     use = use_adapter(cfg.model.path, repo, scheduler["_class_name"]) if is_adapter else use_pipeline(repo)
-    parts.append(f"## Use\n\n```python\n{use}\n```")
-    if (overrides := folder / ".hydra" / "overrides.yaml").is_file():
-        parts.append(f"## Reproduce\n\n```\n{command(list(map(str, OmegaConf.load(overrides))))}\n```")
-    (model / "README.md").write_text(redact("\n\n".join(parts)) + "\n", encoding="utf-8")
+    parts.append(f"## Use\n\n{fenced(use, 'python')}")
+    if overrides := run.info.get("overrides"):
+        parts.append(f"## Reproduce\n\n{fenced(command(overrides))}")
+    return "\n\n".join(parts)
+
+
+def plain(text: str) -> str:
+    """Text in a cell of a table: Markdown and HTML in it are shown, not obeyed."""
+    return re.sub(r"([\\`|<\[])", r"\\\1", printable(text))
+
+
+def fenced(code: str, language: str = "") -> str:
+    """A block of code, between more backticks than the code holds."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code}\n{fence}"
 
 
 def metadata(cfg: DictConfig, license: str | None, is_adapter: bool) -> str:
@@ -94,17 +136,22 @@ def described(component: DictConfig) -> str:
 def use_pipeline(repo: str) -> str:
     return f"""from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("{repo}")
+pipeline = DiffusionPipeline.from_pretrained({literal(repo)})
 image = pipeline("a prompt").images[0]"""
 
 
 def use_adapter(base: str, repo: str, scheduler: str) -> str:
     return f"""from diffusers import DiffusionPipeline, {scheduler}
 
-pipeline = DiffusionPipeline.from_pretrained("{base}")
-pipeline.scheduler = {scheduler}.from_pretrained("{repo}", subfolder="scheduler")
-pipeline.load_lora_weights("{repo}", weight_name="{AVERAGED}")
+pipeline = DiffusionPipeline.from_pretrained({literal(base)})
+pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
+pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")
 image = pipeline("a prompt").images[0]"""
+
+
+def literal(text: str) -> str:
+    """Text as a string of Python's: its quotes and line breaks end nothing."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def command(overrides: list[str]) -> str:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.runs.files import NUMBERED, respect_umask
+from t2i.runs.files import LARGEST, NUMBERED, respect_umask
+from t2i.runs.links import read_regular
 from t2i.runs.records import METRICS, lost, records, sync, sync_tree, valid_records
 from t2i.runs.text import one_line
 
@@ -180,7 +181,7 @@ def _by_step(folder: Path) -> list[Path]:
 
 def _damage(checkpoint: Path) -> str | None:
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        manifest = json.loads(read_regular(checkpoint / MANIFEST, LARGEST))
         if manifest["step"] != step_of(checkpoint):
             return f"{MANIFEST} is that of step {manifest['step']}"
         if not valid_records(manifest.get("records", {})):

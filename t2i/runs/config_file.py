@@ -12,6 +12,7 @@ from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.config.moved_targets import with_moved_targets
 from t2i.runs.files import atomic_write, refuse_deep
+from t2i.runs.links import read_regular
 from t2i.runs.text import one_line
 
 NAME = "config.yaml"
@@ -31,9 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / NAME
     try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"it has {file.stat().st_size} bytes")
-        if "*" in (text := file.read_text(encoding="utf-8")) and _has_alias(text):
+        if "*" in (text := read_regular(file, LARGEST)) and _has_alias(text):
             raise ValueError("it holds an alias, which t2i never writes: a few of them can stand for gigabytes")
         config = OmegaConf.to_container(OmegaConf.load(file))
     except DAMAGED as error:

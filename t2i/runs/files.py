@@ -12,9 +12,11 @@ from filelock import FileLock, Timeout
 
 from t2i.config import ConfigError
 from t2i.config.secrets import redact
+from t2i.runs.links import read_regular
 from t2i.runs.text import one_line
 
 LOCK = ".lock"
+LARGEST = 50_000_000  # bytes of a JSON file; those of large sweeps have some hundred thousand
 DEEPEST = 100  # levels of nested content; t2i writes fewer than ten
 NUMBERED = re.compile(r"step-([0-9]{1,18})")
 Types = Mapping[str, type | tuple[type, ...]]
@@ -24,8 +26,10 @@ def atomic_write(path: Path, text: str) -> None:
     """Replace a file atomically: after a crash, the file holds either the old or the new text, without secrets."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        if temporary.is_symlink():
+            temporary.unlink()
         # A name of a file that is not UTF-8 ends up in errors; JSON has the same escapes as backslashreplace.
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_in_place) as file:
             file.write(redact(text))
             file.flush()
             os.fsync(file.fileno())
@@ -35,10 +39,15 @@ def atomic_write(path: Path, text: str) -> None:
         raise
 
 
+def _open_in_place(path: str, flags: int) -> int:
+    """Open a file for writing that is neither a link, which would be followed, nor a pipe, which would block."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
 def read_json(file: Path, remedy: str) -> dict[str, Any]:
     """The object in a JSON file. Raises ConfigError, with the remedy, if the file holds anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file, LARGEST))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} can't be read ({one_line(error)}); {remedy}") from error
     if not isinstance(content, dict):
@@ -85,7 +94,7 @@ def lock(folder: Path) -> FileLock:
 
 def in_use(folder: Path) -> bool:
     """Whether a process works in `folder`; creates no lock file."""
-    if not (folder / LOCK).is_file():
+    if (folder / LOCK).is_symlink() or not (folder / LOCK).is_file():  # t2i locks no link: that would empty its target
         return False
     try:
         with lock(folder):

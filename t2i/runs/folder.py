@@ -22,6 +22,7 @@ from t2i.config.moved_targets import ADDED
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
+from t2i.runs.links import refuse_links_out
 from t2i.runs.records import METRICS, count_damaged, is_number, read_metrics
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Run:
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        refuse_links_out(self.folder, self.folder)
         try:
             with lock(self.folder):
                 yield
@@ -216,7 +218,7 @@ def _refuse_wrong_kinds(folder: Path) -> None:
             raise ConfigError(f"{folder / name} is a file, not a folder; move it away, or use another run=NAME")
     for name in FILES:
         if (folder / name).exists() and not (folder / name).is_file():
-            raise ConfigError(f"{folder / name} is a folder, not a file; move it away, or use another run=NAME")
+            raise ConfigError(f"{folder / name} is not a file; move it away, or use another run=NAME")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

@@ -11,24 +11,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from t2i.config import ConfigError
 from t2i.runs.files import numbered
+from t2i.runs.links import read_regular
 
 METRICS = "metrics.jsonl"
+LARGEST = 2_000_000_000  # bytes of metrics.jsonl: a line for each of some million steps
 RECORD = re.compile(r"metrics\.jsonl|validation/step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
 
 
 def read_metrics(run: Path) -> dict[str, dict[str, float]]:
     """The lines of metrics.jsonl: text -> its metrics, with the step. Torn and damaged lines are left out."""
     file = run / METRICS
-    texts = file.read_text(encoding="utf-8", errors="replace").split("\n") if file.is_file() else []
+    texts = _text(file).split("\n") if file.is_file() else []
     lines = {text: parse_metrics(text) for text in texts}
     return {text: line for text, line in lines.items() if line is not None}
 
 
 def count_damaged(run: Path) -> int:
     """The number of lines in metrics.jsonl that `read_metrics` leaves out, but for a last one that a crash has torn."""
-    complete = (run / METRICS).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    complete = _text(run / METRICS).split("\n")[:-1]
     return sum(parse_metrics(text) is None for text in complete)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_regular(file, LARGEST, errors="replace")
+    except ValueError as error:
+        raise ConfigError(
+            f"{file} can't be read ({error}); restore the file from a copy, or use another run"
+        ) from error
 
 
 def parse_metrics(text: str) -> dict[str, float] | None:

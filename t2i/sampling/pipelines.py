@@ -13,13 +13,17 @@ from safetensors.torch import load_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models.loading import hide_loading_bars, loading, locate
-from t2i.models.lora import AVERAGED, RAW
+from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
+from t2i.runs.text import one_line
+
+# What Diffusers and PEFT raise for weights or settings that are none of an adapter's.
+REFUSALS = (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, ImportError)
 
 
 def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
@@ -92,14 +96,15 @@ def _from_adapters(folder: Path, weights: str) -> Any:
     """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
     pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
-    file = folder / (RAW if weights == "raw" and (folder / RAW).is_file() else AVERAGED)
+    raw = weights == "raw" and (folder / RAW).is_file()
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
+    file = folder / (RAW if raw else AVERAGED)
     try:
+        refuse_foreign_settings(file)
         pipeline.load_lora_weights(folder, weight_name=file.name)
-    except Exception as error:  # PEFT acts on settings in the file
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} can't be loaded ({reason}); sample from a checkpoint of the run") from error
+    except REFUSALS as error:
+        raise ConfigError(f"{file} can't be loaded ({one_line(error)}); use a checkpoint of the run") from error
     return pipeline
 
 

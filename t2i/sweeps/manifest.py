@@ -5,22 +5,28 @@ import json
 import os
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.config.moved_targets import ADDED, with_moved_targets
 from t2i.runs.files import atomic_write, check_fields, read_json
 from t2i.runs.folder import begun_with, changes
+from t2i.runs.links import refuse_links_out
 from t2i.runs.text import one_line
 
 LONGEST_NAME = 100  # characters of a folder's name; file systems take 255 bytes
+MANIFEST = "sweep.json"
 FIELDS = ("varied", "choices", "config")  # of sweep.json
 REMEDY = (
     "restore the file from a copy, delete it if this is the command that began the sweep, or use another sweep=NAME"
@@ -34,22 +40,54 @@ EXTRAS = {  # plugin -> extra of t2i that installs it
 
 
 class Guard(Callback):
-    """Before a sweep's first job: refuses what can't work, and writes sweep.json."""
+    """Before Hydra creates or writes anything: refuses what can't work, and writes sweep.json for a sweep."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with _exits():
+            if (folder := _output_folder(config)) is not None:
+                root = _belongs_to(folder)
+                refuse_links_out(root, folder, root / "wandb")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        try:
+        with _exits():
             refuse_several_ranks(config)
             refuse_missing_plugins(config)
-            write_manifest(Path(config.hydra.sweep.dir), config)
-        except Exception as error:  # Hydra would turn it into a warning, and run the sweep unguarded
-            print(f"t2i: {_explain(error)}", file=sys.stderr)
-            sys.exit(2)
+            folder = Path(config.hydra.sweep.dir)
+            refuse_links_out(folder, folder)
+            write_manifest(folder, config)
+
+
+@contextmanager
+def _exits() -> Generator[None]:
+    """End the process on any error: Hydra would turn it into a warning, and go on unguarded."""
+    try:
+        yield
+    except Exception as error:
+        print(f"t2i: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _output_folder(config: DictConfig) -> Path | None:
+    """The folder in which Hydra will begin a single run; None if Hydra can't tell, either, and will say why."""
+    hydra_config = HydraConfig.instance()
+    before, hydra_config.cfg = hydra_config.cfg, cast("Any", config)  # which ${hydra:...} refers to
+    try:
+        return Path(config.hydra.run.dir)
+    except OmegaConfBaseException:
+        return None
+    finally:
+        hydra_config.cfg = before
+
+
+def _belongs_to(folder: Path) -> Path:
+    """The sweep of a job's folder, which may be a stranger's as a whole; otherwise the folder itself."""
+    return folder.parent if (folder.parent / MANIFEST).is_file() else folder
 
 
 def _explain(error: Exception) -> str:
     if isinstance(error, (ConfigError, OSError)):
         return one_line(error)
-    return f"the sweep can't be checked before it begins ({type(error).__name__}: {one_line(error)})"
+    return f"the folder can't be checked before the run begins ({type(error).__name__}: {one_line(error)})"
 
 
 def refuse_several_ranks(config: DictConfig) -> None:
@@ -97,7 +135,7 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
         settings, choices = before["config"], before["choices"]
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"varied": varied, "choices": choices, "config": settings}
-    atomic_write(folder / "sweep.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:
@@ -144,7 +182,7 @@ def _varied_keys(config: DictConfig) -> list[str]:
 
 def _read(folder: Path) -> dict[str, Any]:
     """The content of sweep.json, {} if there is none. Raises ConfigError if it is damaged."""
-    file = folder / "sweep.json"
+    file = folder / MANIFEST
     if not file.exists():
         return {}
     manifest = read_json(file, REMEDY)
