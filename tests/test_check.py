@@ -1,5 +1,7 @@
 """The rehearsal of a run."""
 
+import pytest
+
 from t2i import check
 
 
@@ -21,6 +23,7 @@ def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
     """An export that fails would otherwise cost a whole run."""
     from t2i.models.lora import NoAdapter
@@ -34,6 +37,7 @@ def test_what_only_shows_late_in_a_run_is_found(small, capsys, monkeypatch):
     assert "the pipeline can't be saved" in output
 
 
+@pytest.mark.slow
 def test_nothing_is_published(small, capsys, monkeypatch):
     """What a run would ask of the Hub is asked; two steps of training are not pushed."""
     from t2i.publishing import push as publishing

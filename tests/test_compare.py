@@ -88,6 +88,7 @@ def test_colours_and_brackets_of_a_name_reach_no_terminal(sweep, capsys):
     assert "[bold]no[/bold]" in "".join(shown.split())
 
 
+@pytest.mark.slow
 def test_the_whole_command_needs_no_torch(tmp_path):
     """As a process of its own: the page, the figures and the files, from the run folders alone."""
     for gamma, better in ((1, 0.0), (5, 0.1)):

@@ -108,6 +108,7 @@ def described(page: str, section: str) -> set[str]:
     return {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
 
 
+@pytest.mark.slow
 def test_the_run_folder_is_as_described(train, tmp_path):
     run: Run = train(tmp_path / "run")
     assert set(json.loads((run.folder / "run.json").read_text())) <= described("run-folder.md", "run.json")

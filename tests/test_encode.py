@@ -30,6 +30,7 @@ def test_a_run_finds_what_was_filled(small, train, tmp_path, capsys):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_sweep_is_filled_once_for_each_data_set_and_model(small, tmp_path, capsys):
     fill(small, tmp_path, "-m", "loss.snr_gamma=1,5", "dataset.resolution=64,32")
     assert len(capsys.readouterr().out.splitlines()) == 8

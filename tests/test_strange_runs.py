@@ -241,6 +241,7 @@ def test_push_publishes_no_samples_of_elsewhere(theirs, tmp_path, capsys):
     assert f"leads to {tmp_path / 'pictures' / 'progress.png'}" in pushed(theirs, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["- x=${oc.env:DATABASE_URL}\n", "- ${nope}\n", "- [\n", "- &a [x, x]\n- &b [*a, *a]\n", "!!binary x"]
 )
@@ -257,6 +258,7 @@ def test_the_command_on_the_card_is_what_run_json_says(text, theirs, capsys, mon
     assert "pa55w0rd" not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -270,6 +272,7 @@ def test_a_run_that_lacks_what_the_card_says_is_named(fields, theirs, capsys):
     assert f"{theirs / 'run.json'} or config.yaml does not hold what the card says" in pushed(theirs, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["[", "[]", "{}", '{"_class_name": "X\\nimport os"}', '{"_class_name": null}'])
 def test_a_damaged_scheduler_is_named(content, theirs, capsys):
     (theirs / "model" / "scheduler" / "scheduler_config.json").write_text(content)
@@ -325,6 +328,7 @@ def test_settings_of_adapters_that_no_export_has_are_refused(settings, trained, 
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_and_weights_show_no_control_character_and_obey_no_markup(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "theirs" / "loss"

@@ -506,6 +506,7 @@ def test_the_main_configuration_is_that_of_t2i(flag, tmp_path, capsys):
     end_of(train.cli, [flag, value, "--config-dir", str(tmp_path)], capsys)
 
 
+@pytest.mark.slow
 def test_what_conf_and_the_command_line_say_of_hydra_counts(tmp_path):
     """Next to options of the user's own, which say nothing of it."""
     folder = theirs(tmp_path, "steps: 10\n")

@@ -27,6 +27,7 @@ def test_normalized_weights_have_a_mean_of_one():
         assert sum(weights.fractions().values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_table_and_a_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     arguments = ["loss=minsnr,debiased", "scheduler=v_prediction", "--out", str(tmp_path / "a" / "weights.png")]

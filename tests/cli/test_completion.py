@@ -40,6 +40,7 @@ def complete(tmp_path):
     return complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -66,13 +66,14 @@ def test_each_command_explains_itself(name):
     assert f"t2i {name}" in shown.stdout.partition("positional arguments:")[0].removeprefix(f"usage: t2i {name}")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param("train", marks=pytest.mark.slow), *sorted({*COMMANDS} - {"train"})])
 def test_python_m_takes_the_module_of_each_command(name):
     assert find_spec(COMMANDS[name].module)
     direct = subprocess.run([sys.executable, "-m", COMMANDS[name].module, "--help"], capture_output=True, text=True)
     assert direct.stdout == command(name, "--help").stdout
 
 
+@pytest.mark.slow
 def test_hydra_explains_train():
     shown = command("train", "--help").stdout
     assert "t2i train loss=minsnr" in shown

@@ -53,6 +53,7 @@ def test_the_interval_of_two_trained_models_covers_other_images(kinds):
     assert 0.93 <= coverage(**kinds) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.02, 0.2])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_interval_of_variants_covers_other_seeds_and_images(seeds, spread):
@@ -63,6 +64,7 @@ def test_the_interval_of_variants_covers_other_seeds_and_images(seeds, spread):
     assert 0.93 <= coverage(seeds=seeds, spread=spread) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_seeds_without_spread_make_the_interval_wider_rather_than_narrower(seeds):
     """So few can't show that there is none. Of 20,000 repetitions: 98.3, 96.7 and 96.1 %."""

@@ -38,6 +38,7 @@ def command(*arguments, **kwargs):
     return run, time.perf_counter() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
     given = ["dataset.path=./images"] if option in NEED_A_PATH else []

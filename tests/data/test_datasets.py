@@ -170,6 +170,7 @@ def test_buckets_train_the_same_in_any_micro_batches(train_on, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
 def test_a_format_trains(write, train_on, tmp_path):
     (tmp_path / "given").mkdir()

@@ -25,6 +25,7 @@ def images(entries):
     return {entry: draw(entry.emoji, RESOLUTION) for entry in chosen}
 
 
+@pytest.mark.slow
 def test_every_emoji_and_caption_is_there_once(entries):
     assert len({entry.emoji for entry in entries}) == len({entry.caption for entry in entries}) == len(entries)
 

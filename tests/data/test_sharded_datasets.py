@@ -66,6 +66,7 @@ def test_a_folder_without_shards(tmp_path):
         packing.from_files(tmp_path, tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
     """The shards are larger than a batch; at the end of the epoch some of the next one are fetched already."""
     shards = [packing.write_tar(tmp_path / f"{i}.tar", packing.as_txt(range(12 * i, 12 * i + 12))) for i in range(9)]

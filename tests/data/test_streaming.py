@@ -55,6 +55,7 @@ def test_each_image_is_seen_once_an_epoch_with_its_own_caption(shards, model, tm
     assert seen[0].items != seen[3].items
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_number_of_workers_and_any_resume_point_give_the_same_batches(workers, shards, model, tmp_path):
     """With and without stored indices."""

@@ -110,6 +110,7 @@ def test_a_shift_by_resolution_is_that_of_the_stock_pipeline(folders, family, si
         assert ours.item() == pytest.approx(pipeline.scheduler.sigmas[step].item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_captions_are_embedded_as_the_stock_pipeline_does(model, folders, family, embedded):
     """Also the empty caption, as the pipeline embeds it for guidance."""
     pipeline, received = stock(model, folders(family)), []
@@ -158,6 +159,7 @@ def test_a_batch_of_unequal_captions_is_one_by_one(model, embedded):
         assert torch.allclose(whole, sum(parts), rtol=1e-4, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 def test_text_encoders_are_read_in_bf16_and_only_to_embed(folders, family):
     """The denoiser is read in the type that it is held in."""
     model = load(family, folders(family))

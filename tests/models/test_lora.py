@@ -85,6 +85,7 @@ def test_a_checkpoint_holds_the_adapters_only(lora):
     assert len(optimizer["state"]) == len(adapters)
 
 
+@pytest.mark.slow
 def test_sampling_a_run_or_a_checkpoint_is_loading_the_adapters_into_the_base(lora, layout):
     """Both for the averaged and for the raw adapters, which differ."""
     run, _ = lora
@@ -132,6 +133,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_merged_adapters_sample_what_loaded_adapters_sample(trained, layout, case):
     """A checkpoint samples the same, too; without the adapters of any one network the image is another."""

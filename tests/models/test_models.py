@@ -148,6 +148,7 @@ def assert_trained(folder, before, name, predicts):
     assert sample(load_pipeline(folder, "raw"), ["red apple"], seed=0, steps=2, guidance_scale=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "predicts"), [("sd21", "v_prediction"), ("sdxl", "epsilon")])
 def test_a_family_trains_and_stock_diffusers_samples_from_the_export(train, layout, tmp_path, name, predicts):
     """What it predicts comes from its own scheduler."""
@@ -176,6 +177,7 @@ def test_variants_are_loaded_and_pickles_are_not(layout, tmp_path):
         load(str(tmp_path / "pickled"))
 
 
+@pytest.mark.slow
 def test_naruto_trains_from_local_copies(layout, tmp_path):
     """It takes a folder of captioned images and a pipeline in the layout of Stable Diffusion 1.5 instead of the Hub."""
     lines, random = [], np.random.default_rng(0)
@@ -191,6 +193,7 @@ def test_naruto_trains_from_local_copies(layout, tmp_path):
     assert_trained(tmp_path / "run", layout("sd15"), "sd15", "epsilon")
 
 
+@pytest.mark.slow
 def test_sdxl_is_conditioned_on_the_crop_of_each_image(train, layout, tmp_path, monkeypatch):
     """In training and in validation."""
     for number, shape in enumerate([(64, 128), (128, 64), (96, 96), (64, 64)] * 3):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import yaml
 from helpers.runs import compose
 from omegaconf import OmegaConf
@@ -28,6 +29,7 @@ def test_settings_that_do_not_change_the_result_are_not_in_the_command():
     assert command(overrides) == "python -m t2i.train loss=minsnr 'samples.prompts=[red apple]'"
 
 
+@pytest.mark.slow
 def test_a_card_says_what_was_done(train, tmp_path):
     overrides = ["loss.snr_gamma=1", "seed=7", "steps=1", "hub.repo=mine"]
     run = train(tmp_path / "run", *overrides)

@@ -37,6 +37,7 @@ def assert_secret(hub, folder, text=""):
     assert not [file for file in folder.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_run_pushes_its_complete_model_with_a_card(train, hub, tmp_path, caplog):
     run = train(tmp_path / "run", *SHORT, "hub.push=true", "hub.repo=lab/mine", "hub.license=mit")
     model, there = run.folder / "model", hub.repositories["lab/mine"]
@@ -48,6 +49,7 @@ def test_a_run_pushes_its_complete_model_with_a_card(train, hub, tmp_path, caplo
     assert_secret(hub, run.folder, caplog.text)
 
 
+@pytest.mark.slow
 def test_a_refused_push_costs_the_run_nothing(train, hub, tmp_path, caplog):
     hub.faults = [("/commit/", 403)]
     run = train(tmp_path / "run", *SHORT, "hub.push=true", "hub.repo=mine")
@@ -57,6 +59,7 @@ def test_a_refused_push_costs_the_run_nothing(train, hub, tmp_path, caplog):
     assert_secret(hub, run.folder, caplog.text)
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_was_not_pushed_is_pushed(train, hub, tmp_path):
     """The same command again pushes it, once."""
     folder, push = tmp_path / "run", ("hub.push=true", "hub.repo=mine")
@@ -70,6 +73,7 @@ def test_a_finished_run_that_was_not_pushed_is_pushed(train, hub, tmp_path):
     assert not hub.repositories
 
 
+@pytest.mark.slow
 def test_the_owner_of_the_token_is_the_owner_of_a_bare_name(run, hub):
     for attempt in (1, 2):  # at the second, the repository exists
         assert push(run.folder, "mine", False, None, pauses=()) == f"{hub.address}/tester/mine"
@@ -77,6 +81,7 @@ def test_the_owner_of_the_token_is_the_owner_of_a_bare_name(run, hub):
     assert not hub.private["tester/mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_path", ["repos/create", "commit"])
 def test_without_the_right_to_write_there_is_no_second_attempt(run, hub, request_path):
     hub.faults = [(request_path, 403)]
@@ -85,6 +90,7 @@ def test_without_the_right_to_write_there_is_no_second_attempt(run, hub, request
     assert sum(request_path in line for line in hub.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_connection_and_a_server_error_are_retried(run, hub, caplog):
     hub.faults = [("/commit/", "drop"), ("/commit/", 500)]
     push(run.folder, "mine", True, None, pauses=(0, 0))
@@ -93,6 +99,7 @@ def test_a_lost_connection_and_a_server_error_are_retried(run, hub, caplog):
     assert "model_index.json" in hub.repositories["tester/mine"]
 
 
+@pytest.mark.slow
 def test_a_failed_push_keeps_the_result_and_names_the_command(run, hub, caplog, capsys, monkeypatch):
     monkeypatch.setattr("t2i.publishing.push.PAUSES", (0,))
     before, hub.faults = (run.folder / "run.json").read_bytes(), [("/commit/", "drop")] * 2

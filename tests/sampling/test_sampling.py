@@ -46,6 +46,7 @@ def test_stock_diffusers_loads_the_export_with_the_trained_scheduler(run):
     assert np.isfinite(image).all()
 
 
+@pytest.mark.slow
 def test_the_prediction_type_that_was_trained_is_exported(train, tmp_path):
     run = train(tmp_path / "run", "scheduler=epsilon", "steps=1")
     assert StableDiffusionPipeline.from_pretrained(run.folder / "model").scheduler.config.prediction_type == "epsilon"

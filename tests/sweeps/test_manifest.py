@@ -103,6 +103,7 @@ def before_the_battery_of_log_snrs(folder):
     (folder / "sweep.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_what_began_before_a_setting_existed_goes_on_as_it_began(tmp_path):
     """A sweep, its jobs that have not begun, and one that did; also when it is continued for the second time."""
     sweep(tmp_path, "loss.snr_gamma=1,5")

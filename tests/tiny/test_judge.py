@@ -24,6 +24,7 @@ def test_the_judge_prefers_the_right_caption_of_images_it_has_never_seen(judge, 
     assert match.recall > 10 / len(held_out[1])
 
 
+@pytest.mark.slow
 def test_more_captions_to_choose_from_are_harder(judge, held_out):
     others = [entry.caption for entry in catalogue()][::9]
     assert judge.match(*held_out, candidates=others).recall <= judge.match(*held_out).recall

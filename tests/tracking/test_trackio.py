@@ -90,6 +90,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_every_step_once(store, tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
     assert killed.returncode == -signal.SIGKILL

@@ -177,6 +177,7 @@ def test_what_is_uploaded_already_is_not_cut(tmp_path):
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_sweep_are_found_together(tmp_path):
     sweep = tmp_path / "gamma"
     for name in ("snr_gamma-1", "snr_gamma-5", "snr_gamma-5"):
@@ -252,6 +253,7 @@ def server(monkeypatch, fresh_wandb):
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_lost_network_causes_no_long_delay(server, tmp_path, caplog):
     run = Guarded(tracker("auto", patience=2))
     run.start(run_info(tmp_path))

@@ -57,6 +57,7 @@ def test_the_same_command_gives_the_same_bits(train, reference, tmp_path):
     assert_same(train(tmp_path / "again"), reference)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(train, reference, tmp_path):
     assert metrics(train(tmp_path / "seed", "seed=1"))[-1] != metrics(reference)[-1]
 
@@ -127,6 +128,7 @@ def test_compiling_changes_rounding_only(train, tmp_path):
         assert compiled["train/loss"] == pytest.approx(plain["train/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_channels_last_changes_rounding_only(train, reference, tmp_path):
     turned = train(tmp_path / "run", "channels_last=true")
     assert metrics(turned)[-1] == pytest.approx(metrics(reference)[-1], rel=1e-4, abs=1e-5)
@@ -162,6 +164,7 @@ def test_a_run_that_pauses_after_every_step_is_the_uninterrupted_run(train, refe
     assert_same(run, reference)
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_it_is_told_and_goes_on_without(train, reference, tmp_path):
     run = train(tmp_path / "run", "stop_at=7")
     assert (run.info["state"], run.info["paused_at"]) == ("paused", 7)
@@ -190,6 +193,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(train, tmp_path
     assert all(weight.isfinite().all() for weight in weights(run).values())
 
 
+@pytest.mark.slow
 def test_many_of_them_in_a_row_end_the_run_with_the_images_and_timesteps(train, tmp_path, monkeypatch):
     poison(monkeypatch, range(4, 100))
     with pytest.raises(
@@ -199,6 +203,7 @@ def test_many_of_them_in_a_row_end_the_run_with_the_images_and_timesteps(train, 
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_replaced(train, reference, tmp_path, monkeypatch, caplog):
     """The worker kills itself at its fourth batch, once."""
     from t2i.data.cached_split import Examples

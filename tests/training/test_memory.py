@@ -23,6 +23,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told")
 @pytest.mark.parametrize(("arguments", "kept"), [((), 0), (("keep",), 2**27)])
 def test_freed_tensors_leave_their_room_to_the_next(arguments, kept):
