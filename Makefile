@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export NO_MKDOCS_2_WARNING := 1  # a notice that Material prints at each build
 
-.PHONY: train test test-slow test-browser lint docs docs-serve bench clean
+.PHONY: train test test-slow test-long test-browser lint docs docs-serve bench clean
 
 train: .venv/installed  ## trains the tiny model on animals and fruit: minutes on two CPU cores
 	$(BIN)/python -m t2i.train $(ARGS)
@@ -15,7 +15,10 @@ test: .venv/installed  ## the fast suite: offline, on the CPU
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not browser" $(ARGS)
 
 test-slow: .venv/installed  ## whole sweeps that are killed, and other things that take minutes
-	$(BIN)/python -m pytest -n 2 -m "slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "slow and not gpu and not long" $(ARGS)
+
+test-long: .venv/installed  ## what CI leaves out: benchmarks, and further numbers of processes
+	$(BIN)/python -m pytest -n 2 -m "long" $(ARGS)
 
 test-browser: .venv/installed  ## needs Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest -m browser $(ARGS)

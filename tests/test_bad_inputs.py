@@ -55,7 +55,7 @@ loss.snr_gamma=high                             | loss.snr_gamma=high must be a 
 loss.normalize=5                                | loss.normalize=5 must be true or false
 loss=p2 loss.k=-1                               | loss.k=-1 must be positive; the paper uses 1
 loss=edm loss.sigma_data=0                      | loss.sigma_data=0 must be positive
-loss._target_=t2i.diffusion.losses.Missing                | can't call Missing here; loss takes Debiased
+loss._target_=t2i.diffusion.losses.Missing                | can't call Missing here; loss takes CosMap, Debiased
 loss._target_=os.system                         | loss._target_=os.system calls code outside of t2i
 +loss.gama=5                                    | MinSNR takes no such setting
 error=huber error.c=0                           | error.c=0 must be positive

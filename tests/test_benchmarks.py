@@ -152,6 +152,7 @@ def speed(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_speed_measures_every_arm(tmp_path):
     out = tmp_path / "speed.json"
     done = speed(
@@ -173,6 +174,7 @@ def test_speed_measures_every_arm(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_arm_that_fails_is_named_and_the_others_go_on(tmp_path):
     out = tmp_path / "speed.json"
     done = speed(
@@ -188,6 +190,7 @@ def test_an_arm_that_fails_is_named_and_the_others_go_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_start_sees_that_the_second_run_encodes_nothing(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCHMARKS.parent)}
     command = [sys.executable, str(BENCHMARKS / "start.py"), "--rounds", "1", "threads=1"]

@@ -89,9 +89,14 @@ def test_the_folder_with_the_configuration_is_found_from_anywhere(tmp_path):
 
 
 def test_a_fault_shows_its_traceback_without_hydras_frames(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "class Mine:\n    def __init__(self, **settings):\n        raise KeyError('faulty')\n"
-    )
+    lines = [
+        "from t2i.diffusion.losses import MSE",
+        "class Mine(MSE): pass",
+        "from t2i.experiment import run",
+        "def faulty(*_): raise KeyError('faulty')",
+        "run.run = faulty",
+    ]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
     arguments = ["loss=mse", "loss._target_=mine.Mine", "allowed_targets=[mine]"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     program = [sys.executable, "-m", "t2i", "train", *arguments]

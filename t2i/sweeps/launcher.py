@@ -31,6 +31,7 @@ from t2i.runs.folder import Run, RunExists
 from t2i.runs.text import one_line
 from t2i.sweeps.halving import clearly_worse
 from t2i.sweeps.job import Job, SweepError, command_line
+from t2i.sweeps.manifest import as_begun
 from t2i.sweeps.process import JobProcess, run_job
 from t2i.sweeps.table import JobsTable
 
@@ -97,6 +98,7 @@ class SweepRunner:
         job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
         job.read_metrics()
         try:
+            as_begun(cfg, folder, list(config.hydra.overrides.task))
             run = Run(folder, cfg)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error

@@ -115,6 +115,7 @@ def test_more_room_or_another_cache_is_no_other_run(train_on, served):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_as_one_does(small_pipeline, shards, tmp_path):
     """Each process reads its part of a step."""
     settings = ["experiment=smoke", f"model.path={small_pipeline}", "dataset=webdataset", "model=tiny", "threads=1"]

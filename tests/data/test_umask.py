@@ -49,8 +49,7 @@ def assert_modes(folders, umask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize(("umask", "adapter"), [(0o022, "none"), (0o077, "lora")])
 def test_a_run_folder_respects_the_umask(umask, adapter, small, tmp_path):
     (tmp_path / "tmp").mkdir()
     settings = ["run=masked", "steps=2", "save_every=1", f"adapter={adapter}", "cache_dir=cache"]

@@ -102,7 +102,7 @@ def test_a_sharded_network_trains_as_one_that_is_not_sharded(launch, folder, one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.long)])
 def test_any_number_of_processes_continues_the_run(launch, folder, one, first, then):
     """Sharded at first and not later, and the other way round."""
     name = f"{first}-{then}"

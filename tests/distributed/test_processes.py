@@ -61,7 +61,7 @@ def test_two_processes_train_as_one_does(launch, folder, one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("first", "then"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.long)])
 def test_another_number_of_processes_continues_the_run(launch, folder, one, first, then):
     """Also with settings that save memory."""
     name = f"{first}-{then}"

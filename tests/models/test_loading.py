@@ -68,6 +68,7 @@ except ConfigError as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_ends_in_earnest():
     for room in (0, 2**20, 2**22):
         done = subprocess.run([sys.executable, "-c", PROGRAM, str(room)], capture_output=True, text=True)
