@@ -1,30 +1,39 @@
-"""What the tests share: composed configurations, a small pipeline, and runs of it; offline and on one thread."""
+"""What the tests share: composed configurations, a small pipeline, and runs of it; offline and on one thread.
+
+The process that only deals the tests out to others imports this, too, so that the libraries are imported where they
+are used.
+"""
 
 import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
 
-import diffusers
 import pytest
-import torch
-from helpers import layouts
-from helpers.runs import compose
 
-from t2i.experiment.run import run
-from t2i.models.loading import BUNDLED
-from t2i.plan import make_plan
-from t2i.runs.folder import Run
+if TYPE_CHECKING:
+    from t2i.runs.folder import Run
 
-torch.set_num_threads(1)
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def small_pipeline(tmp_path_factory) -> Path:
     """A pipeline folder in the Diffusers layout: the frozen parts of `tiny` and a denoiser of 0.3 M fresh weights."""
+    import diffusers
+    import torch
+
+    from t2i.models.loading import BUNDLED
+
     folder = tmp_path_factory.mktemp("pipelines") / "small"
     shutil.copytree(BUNDLED["tiny"], folder, ignore=lambda path, names: ["unet"] if "unet" in names else [])
     torch.manual_seed(0)
@@ -39,12 +48,16 @@ def small_pipeline(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def layout(tmp_path_factory) -> Callable[[str], Path]:
     """The folder of a small pipeline in the layout of sd15, sd21 or sdxl."""
+    from helpers import layouts
+
     return cache(lambda name: layouts.save(name, tmp_path_factory.mktemp("pipelines") / name))
 
 
 @pytest.fixture(scope="session")
 def small(small_pipeline, tmp_path_factory) -> list[str]:
     """Overrides for a run of seconds: ten steps on 148 images of food and hearts."""
+    from helpers.runs import compose
+
     others = set(compose().dataset.groups) - {"food", "hearts"}
     return [
         "experiment=smoke",
@@ -58,8 +71,13 @@ def small(small_pipeline, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def train(small) -> Callable[..., Run]:
+def train(small) -> "Callable[..., Run]":
     """Train a small run in `folder` with more overrides, in this process; returns what it left."""
+    from helpers.runs import compose
+
+    from t2i.experiment.run import run
+    from t2i.plan import make_plan
+    from t2i.runs.folder import Run
 
     def train(folder: Path, *overrides: str) -> Run:
         cfg = compose(*small, *overrides)
