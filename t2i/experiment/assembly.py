@@ -65,20 +65,8 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         seed=cfg.seed,
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
-    held_out = encode(data.validation, model, cfg.cache_dir)
+    battery = _battery(cfg, plan, data, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
-    battery = make_battery(
-        held_out,
-        data.validation.weights,
-        plan.diffusion,
-        plan.levels,
-        cfg.validation.seed,
-        cfg.validation["items"],
-        identity={
-            "images": data.validation.fingerprint,
-            "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
-        },
-    )
     model.release()
     if accelerator.device.type == "cpu":
         memory.keep_freed()
@@ -113,6 +101,21 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         meter=meter,
         accelerator=accelerator,
         state={**state, "meter": meter},
+    )
+
+
+def _battery(cfg: DictConfig, plan: Plan, data: Captioned, model: Model) -> Battery:
+    return make_battery(
+        encode(data.validation, model, cfg.cache_dir),
+        data.validation.weights,
+        plan.diffusion,
+        plan.levels,
+        cfg.validation.seed,
+        cfg.validation["items"],
+        identity={
+            "images": data.validation.fingerprint,
+            "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
+        },
     )
 
 
