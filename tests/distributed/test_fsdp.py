@@ -85,7 +85,7 @@ def compare(state, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("units", [WRAPPED, AS_ONE], ids=["blocks", "one unit"])
+@pytest.mark.parametrize("units", [WRAPPED, pytest.param(AS_ONE, marks=pytest.mark.long)], ids=["blocks", "one unit"])
 def test_a_sharded_network_trains_as_one_that_is_not_sharded(launch, folder, one, units):
     """Metrics, raw and averaged weights, the optimizer's moments; with two micro-batches in each process."""
     name = units["FSDP_AUTO_WRAP_POLICY"]
@@ -112,6 +112,7 @@ def test_any_number_of_processes_continues_the_run(launch, folder, one, first, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_adapters_train_in_a_sharded_network(launch, folder, layout):
     """Frozen weights are sharded, too. Both processes sample the only prompt: they make each prediction together."""
     settings = ["model=sdxl", f"model.path={layout('sdxl')}", "adapter=lora", "samples.prompts=[a heart]", "steps=4"]

@@ -90,6 +90,7 @@ def test_a_sweep_inside_of_them_is_refused_once(launch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_launches_them(launch, folder):
     command = f"'{ACCELERATE} launch --multi_gpu --num_processes 2 -m t2i.train'"
     sweep = launch(1, "-m", "sweep=pairs", "seed=0,1", "steps=2", f"hydra.launcher.command={command}")

@@ -121,7 +121,9 @@ def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher", ["submitit_local", *(pytest.param(name, marks=pytest.mark.long) for name in ("basic", "joblib"))]
+)
 def test_other_launchers_use_the_same_folders(command, tmp_path, launcher):
     sweep = command(f"sweep={launcher}", f"hydra/launcher={launcher}", "loss.snr_gamma=1,5", "steps=1")
     output = sweep.communicate()[0]
