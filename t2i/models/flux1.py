@@ -32,18 +32,17 @@ class Flux1(DiffusionTransformer):
     """Conditioned on {"encoder_hidden_states": [B, L, D], "pooled": [B, P]}: T5's output without a mask, CLIP's end."""
 
     pipeline_class = FluxPipeline
-    tokens = 512
     patch_size = 2  # by packing
 
-    def __init__(self, parts: PipelineParts, guidance: float):
+    def __init__(self, parts: PipelineParts, max_sequence_length: int, guidance: float):
         """guidance: the scale that a distilled transformer is told in training."""
-        super().__init__(parts)
+        super().__init__(parts, max_sequence_length)
         self.guidance = guidance
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return {
             "input_ids": token_ids(self.parts["tokenizer"], captions),
-            "input_ids_2": token_ids(self.parts["tokenizer_2"], captions, self.tokens),
+            "input_ids_2": token_ids(self.parts["tokenizer_2"], captions, self.max_sequence_length),
         }
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,8 +75,13 @@ def places(height: int, width: int) -> Tensor:
 
 
 def load(
-    path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None, guidance: float = 1.0
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 512,
+    guidance: float = 1.0,
 ) -> Model:
-    """For guidance see `Flux1`, for the other parameters `open_pipeline`."""
+    """For guidance see `Flux1`, for max_sequence_length `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return Flux1(parts, guidance)
+    return Flux1(parts, max_sequence_length, guidance)

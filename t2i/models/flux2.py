@@ -39,13 +39,12 @@ class Flux2Klein(DiffusionTransformer):
     """
 
     pipeline_class = PIPELINE
-    tokens = 512
     patch_size = 1  # the latents are patches already
     layers = inspect.signature(PIPELINE.encode_prompt).parameters["text_encoder_out_layers"].default
 
-    def __init__(self, parts: PipelineParts, distilled: bool):
+    def __init__(self, parts: PipelineParts, max_sequence_length: int, distilled: bool):
         """distilled: whether the pipeline draws without guidance, in few steps."""
-        super().__init__(parts)
+        super().__init__(parts, max_sequence_length)
         self.distilled = distilled
 
     @property
@@ -64,7 +63,7 @@ class Flux2Klein(DiffusionTransformer):
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         tokenizer = self.parts["tokenizer"]
-        ids, mask = padded(tokenizer, chat(tokenizer, captions, thinking=False), self.tokens)
+        ids, mask = padded(tokenizer, chat(tokenizer, captions, thinking=False), self.max_sequence_length)
         return {"input_ids": ids, "mask": mask}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +105,13 @@ def places(height: int, width: int, length: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width), torch.arange(length))
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 512,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return Flux2Klein(parts, config.get("is_distilled", False))
+    return Flux2Klein(parts, max_sequence_length, config.get("is_distilled", False))

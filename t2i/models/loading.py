@@ -12,7 +12,8 @@ from t2i.config import ConfigError
 from t2i.hub import check_reachable
 
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-BUNDLED = {"tiny": Path(__file__).resolve().parent.parent / "tiny" / "pipeline"}
+TINY = Path(__file__).resolve().parent.parent / "tiny"
+BUNDLED = {"tiny": TINY / "pipeline", "tiny_flow": TINY / "flow"}
 
 
 def locate(path: str | Path) -> str:

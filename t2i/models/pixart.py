@@ -28,10 +28,9 @@ class PixArt(CrossAttended):
     """T5's output, with its mask. The times are those of the noise schedule, as for a UNet."""
 
     pipeline_class = PixArtSigmaPipeline
-    tokens = 300
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        ids, mask = padded(self.parts["tokenizer"], plain(captions), self.tokens)
+        ids, mask = padded(self.parts["tokenizer"], plain(captions), self.max_sequence_length)
         return {"input_ids": ids, "mask": mask}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -46,7 +45,13 @@ class PixArt(CrossAttended):
         return output[:, : x.shape[1]]
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 300,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, PixArtSigmaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return PixArt(parts)
+    return PixArt(parts, max_sequence_length)

@@ -34,10 +34,9 @@ class QwenImage(DiffusionTransformer):
     """
 
     pipeline_class = QwenImagePipeline
-    tokens = 512  # the pipeline's limit is 1024; the cache stores this many of every caption
 
-    def __init__(self, parts: PipelineParts):
-        super().__init__(parts)
+    def __init__(self, parts: PipelineParts, max_sequence_length: int):
+        super().__init__(parts, max_sequence_length)
         kind: Any = QwenImagePipeline
         stock = kind(**dict.fromkeys(("scheduler", *CLASSES)))  # without weights: it knows the template
         self.template, self.dropped = stock.prompt_template_encode, stock.prompt_template_encode_start_idx
@@ -48,7 +47,7 @@ class QwenImage(DiffusionTransformer):
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         texts = [self.template.format(caption) for caption in captions]
-        ids, mask = padded(self.parts["tokenizer"], texts, self.tokens + self.dropped)
+        ids, mask = padded(self.parts["tokenizer"], texts, self.max_sequence_length + self.dropped)
         return {"input_ids": ids, "mask": mask}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +94,13 @@ def _up_to_the_longest(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return text["encoder_hidden_states"][:, : mask.shape[1]], mask
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 512,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, QwenImagePipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return QwenImage(parts)
+    return QwenImage(parts, max_sequence_length)

@@ -34,7 +34,6 @@ class Sana(CrossAttended):
     """
 
     pipeline_class = SanaPipeline
-    tokens = 300
 
     @cached_property
     def instruction(self) -> str:
@@ -49,11 +48,11 @@ class Sana(CrossAttended):
         """Besides ids and mask, "kept", [B, 300]: the places of the tokens that the transformer sees."""
         tokenizer = self.parts["tokenizer"]
         tokenizer.padding_side = "right"
-        length = len(tokenizer.encode(self.instruction)) + self.tokens - 2
+        length = len(tokenizer.encode(self.instruction)) + self.max_sequence_length - 2
         texts = [caption and self.instruction + caption for caption in plain(captions)]
         ids, mask = padded(tokenizer, texts, length)
-        beginning = torch.arange(self.tokens)
-        end = torch.cat([beginning[:1], torch.arange(length - self.tokens + 1, length)])
+        beginning = torch.arange(self.max_sequence_length)
+        end = torch.cat([beginning[:1], torch.arange(length - self.max_sequence_length + 1, length)])
         return {"input_ids": ids, "mask": mask, "kept": torch.stack([end if text else beginning for text in texts])}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,7 +71,13 @@ class Sana(CrossAttended):
         return self.denoiser(x, timestep=t * scale, **self.text_inputs(text)).sample
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 300,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return Sana(parts)
+    return Sana(parts, max_sequence_length)

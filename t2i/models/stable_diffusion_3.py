@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerBase, T5EncoderModel, T5Tokenizer
 
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
@@ -38,12 +38,18 @@ class StableDiffusion3(DiffusionTransformer):
     """
 
     pipeline_class = StableDiffusion3Pipeline
-    tokens = 256  # of T5; a CLIP has its own length
+
+    @property
+    def limit(self) -> tuple[PreTrainedTokenizerBase, int]:
+        if "text_encoder_3" not in self.parts.absent:
+            return super().limit
+        tokenizer = self.parts["tokenizer"]
+        return tokenizer, tokenizer.model_max_length
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         return {
             name.replace("tokenizer", "input_ids"): token_ids(
-                tokenizer, captions, self.tokens if name == "tokenizer_3" else None
+                tokenizer, captions, self.max_sequence_length if name == "tokenizer_3" else None
             )
             for name, tokenizer in self.tokenizers.items()
         }
@@ -62,7 +68,7 @@ class StableDiffusion3(DiffusionTransformer):
     def _t5(self, tokens: dict[str, Tensor]) -> Tensor:
         if "text_encoder_3" in self.parts.absent:
             width = self.parts.config("transformer")["joint_attention_dim"]
-            return torch.zeros(len(tokens["input_ids"]), self.tokens, width, device=self.parts.device)
+            return torch.zeros(len(tokens["input_ids"]), self.max_sequence_length, width, device=self.parts.device)
         encoder = self.parts["text_encoder_3"]
         return encoder(tokens["input_ids_3"].to(encoder.device)).last_hidden_state.float()
 
@@ -74,7 +80,13 @@ class StableDiffusion3(DiffusionTransformer):
         return {"prompt_embeds": text["encoder_hidden_states"], "pooled_prompt_embeds": text["pooled"]}
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 256,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, StableDiffusion3Pipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return StableDiffusion3(parts)
+    return StableDiffusion3(parts, max_sequence_length)

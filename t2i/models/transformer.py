@@ -10,8 +10,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from t2i.config import ConfigError
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content
+from t2i.models.pipeline_parts import PipelineParts
 from t2i.models.prompts import EmbeddedPrompts
 
 AT_ONCE = 8  # captions that a text encoder embeds at once: all its layers' outputs are kept
@@ -25,9 +27,21 @@ class DiffusionTransformer(LatentDiffusion):
     """
 
     pipeline_class: ClassVar[Any]
-    tokens: ClassVar[int]  # the length that captions are padded to and cut at
     instead: ClassVar[dict[str, None]] = {}  # arguments of the pipeline whose defaults contradict embedded captions
     trains_text, reads_as_held = False, True
+
+    def __init__(self, parts: PipelineParts, max_sequence_length: int):
+        """max_sequence_length: of how many tokens the sequence of a caption is, however long the caption.
+
+        Raises ConfigError if there can't be so many; there may be none of an encoder that the pipeline comes without.
+        """
+        super().__init__(parts)
+        least = 0 if parts.absent else 1
+        if not isinstance(max_sequence_length, int) or max_sequence_length < least:
+            raise ConfigError(
+                f"model.max_sequence_length={max_sequence_length} must be a number of tokens, {least} or more"
+            )
+        self.max_sequence_length = max_sequence_length
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -37,7 +51,7 @@ class DiffusionTransformer(LatentDiffusion):
     @property
     def text_content(self) -> list[Content]:
         types = {name: str(self.parts.dtypes.get(name)) for name in self.parts.names("text_encoder")}
-        return [*super().text_content, f"{type(self).__name__}: {self.tokens} tokens, {types}"]
+        return [*super().text_content, f"{type(self).__name__}: {self.max_sequence_length} tokens, {types}"]
 
     @property
     def patch_size(self) -> int:
@@ -46,7 +60,7 @@ class DiffusionTransformer(LatentDiffusion):
 
     @property
     def limit(self) -> tuple[PreTrainedTokenizerBase, int]:
-        return list(self.tokenizers.values())[-1], self.tokens
+        return list(self.tokenizers.values())[-1], self.max_sequence_length
 
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
         embed = super().embed

@@ -32,12 +32,11 @@ class ZImage(DiffusionTransformer):
     """
 
     pipeline_class = ZImagePipeline
-    tokens = 512
     patch_size = 2
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         tokenizer = self.parts["tokenizer"]
-        ids, mask = padded(tokenizer, chat(tokenizer, captions, thinking=True), self.tokens)
+        ids, mask = padded(tokenizer, chat(tokenizer, captions, thinking=True), self.max_sequence_length)
         return {"input_ids": ids, "mask": mask}
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +58,13 @@ class ZImage(DiffusionTransformer):
         return [hidden[: int(mask.sum())] for hidden, mask in pairs]
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
-    """For the parameters see `open_pipeline`."""
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    max_sequence_length: int = 512,
+) -> Model:
+    """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
     parts, _ = open_pipeline(path, ZImagePipeline, CLASSES, pretrained, revision, variant, DTYPES)
-    return ZImage(parts)
+    return ZImage(parts, max_sequence_length)
