@@ -60,7 +60,7 @@ def test_trains_and_draws(train, tmp_path, option):
     [
         ([], {"scheduler": ["epsilon", "v_prediction", "flow_matching", "zero_terminal_snr"]}),
         (
-            ["scheduler=flow_matching", "loss=mse"],
+            ["model=tiny_flow", "model.path=tiny_flow", "model.pretrained=false"],
             {"scheduler.shift": ["1", "3", "6"], "timesteps": ["uniform", "logit_normal"]},
         ),
     ],

@@ -1,15 +1,14 @@
 """How a denoiser computes its attention, and which activations it recomputes."""
 
 import importlib.util
-import logging
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from t2i.config import ConfigError
+from t2i.models.loading import quiet
 
 OWN = ("auto", "sdpa", "math", "xformers")  # what every model can compute its attention with
 ON_CPU = ("native", "_native_math", "flex")  # of the backends that Diffusers knows by name for transformers
@@ -82,19 +81,8 @@ def _set_backend(transformer: Any, attention: str) -> None:
     processors = [module.processor for module in transformer.modules() if hasattr(module, "processor")]
     if not all(hasattr(processor, "_attention_backend") for processor in processors):
         raise ConfigError(f"attention={attention}: this model has PyTorch's fused attention only; use attention=sdpa")
-    with _quiet("diffusers.models.modeling_utils"):  # which warns that backends are experimental
+    with quiet("diffusers.models.modeling_utils"):  # which warns that backends are experimental
         transformer.set_attention_backend({"math": "_native_math"}.get(attention, attention))
-
-
-@contextmanager
-def _quiet(name: str) -> Generator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 class BySize:

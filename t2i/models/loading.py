@@ -1,6 +1,7 @@
 """Where pipelines are, and what the user reads when one of them can't be loaded."""
 
 import errno
+import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -82,6 +83,18 @@ def _lacks_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextmanager
+def quiet(library: str) -> Generator[None, None, None]:
+    """Drop what this module of a library warns of."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def hide_loading_bars() -> None:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
+from t2i.models.loading import quiet
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.models.trained_text import TextTrained, freeze_unused
@@ -30,7 +31,8 @@ class NoAdapter(Adapter):
         return model
 
     def save(self, pipeline: Any, folder: Path) -> None:
-        pipeline.save_pretrained(folder)
+        with quiet("diffusers.pipelines.pipeline_utils"):  # about parts that the pipeline comes without
+            pipeline.save_pretrained(folder)
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         name = denoiser_of(pipeline.components)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: 
         parts.append("![Training loss and validation loss](curves.png)")
     if has_samples:
         parts.append("![Samples of the same prompts and seeds during training](samples.png)")
-    use = use_adapter(cfg.model.path, repo, scheduler["_class_name"]) if is_adapter else use_pipeline(repo)
+    if is_adapter:
+        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"])
+    else:
+        use = use_pipeline(repo, absent_parts(model))
+    arguments = ", ".join(['"a prompt"', *sampled_as(cfg)])
+    use = f"{use}\nimage = pipeline({arguments}).images[0]"
     parts.append(f"## Use\n\n{fenced(use, 'python')}")
     if overrides := run.info.get("overrides"):
         parts.append(f"## Reproduce\n\n{fenced(command(overrides))}")
@@ -133,11 +139,27 @@ def described(component: DictConfig) -> str:
     return f"{name} ({plain})" if plain else name
 
 
-def use_pipeline(repo: str) -> str:
+def absent_parts(model: Path) -> list[str]:
+    """The parts that the exported pipeline was saved without, and that Diffusers asks for."""
+    index = read_json(model / "model_index.json", "restore the file from a copy")
+    return [
+        name
+        for name, part in index.items()
+        if part == [None, None] and re.fullmatch(r"(text_encoder|tokenizer)\w*", name)
+    ]
+
+
+def sampled_as(cfg: DictConfig) -> list[str]:
+    """Arguments with which the pipeline draws as it was trained; its own default may be another."""
+    tokens = cfg.model.get("max_sequence_length")
+    return [f"max_sequence_length={tokens}"] if isinstance(tokens, int) else []
+
+
+def use_pipeline(repo: str, absent: Sequence[str] = ()) -> str:
+    arguments = [literal(repo), *(f"{name}=None" for name in absent)]
     return f"""from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained({literal(repo)})
-image = pipeline("a prompt").images[0]"""
+pipeline = DiffusionPipeline.from_pretrained({", ".join(arguments)})"""
 
 
 def use_adapter(base: str, repo: str, scheduler: str) -> str:
@@ -145,8 +167,7 @@ def use_adapter(base: str, repo: str, scheduler: str) -> str:
 
 pipeline = DiffusionPipeline.from_pretrained({literal(base)})
 pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
-pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")
-image = pipeline("a prompt").images[0]"""
+pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")"""
 
 
 def literal(text: str) -> str:

@@ -29,13 +29,18 @@ def sample(
     """One image for each prompt, from a stock Diffusers pipeline.
 
     places: indices of the prompts to sample; None means all. The initial noise of an image depends on `seed` and the
-    index of its prompt only, not on which other prompts are sampled. size: height and width in pixels; None: what the
+    index of its prompt only, not on which other prompts are sampled. Prompts are as long as those that `load_pipeline`
+    found the pipeline to be trained with. size: height and width in pixels; None: what the
     pipeline was made for.
     """
     places = range(len(prompts)) if places is None else places
     denoiser = denoiser_of(pipeline.components)
     noise = _latents if denoiser == "unet" else _generators
     settings = {"num_inference_steps": steps, GUIDED_BY.get(type(pipeline).__name__, "guidance_scale"): guidance_scale}
+    if (tokens := getattr(pipeline, "tokens_trained_with", None)) is not None and not isinstance(
+        prompts, EmbeddedPrompts
+    ):
+        settings["max_sequence_length"] = tokens
     if size is not None:
         settings |= {"height": size, "width": size}
     if "use_resolution_binning" in inspect.signature(pipeline.__call__).parameters:

@@ -52,7 +52,15 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
     pipeline.set_progress_bar_config(disable=True)
     if denoiser_of(pipeline.components) == "transformer":  # whose text encoders may have been read in another type
         pipeline.to(_dtype("transformer"))
+    pipeline.tokens_trained_with = _tokens_trained_with(folder)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _tokens_trained_with(folder: Path) -> int | None:
+    """The length of a caption in the run that the model or checkpoint lies in; None where it is the pipeline's own."""
+    run = next((parent for parent in folder.parents if (parent / config_file.NAME).is_file()), None)
+    model = read_config(run).get("model") if run and folder.is_dir() else None
+    return model.get("max_sequence_length") if isinstance(model, dict) else None
 
 
 def _dtype(denoiser: str) -> torch.dtype:
@@ -68,7 +76,7 @@ def _from_pretrained(source: str | Path, weights: str) -> Any:
         parts: Any = DiffusionPipeline.load_config(located)
         check_index(source, parts)
         name = denoiser_of(parts)
-        dtype, unused = _dtype(name), {"safety_checker": None} if "safety_checker" in parts else {}
+        dtype, unused = _dtype(name), _unused(parts)
         fetched: Any = located if Path(located).is_dir() else DiffusionPipeline.download(located, **unused)
         check_folder(source, fetched, parts)
         pipeline: Any = DiffusionPipeline.from_pretrained(fetched, dtype=dtype, **unused)
@@ -77,6 +85,12 @@ def _from_pretrained(source: str | Path, weights: str) -> Any:
         raw = kind.from_pretrained(located, subfolder=name, variant="non_ema", dtype=dtype)
         pipeline.register_modules(**{name: raw})
     return pipeline
+
+
+def _unused(parts: dict[str, Any]) -> dict[str, None]:
+    """The parts that a pipeline is opened without; Diffusers asks for some of those that it was saved without."""
+    absent = [name for name, part in parts.items() if isinstance(part, (list, tuple)) and part and part[0] is None]
+    return dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in parts else [])])
 
 
 def _config(run: Path) -> DictConfig:

@@ -5,6 +5,7 @@ and gets its weights from `t2i train experiment=tiny_flow`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -45,9 +46,10 @@ def transformer() -> SD3Transformer2DModel:
 def main() -> None:
     encoder = text_encoder()
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "pipeline" / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(HERE / "pipeline" / "vae", dtype=torch.float16)
+    vae: Any = AutoencoderKL.from_pretrained(HERE / "pipeline" / "vae", dtype=torch.float16)
     vae.register_to_config(shift_factor=0.0)  # the pipeline adds it
-    parts = StableDiffusion3Pipeline(
+    kind: Any = StableDiffusion3Pipeline
+    pipeline = kind(
         transformer=transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
@@ -58,7 +60,7 @@ def main() -> None:
         text_encoder_3=None,
         tokenizer_3=None,
     )
-    parts.save_pretrained(FOLDER)
+    pipeline.save_pretrained(FOLDER)
     (FOLDER / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # fresh weights are drawn from the seed
 
 

@@ -46,7 +46,7 @@ def test_a_card_says_what_was_done(train, tmp_path):
         "| seed | 7 |",
         f"| val/ema/loss | {run.info['final']['val/ema/loss']:.5f} |",
         "python -m t2i.train loss.snr_gamma=1 seed=7 steps=1\n",
-        use_pipeline("me/mine"),
+        use_pipeline("me/mine") + '\nimage = pipeline("a prompt").images[0]\n',
     ):
         assert part in card
     for image in ("curves.png", "samples.png"):
