@@ -157,9 +157,11 @@ def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
 
     from t2i.comparison.html_report import write_page
     from t2i.comparison.tables import write_results
+    from t2i.runs.full_disk import naming
 
-    write_results(comparison, folder)
-    write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True))
+    with naming(folder):
+        write_results(comparison, folder)
+        write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True))
 
 
 if __name__ == "__main__":

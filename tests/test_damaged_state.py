@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -39,6 +41,7 @@ from t2i.config.compose import CONF
 from t2i.experiment.run import run
 from t2i.plan import make_plan
 from t2i.runs import checkpoints
+from t2i.runs.errors_file import read_errors
 from t2i.runs.folder import Run
 from t2i.sampling.pipelines import load_pipeline
 from t2i.sweeps.job import Job
@@ -317,6 +320,18 @@ def test_the_guard_ends_the_sweep_on_an_error_that_nobody_expected(tmp_path, cap
     assert capsys.readouterr().err.startswith("t2i: ")
 
 
+def test_a_validation_of_billions_of_equal_values_is_not_read(tmp_path):
+    """It is a file of a few megabytes."""
+    run = write_run(tmp_path / "run")
+    names = ["item", "log_snr", "eps"]
+    columns = pa.table({name: np.zeros(10**6) for name in names})
+    with pq.ParquetWriter(run / "validation/step-000200.parquet", columns.schema, compression="zstd") as writer:
+        for _ in range(100):
+            writer.write_table(columns)
+    with pytest.raises(ConfigError, match=r"step-000200\.parquet can't be read \(it has 100000000 rows of 3 columns"):
+        read_errors(run / "validation/step-000200.parquet")
+
+
 FIELDS = [
     ('{"state": ["finished"]}', "state is of the wrong type, list"),
     ('{"state": "finished", "final": 3}', "final is of the wrong type, int"),
@@ -495,12 +510,13 @@ def test_a_message_reaches_the_terminal_without_control_characters(capsys):
 def test_a_spreadsheet_computes_nothing_of_results_csv(tmp_path):
     write_run(tmp_path / "a", "loss.x='=1+1'", "seed=1")
     write_run(tmp_path / "b", "loss.x='@SUM(A1)'", "seed=2")
+    write_run(tmp_path / "d", "loss.x='＝1+1'", "seed=4")
     write_run(tmp_path / "-c", "loss.x=-3", "seed=3", state="failed", error="+cmd|' /C calc'!A0")
     compare_folder = tmp_path / "out"
     compare_folder.mkdir()
     write_results(grouping.compare(read_results([tmp_path])), compare_folder)
     with (compare_folder / "results.csv").open() as file:
         cells = [cell for row in csv.reader(file) for cell in row]
-    assert {"'=1+1", "'@SUM(A1)", "-3", "'-c", "'+cmd|' /C calc'!A0"} <= set(cells)
+    assert {"'=1+1", "'＝1+1", "'@SUM(A1)", "-3", "'-c", "'+cmd|' /C calc'!A0"} <= set(cells)
     assert all(not cell.startswith(("=", "+", "@")) for cell in cells)
     assert "=1+1" in pq.read_table(compare_folder / "results.parquet")["loss.x"].to_pylist()

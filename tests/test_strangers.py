@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import re
+import shlex
 import shutil
 import sys
 
@@ -33,6 +34,7 @@ from t2i.models import stable_diffusion
 from t2i.models.loading import BUNDLED
 from t2i.models.lora import AVERAGED
 from t2i.plan import make_plan
+from t2i.publishing.model_card import plain
 from t2i.sampling.pipelines import load_pipeline
 
 ALL_DOORS = "T2I_ALL_DOORS" in os.environ
@@ -398,6 +400,8 @@ OF_HYDRA = {
     "a run's name that no folder can have": 'run: "a\\0b"',
     "a run's name of half a letter": 'run: "a\\ud800b"',
     "a preset by the clock": "defaults:\n  - optional /cb@hydra.callbacks: c${now:%S}\n",
+    "a preset by the clock, merged": "a: &a\n  defaults: [{optional /cb@hydra.callbacks: 'c${now:%S}'}]\n<<: *a\n",
+    "a preset by the clock, in a list of pairs": "defaults: !!omap [{optional /cb@hydra.callbacks: 'c${now:%S}'}]\n",
     "an option's name": "defaults:\n  - override /loss: ../loss/callback\n",
 }
 
@@ -612,6 +616,7 @@ ELSEWHERE = {
     "an adapter": ("text_encoder/adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "evil/base"}),
     "other weights": ("text_encoder/config.json", {"transformers_weights": "../../private.safetensors"}),
     "other shards": ("unet/diffusion_pytorch_model.safetensors.index.json", {"weight_map": {"a": "/private/a.bin"}}),
+    "a backbone": ("text_encoder/config.json", {"backbone": "evil/base", "use_pretrained_backbone": True}),
     "another tokenizer": ("tokenizer/tokenizer_config.json", {"fast_tokenizer_files": ["../../x/tokenizer.4.json"]}),
 }
 
@@ -724,9 +729,38 @@ def test_secrets_are_blanked(name, monkeypatch):
     assert redact_all({"a": [value, 1, {value: None}]}) == {"a": [BLANK, 1, {BLANK: None}]}
 
 
+@pytest.mark.parametrize("name", ["KAGGLE_KEY", "DB_PASS", "GITHUB_PAT"])
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("correct horse battery staple", "battery"),
+        ("it's-a:pass|phrase", "phrase"),
+        ("a\\b'c\"pass99", "pass99"),
+        (SECRET, "klmnop"),
+    ],
+)
+def test_secrets_are_blanked_however_they_are_written(name, value, part, monkeypatch):
+    """YAML breaks lines and doubles quotes, a shell and Hydra escape quotes, Markdown escapes signs."""
+    monkeypatch.setenv(name, f"{value}\n")  # as read from a file
+    around = f"{'word ' * 14}{value} {'word ' * 14}"
+    typed = value.replace("\\", "\\\\").replace("'", "\\'")
+    ways = {
+        "YAML": OmegaConf.to_yaml(OmegaConf.create([around, {"a": {"b": around[5:]}}, around[2:], value])),
+        "quoted YAML": OmegaConf.to_yaml(OmegaConf.create([f"{around}\x01", f"a: {around}"])),
+        "shell": shlex.join(["t2i", around]),
+        "Hydra": f"samples.prompts=['{typed}']",
+        "JSON of Hydra": json.dumps([f"samples.prompts=['{typed}']"]),
+        "Markdown": plain(value),
+    }
+    for way, text in ways.items():
+        assert part in text, way
+        assert part not in redact(text), way
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("DB_PASSWORD", " " * 12),
         ("HF_TOKEN", "short"),
         ("TOKENIZERS_PARALLELISM", "falsefalse"),
         ("HF_TOKEN_PATH", "/home/me/token"),

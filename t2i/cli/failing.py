@@ -11,14 +11,17 @@ from typing import NoReturn
 from t2i.cli.log_records import clean_logs
 from t2i.config import ConfigError
 from t2i.config.secrets import redact
+from t2i.runs.full_disk import FULL
 from t2i.runs.text import printable, printable_lines
 
 
 def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
     """Call a command with its arguments (sys.argv's by default), and exit with what it returns, or as `exits` says."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     clean_logs()
     with exits(arguments):
+        _refuse_deleted_folder()
         code = command(arguments)
         sys.stdout.flush()  # the last moment at which a closed pipe can be handled
     sys.exit(code)
@@ -71,9 +74,24 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str | None:
             return f"{error.full_key}: {str(error).splitlines()[0]}"
         if isinstance(error, HydraException) and not isinstance(error, InstantiationException):
             return explain_hydra(error, arguments)
-    if isinstance(error, OSError) and error.filename is not None:
-        return printable(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+        remedy = "; free some space there, or write elsewhere" if error.errno in FULL else ""
+        return printable(f"{error.filename or 'the output'}: {error.strerror}{remedy}")
     return None
+
+
+def _open_closed_streams() -> None:
+    """Make print work where a stream was closed, as by `>&-`; otherwise a file that is opened later takes its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _refuse_deleted_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder no longer exists; change to one that does") from error
 
 
 def _nobody_reads() -> bool:

@@ -12,6 +12,7 @@ import yaml
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
+from omegaconf import Container, OmegaConf
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from t2i.config import CONF, ConfigError
@@ -34,7 +35,10 @@ def guard_files() -> None:
         file = Path(self.path) / name
         if file.exists():  # else Hydra says where it searched
             check_file(file, Path(self.path))
-        return load(self, config_path)
+        loaded: ConfigResult = load(self, config_path)
+        if Path(self.path).resolve() != CONF.resolve():
+            _check_defaults(loaded.config, file)
+        return loaded
 
     source.load_config = load_checked
 
@@ -61,13 +65,18 @@ def check_file(file: Path, folder: Path) -> None:
 
 def _check_text(text: str) -> None:
     content = yaml.compose(text, Loader=yaml.SafeLoader)
-    if content is None:
-        return
-    if _count(content, {}) > MOST_VALUES:
+    if content is not None and _count(content, {}) > MOST_VALUES:
         raise ValueError(f"it holds more than {MOST_VALUES} values, with its aliases written out")
-    for key, value in content.value if isinstance(content, MappingNode) else ():
-        if key.value == "defaults" and any("${" in text for text in _texts(value)):
-            raise ValueError("its defaults list holds ${, which can't be used outside of conf/; name the options")
+
+
+def _check_defaults(config: Container, file: Path) -> None:
+    """Refuse a defaults list that depends on more than its text. It is the one that Hydra acts on, merge keys and all.
+
+    The check of Hydra's settings composes once, and Hydra again: an option named by the clock would be another one.
+    """
+    content = OmegaConf.to_container(config, resolve=False)
+    if isinstance(content, dict) and "${" in str(content.get("defaults")):
+        raise ConfigError(f"{file}: its defaults list holds ${{, which only conf/ can use; name the options")
 
 
 def _count(node: Node, known: dict[int, int | None], depth: int = 0) -> int:
@@ -88,9 +97,3 @@ def _children(node: Node) -> list[Node]:
     if isinstance(node, MappingNode):
         return [child for pair in node.value for child in pair]
     return [] if isinstance(node, ScalarNode) else list(node.value)
-
-
-def _texts(node: Node) -> list[str]:
-    if isinstance(node, ScalarNode):
-        return [node.value]
-    return [text for child in _children(node) for text in _texts(child)]

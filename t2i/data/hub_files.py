@@ -35,7 +35,7 @@ def stated(path: str, revision: str | None) -> list[str]:
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
             content = DatasetCard(text).data.to_dict() if name.endswith(".md") else yaml.safe_load(text)
             names += _texts([[config.get("data_files"), config.get("data_dir")] for config in content["configs"]])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
             continue
     return names
 

@@ -113,7 +113,7 @@ def _rows(file: Path, caption_column: str) -> Iterator[tuple[object, object]]:
     """File name and caption(s) of each row of a metadata file."""
     try:
         columns, rows = _table(file)
-    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise ConfigError(f"dataset.path: {file} can't be read ({error}); fix or remove it") from error
     present = ", ".join(map(str, columns)) or "none"
     if "file_name" not in columns:
@@ -134,6 +134,8 @@ def _table(file: Path) -> tuple[Sequence[str], list[dict]]:
             reader = csv.DictReader(lines, strict=True)
             return reader.fieldnames or [], list(reader)
         rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError('a line is not an object, such as {"file_name": "1.png", "text": "a heart"}')
     return list(dict.fromkeys(column for row in rows for column in row)), rows
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -51,18 +52,26 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
+@cache
+def formats() -> list[str]:
+    """The formats that Pillow decodes itself: EPS it hands to Ghostscript, which runs the file as a program."""
+    Image.preinit()  # the common formats first, as Pillow tries them
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
 def read(content: bytes) -> Image.Image:
     """The upright image in a file's bytes; BadImage if there is none, or if Pillow considers its size unsafe."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return upright(Image.open(io.BytesIO(content)))
+            return upright(Image.open(io.BytesIO(content), formats=formats()))
     except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImage(f"is too large ({str(error).rstrip('.')}); scale it down") from error
     except UnidentifiedImageError as error:
-        raise BadImage("is not an image in a format that Pillow reads" if content else "is an empty file") from error
+        raise BadImage("is not an image in a format that t2i reads" if content else "is an empty file") from error
     except Exception as error:  # the decoders of sixty formats raise anything
         raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
 

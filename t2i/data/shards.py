@@ -80,13 +80,17 @@ class Tar:
         try:
             with tarfile.open(fileobj=self.file, mode="r:") as tar:
                 for member in tar:
+                    if member.issparse():  # whose size says nothing about how much of it is in the file
+                        raise BadShard(f"contains the sparse file {member.name}; pack the files as they are")
                     folder, slash, name = member.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
                     if member.isfile() and stem:
                         where = member.offset_data, member.size
                         members.setdefault(folder + slash + stem, []).append((suffix.lower(), where))
                 end = tar.offset
-        except (tarfile.TarError, OSError) as error:
+        except BadShard:
+            raise
+        except (tarfile.TarError, OSError, ValueError) as error:  # ValueError: numbers in headers that are none
             raise BadShard(f"is not a complete tar file ({error})") from error
         if self.read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
             raise BadShard(f"is truncated or damaged after {end} bytes: the end-of-archive marker is missing")
@@ -100,7 +104,7 @@ class Tar:
         try:
             text = self.read(members[wanted]).decode("utf-8-sig")
             return (text.strip() if wanted == "txt" else json.loads(text)[self.columns.caption]), ""
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"it has no field {error}" if isinstance(error, KeyError) else error
             return None, f"has no caption: {key}.{wanted} can't be used ({reason})"
 

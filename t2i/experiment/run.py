@@ -21,6 +21,7 @@ from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
+from t2i.runs.full_disk import naming
 from t2i.runs.records import RecordSync, sync_tree
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
@@ -48,7 +49,7 @@ def run(
 
     if run.writes:
         publisher.check()
-    with run.claimed():
+    with run.claimed(), naming(folder):
         run.begin(overrides=overrides, choices=choices or {})
         with Stop(cfg.max_hours) as stop, _failures_noted(run):
             _train(cfg, plan, run, overrides, stop)

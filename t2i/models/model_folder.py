@@ -44,7 +44,8 @@ def check_folder(path: str | Path, folder: str | Path, index: Mapping[str, Any])
         automatic = isinstance(kind, (list, tuple)) and str(kind[-1]).startswith("Auto")
         for key, text in _texts(json.loads(file.read_text(encoding="utf-8"))):
             names_file = key in FILES and re.search(r"[/\\]", text)
-            if names_file or (IMPLEMENTATION.fullmatch(key) and "/" in text) or (key == "auto_map" and automatic):
+            names_repository = (IMPLEMENTATION.fullmatch(key) or key == "backbone") and "/" in text
+            if names_file or names_repository or (key == "auto_map" and automatic):
                 raise refused(path, name, key, text)
 
 

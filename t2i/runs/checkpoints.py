@@ -28,6 +28,10 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
+class NotSaved(ConfigError, OSError):
+    """A checkpoint that the disk has not taken."""
+
+
 def save(
     folder: Path,
     step: int,
@@ -42,7 +46,7 @@ def save(
     vouched: the run's records that this checkpoint vouches for, already synced (see t2i.runs.records).
     writes: whether this process writes; the other processes only contribute their slices of sharded parts.
     Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
-    weights_only. Raises OSError if the disk is full; earlier checkpoints are kept.
+    weights_only. Raises NotSaved if the disk is full; earlier checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -65,7 +69,7 @@ def save(
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         before = max(_by_step(folder), key=step_of, default=None)
-        raise OSError(
+        raise NotSaved(
             f"the checkpoint of step {step} could not be written to {folder} ({error}); free some disk space and "
             f"run the same command again: it continues from {before.name if before else 'the start'}"
         ) from error

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from t2i.config import ConfigError
 from t2i.runs.text import one_line
 
+MOST_VALUES = 100_000_000  # in the file of one validation; 64 images at 16 noise levels make a few thousand
 LEVELS = ("log_snr", "timestep")  # columns of which there is one: the battery's noise levels
 
 
@@ -40,6 +41,9 @@ def read_errors(file: Path) -> dict[str, np.ndarray]:
 
 def _read_errors(file: Path) -> dict[str, np.ndarray]:
     with pq.ParquetFile(file) as opened:
+        shape = opened.metadata.num_rows, opened.metadata.num_columns
+        if shape[0] * shape[1] > MOST_VALUES:  # few bytes can stand for any number of equal values
+            raise ValueError(f"it has {shape[0]} rows of {shape[1]} columns")
         table = opened.read()
     level = LEVELS[0] if LEVELS[0] in table.column_names else LEVELS[1]
     num_levels = len(table[level].unique())

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from t2i.config import ConfigError
 from t2i.config.secrets import redact
+from t2i.runs.full_disk import naming
 from t2i.runs.links import read_regular
 from t2i.runs.text import one_line
 
@@ -29,7 +30,10 @@ def atomic_write(path: Path, text: str) -> None:
         if temporary.is_symlink():
             temporary.unlink()
         # A name of a file that is not UTF-8 ends up in errors; JSON has the same escapes as backslashreplace.
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_in_place) as file:
+        with (
+            naming(path),
+            open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_in_place) as file,
+        ):
             file.write(redact(text))
             file.flush()
             os.fsync(file.fileno())

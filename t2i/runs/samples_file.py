@@ -11,7 +11,7 @@ from t2i.runs.text import one_line
 def read_samples(file: Path, count: int) -> list[Image.Image]:
     """The `count` images of a row. Raises ConfigError if the file is damaged."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=["PNG"]) as opened:
             row = opened.convert("RGB")
     except Exception as error:  # Pillow raises almost anything for damaged files: SyntaxError, struct.error, ...
         raise ConfigError(f"{file} can't be read ({one_line(error)}); delete it") from error

@@ -1,6 +1,6 @@
 """Text of files that may be damaged or a stranger's, on its way to a terminal, a page or a spreadsheet."""
 
-FORMULA = ("=", "+", "-", "@")  # what begins a formula in a spreadsheet
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what begins a formula in a spreadsheet
 
 
 def printable(text: str) -> str:

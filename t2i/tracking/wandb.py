@@ -5,7 +5,9 @@ import logging
 import netrc
 import os
 import shlex
+import sys
 import uuid
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from t2i.config import ConfigError, check_installed
+from t2i.config.secrets import redact_all
 from t2i.tracking.offline import mark_uploaded, repair
 from t2i.tracking.run_info import RunInfo
 
@@ -94,12 +97,13 @@ class Wandb:
             "mode": self._current_mode(),
             "settings": settings,
         }
-        try:
-            return wandb.init(**arguments)
-        except wandb.errors.Error as error:  # no key, a wrong one, no network
-            log.warning("W&B can't be reached (%s); the run continues offline", str(error).splitlines()[0])
-            wandb.teardown()  # or the id would still count as in use
-            return wandb.init(**arguments | {"mode": "offline"})
+        with _redacted_command_line():
+            try:
+                return wandb.init(**arguments)
+            except wandb.errors.Error as error:  # no key, a wrong one, no network
+                log.warning("W&B can't be reached (%s); the run continues offline", str(error).splitlines()[0])
+                wandb.teardown()  # or the id would still count as in use
+                return wandb.init(**arguments | {"mode": "offline"})
 
     def _current_mode(self) -> str:
         if self.mode != "auto":
@@ -108,6 +112,17 @@ class Wandb:
 
     def _upload_command(self, files: Path) -> str:
         return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(files)])
+
+
+@contextlib.contextmanager
+def _redacted_command_line() -> Generator[None]:
+    """Within, sys.argv holds no secrets: W&B uploads it as the command of the run, and has no setting for it."""
+    typed = sys.argv
+    sys.argv = redact_all(typed)
+    try:
+        yield
+    finally:
+        sys.argv = typed
 
 
 def has_key() -> bool:
@@ -132,6 +147,8 @@ def _link_in_sweep(folder: Path, files: Path) -> None:
     The link has the name of the files' folder, as `wandb leet` opens no other.
     """
     links = folder.parent / "wandb"
+    if links.is_symlink():  # the sweep's folder may be a stranger's, and the link lead anywhere
+        return
     with contextlib.suppress(OSError):  # some file systems have no links; only the overview is lost
         links.mkdir(exist_ok=True)
         (links / files.name).symlink_to(os.path.relpath(files, links))

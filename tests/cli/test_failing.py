@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException, InstantiationException
@@ -27,6 +28,8 @@ def fail(error):
     [
         (ConfigError("steps=-1 must be at least 0"), 2, "t2i: steps=-1 must be at least 0\n"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "t2i: a.png: No such file or directory\n"),
+        (OSError(28, "No space left on device"), 2,
+         "t2i: the output: No space left on device; free some space there, or write elsewhere\n"),
         (HydraException("Hydra's reason"), 2, "t2i: Hydra's reason\n"),
         (SweepError("t2i: 1 of 2 jobs failed; the same command tries them again"), 1,
          "t2i: 1 of 2 jobs failed; the same command tries them again\n"),
@@ -78,3 +81,27 @@ def test_a_reader_that_has_enough_ends_it_quietly(unbuffered):
     shown = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
     assert shown.stderr == ""
     assert len(shown.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("stream", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_costs_nothing_but_its_lines(stream):
+    command = f"{sys.executable} -m t2i settings loss {stream}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, bool(done.stdout)) == (0, "", stream == "2>&-")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_output_that_nothing_takes_is_one_line():
+    command = f"{sys.executable} -m t2i settings loss > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "the output: No space left on device" in done.stderr
+
+
+def test_a_folder_that_was_deleted_is_left_by_the_user(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert fail(AssertionError("reached")) == 2
+    assert capsys.readouterr().err == "t2i: the current folder no longer exists; change to one that does\n"

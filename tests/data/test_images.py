@@ -109,8 +109,14 @@ def test_what_is_no_whole_image(arrow):
     assert examine(whole).problem == ""
     assert "truncated" in examine(whole[: len(whole) // 2]).problem
     assert examine(b"").problem == "is an empty file"
-    assert examine(b"<html>404</html>").problem == "is not an image in a format that Pillow reads"
+    assert examine(b"<html>404</html>").problem == "is not an image in a format that t2i reads"
     assert examine(saved(arrow)[:40]).problem
+
+
+def test_no_image_is_run_as_a_program():
+    """Pillow would hand this to Ghostscript."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(harm) (w) file closefile\n"
+    assert examine(program).problem == "is not an image in a format that t2i reads"
 
 
 def test_a_small_file_of_a_huge_image_is_refused():

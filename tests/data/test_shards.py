@@ -85,6 +85,31 @@ def test_no_name_in_a_tar_file_becomes_a_path(tmp_path):
     assert list((tmp_path / "shards").iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,10", "GNU.sparse.size": str(10**13)},  # ten terabytes of nothing
+        {"GNU.sparse.map": "x,y", "GNU.sparse.size": "5"},
+        {"size": "-5"},
+    ],
+)
+def test_headers_that_no_packer_writes_are_refused(headers, tmp_path):
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in {"1.png": packing.image(1), "1.txt": b"one", "2.txt": b"two"}.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), headers if name == "1.png" else {}
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(BadShard, match=r"sparse file 1\.png|not a complete tar file|truncated or damaged"):
+        found(file)
+
+
+def test_a_caption_that_is_nested_too_deeply_is_no_caption(tmp_path):
+    members = {"1.png": packing.image(1), "1.json": b"[" * 200_000}
+    (item,) = found(packing.write_tar(tmp_path / "a.tar", members), FIELD)
+    assert "has no caption: 1.json can't be used" in item.problem
+
+
 def test_unusable_parquet_files(tmp_path):
     file = packing.write_parquet(tmp_path / "a.parquet", range(4))
     with pytest.raises(BadShard, match=r"no column png \(dataset.image_column\); its columns are image, text"):

@@ -97,6 +97,31 @@ def test_config_group_and_tags_are_there_for_a_dashboard(recorded):
     assert run["config"]["update"]["optimizer"] == {"lr": 1e-4}
 
 
+def test_the_command_that_it_keeps_holds_no_secret(fresh_wandb, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
+    typed = ["t2i", "steps=1", "samples.prompts=[hf_abcdefghijklmnop]"]
+    monkeypatch.setattr(sys, "argv", typed)
+    run = tracker("offline")
+    run.start(run_info(tmp_path))
+    run.finish(succeeded=True)
+    assert sys.argv is typed
+    assert of_type(inspect(*files(tmp_path)), "environment")[0]["args"] == ["steps=1", "samples.prompts=[[secret]]"]
+    holding = [file for file in tmp_path.rglob("*") if file.is_file() and b"klmnop" in file.read_bytes()]
+    assert not holding
+
+
+def test_no_link_of_a_sweep_leads_its_own_links_elsewhere(fresh_wandb, tmp_path):
+    home, run = tmp_path / "home", tmp_path / "gamma" / "run"
+    home.mkdir()
+    run.mkdir(parents=True)
+    (home / "mine").symlink_to("not-mounted")
+    (tmp_path / "gamma" / "wandb").symlink_to(home)
+    started = tracker("offline")
+    started.start(run_info(run, group="gamma"))
+    started.finish(succeeded=True)
+    assert [file.name for file in home.iterdir()] == ["mine"]
+
+
 def test_curves_and_images_share_the_step_as_axis(recorded):
     metrics = of_type(recorded[1], "metric")
     assert {"glob_name": "*", "options": {"defined": True, "step_sync": True}, "step_metric": "step"} in metrics
