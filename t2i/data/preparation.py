@@ -96,9 +96,19 @@ class Preparation:
         """The size and crop conditioning for a view; see `drawn_framing`."""
         return self.drawn_framing(facts, self._fixed_draws(facts, view))
 
+    def identity(self, facts: Facts, view: int) -> tuple:
+        """What decides about the pixels and the framing of a view: equal for settings with the same result."""
+        window, mirrored = self._numbers(view)
+        position = window if self.settings.crop == "random" else "center"
+        return facts.sha256, self.size(facts), position, bool(mirrored), self.settings.interpolation
+
+    def _numbers(self, view: int) -> tuple[int, int]:
+        """Which window a view shows, and 1 if it is mirrored."""
+        return divmod(view, 2 if self.settings.flip else 1)
+
     def _fixed_draws(self, facts: Facts, view: int) -> np.ndarray:
         """The draws for a view, [3]."""
-        window, mirrored = divmod(view, 2 if self.settings.flip else 1)
+        window, mirrored = self._numbers(view)
         centering = generator(int(facts.sha256[:15], 16), "image", window).random(2)
         return np.array([*centering, 0.0 if mirrored else 1.0])
 

@@ -34,7 +34,7 @@ class QwenImage(DiffusionTransformer):
     """
 
     pipeline_class = QwenImagePipeline
-    tokens = 512  # the pipeline's limit is 1024; the cache stores this many of every caption
+    tokens = 512  # the pipeline's limit is 1024
 
     def __init__(self, parts: PipelineParts):
         super().__init__(parts)
