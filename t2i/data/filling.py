@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -46,7 +47,7 @@ def _nbytes(entry: dict[str, Packed]) -> int:
 
 
 def _check_space(folder: PackFolder, needed: float, number: int, what: str) -> None:
-    free = folder.free()
+    free = shutil.disk_usage(folder.folder).free
     log.info("%s %s need about %s; %s are free", f"{number:,}", what, readable(needed), readable(free))
     if needed > free:
         raise ConfigError(

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{32})\.safetensors")
 
 
 def key_of(content: str) -> bytes:
+    """The key of an entry, by what it is made of."""
     return hashlib.sha256(content.encode(errors="surrogatepass")).digest()[:KEY_BYTES]
 
 
@@ -65,13 +65,6 @@ class PackFolder:
                 temporary.unlink(missing_ok=True)
                 raise
             write_memo(self.memo, (read_memo(self.memo) or {}) | {file.name: _state(file)})
-
-    def free(self) -> int:
-        """Bytes that are free on the disk."""
-        return shutil.disk_usage(self.folder).free
-
-    def nbytes(self) -> int:
-        return sum(file.stat().st_size for file in self._files())
 
     def _files(self) -> list[Path]:
         packs = [file for file in self.folder.glob("*.safetensors") if NAME.fullmatch(file.name)]

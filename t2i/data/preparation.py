@@ -1,6 +1,7 @@
 """From an upright image to pixels of the size that is trained on: scaled, cropped and mirrored."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -83,7 +84,11 @@ class Preparation:
         def difference(size: tuple[int, int]) -> float:
             return abs(np.log(size[0] * facts.height / (size[1] * facts.width)))
 
-        return min(self.settings.sizes(), key=difference)
+        return min(self._sizes, key=difference)
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return self.settings.sizes()
 
     def pixels(self, content: bytes, facts: Facts, view: int) -> np.ndarray:
         """A view of an image, scaled to cover the size of its bucket and cropped to it, [H, W, 3] uint8.
