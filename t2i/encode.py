@@ -4,8 +4,6 @@ With -m, it encodes for each data set and model of the sweep. A run whose data s
 autoencoder nor the text encoder to train. Where encoding is the slow part, do it on a machine of its own.
 """
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from t2i.cli.arguments import overrides_parser, parse_jobs
@@ -29,7 +27,8 @@ def fill(cfg: DictConfig) -> None:
     import torch
 
     from t2i.config.instantiate import build, check_signature, check_targets
-    from t2i.data.latent_cache import encode, readable
+    from t2i.data.filling import readable
+    from t2i.data.latent_cache import encode
 
     check_targets(cfg)
     for group in GROUPS:
@@ -43,9 +42,10 @@ def fill(cfg: DictConfig) -> None:
             print(f"{name}: streamed, so there is nothing to encode ahead")
             continue
         encoded = encode(split, model, cfg.cache_dir)
-        for content, rows in (("images", encoded.latents), ("captions", encoded.captions)):
-            file = Path(rows.cache_files[0]["filename"])
-            print(f"{name}: {len(rows)} {content}, {readable(file.stat().st_size)} in {file}")
+        for content, entries in (("images", encoded.latents), ("captions", encoded.captions)):
+            folder = entries.packs[0].file.parent
+            stored = readable(sum(file.stat().st_size for file in folder.iterdir()))
+            print(f"{name}: {len(entries):,} {content}, {readable(entries.nbytes())} of {stored} in {folder}")
 
 
 if __name__ == "__main__":

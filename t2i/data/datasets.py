@@ -95,4 +95,5 @@ def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], prepara
         fingerprint=hashlib.sha256(repr((VERSION, preparation.effect(), content)).encode()).hexdigest(),
         views=preparation.views,
         framing=lambda index, view: preparation.framing(items[index].facts, view),
+        identity=lambda index, view: repr((VERSION, preparation.identity(items[index].facts, view))),
     )

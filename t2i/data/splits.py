@@ -22,9 +22,16 @@ class Split:
     fingerprint: str
     views: int = 1  # of each image: crops, mirrored or not
     framing: Callable[[int, int], Sequence[int]] | None = None  # see Preparation; None: images are not cropped
+    # index, view -> a text that changes whenever the pixels or the framing may have changed: what the view is cached
+    # by. None: the fingerprint stands for it, so that all images are encoded anew when one of them or a caption changes
+    identity: Callable[[int, int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def identify(self, index: int, view: int) -> str:
+        """What a view of an image is cached by."""
+        return self.identity(index, view) if self.identity else repr((self.fingerprint, index, view))
 
     @property
     def images(self) -> int:

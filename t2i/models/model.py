@@ -80,7 +80,11 @@ class Model(Protocol):
         ...
 
     def embed(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """What the denoiser is conditioned on, by name, each [B, ...]: what the cache stores for each caption."""
+        """What the denoiser is conditioned on, by name, each [B, ...], in float32 or integers.
+
+        `mask`, [B, L], is 0 at the places of `encoder_hidden_states`, [B, L, D], that the denoiser does not see. The
+        cache stores what it sees for each caption, and returns zeros at the other places.
+        """
         ...
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Damaged files of a cache are made anew, with a warning that names them; what they held is never used."""
 
-import dataclasses
 import errno
 import json
 import logging
@@ -95,46 +94,48 @@ def state(encoded, split):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("pattern", ["encodings/pictures-*.arrow", "encodings/captions-*.arrow", "encodings/*.json"])
+@pytest.mark.parametrize("pattern", ["images-*/*.safetensors", "captions-*/*.safetensors", "*/checked.json"])
 def test_damaged_encodings_are_computed_again(damage, pattern, cache, filled, split, model, caplog):
-    for file in cache.glob(pattern):
+    damaged = list(cache.glob(f"encodings/{pattern}"))
+    for file in damaged:
         damage(file)
     with caplog.at_level(logging.WARNING):
         assert state(encode(split, model, cache), split) == filled[1]
-    assert "a file of the cache, is damaged" in caplog.text
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        f"{file}, a file of the cache, is damaged" for file in sorted(damaged, reverse=True)
+    ]
     caplog.clear()
     assert state(encode(split, model, cache), split) == filled[1]
     assert not caplog.records
 
 
-@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage is not flipped])
-def test_damaged_encodings_of_earlier_versions_are_computed_again(damage, cache, filled, split, model, caplog):
-    """They have no checksum: a power cut is recognised, a flipped bit is not."""
-    for seal in cache.glob("encodings/*.json"):
-        seal.unlink()
-    (file,) = cache.glob("encodings/pictures-*.arrow")
-    damage(file)
+def test_a_copied_cache_is_used(cache, filled, split, model):
+    packs = {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*/*.safetensors")}
     assert state(encode(split, model, cache), split) == filled[1]
-    assert f"{file}, a file of the cache, is damaged" in caplog.text
+    assert {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*/*.safetensors")} == packs
 
 
-def test_encodings_of_earlier_versions_are_used(cache, filled, split, model):
-    for seal in cache.glob("encodings/*.json"):
-        seal.unlink()
-    before = {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*.arrow")}
+@pytest.mark.parametrize("named_as", ["itself", "the file that it replaces"])
+def test_the_encodings_of_other_encoders_are_not_mistaken(named_as, cache, filled, split, model, caplog):
+    class Other:
+        image_content = ("another autoencoder",)
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def encode(self, pixels):
+            mean, std = model.encode(pixels)
+            return mean + 1, std
+
+    encode(split, Other(), cache)
+    folders = {file.parent for file in cache.glob("encodings/images-*/*.safetensors")}
+    (file,) = (cache / "encodings").glob(f"{next(filled[0].glob('encodings/images-*')).name}/*.safetensors")
+    (other,) = (folders - {file.parent}).pop().glob("*.safetensors")
+    target = file if named_as != "itself" else file.with_name(other.name)
+    file.unlink()
+    shutil.copyfile(other, target)
     assert state(encode(split, model, cache), split) == filled[1]
-    assert {file: file.stat().st_mtime_ns for file in cache.glob("encodings/*.arrow")} == before
-
-
-def test_the_encodings_of_other_images_are_not_mistaken(cache, filled, split, model, caplog):
-    encode(dataclasses.replace(split, fingerprint="other", captions=split.captions[::-1]), model, cache)
-    expected = filled[0] / "encodings"
-    (file,) = (cache / "encodings" / own.name for own in expected.glob("pictures-*.arrow"))
-    (other,) = set((cache / "encodings").glob("pictures-*.arrow")) - {file}
-    shutil.copyfile(other, file)
-    file.with_suffix(".json").unlink()
-    assert state(encode(split, model, cache), split) == filled[1]
-    assert "is damaged" in caplog.text
+    assert f"{target}, a file of the cache, is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -146,7 +147,7 @@ def test_damaged_hashes_are_computed_again(damage, cache, filled, split, model, 
     assert damage is flipped or "hashes" in caplog.text
 
 
-@pytest.mark.parametrize("pattern", ["encodings/pictures-*.arrow", "encodings/*.json", "hashes/*[0-9a-f]"])
+@pytest.mark.parametrize("pattern", ["encodings/*/*.safetensors", "encodings/*/checked.json", "hashes/*[0-9a-f]"])
 def test_a_folder_in_the_place_of_a_file_is_named(pattern, cache, split, model):
     for file in [file for file in cache.glob(pattern) if file.suffix != ".lock"]:
         file.unlink()

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
-from t2i.data.latent_cache import encode, readable
+from t2i.data.filling import readable
+from t2i.data.latent_cache import encode
 from t2i.data.openmoji import openmoji
 from t2i.models.stable_diffusion import load
 
@@ -97,14 +98,15 @@ def test_with_a_whole_cache_no_encoder_is_read(split, small_pipeline, tmp_path):
 
 
 def test_what_will_be_stored_is_announced_with_its_size(split, model, tmp_path, caplog):
-    with caplog.at_level("INFO", logger="t2i.data.latent_cache"):
+    with caplog.at_level("INFO", logger="t2i.data"):
         encoded = encode(split, model, tmp_path)
-    for record, rows, what in zip(
-        caplog.records, (encoded.latents, encoded.captions), ("images", "captions"), strict=True
+    for record, entries, what in zip(
+        caplog.records[1::2], (encoded.latents, encoded.captions), ("images", "captions"), strict=True
     ):
-        number, named, size, file = record.args
-        assert (number, named, size[-2:]) == (len(rows), what, "kB")
-        assert float(size[:-3]) * 1000 == pytest.approx(file.stat().st_size, rel=0.1)
+        number, named, size, _ = record.args
+        assert (number, named, size[-2:]) == (str(len(entries)), what, "kB")
+        assert float(size[:-3]) * 1000 == pytest.approx(entries.nbytes(), rel=0.01)
+        assert entries.nbytes() == pytest.approx(entries.packs[0].file.stat().st_size, rel=0.1)
     caplog.clear()
     encode(split, model, tmp_path)
     assert not caplog.records
@@ -116,7 +118,7 @@ def test_too_little_disk_space_is_reported_after_the_first_batch(split, model, t
     with pytest.raises(ConfigError, match=r"cache_dir: 6 encoded images need .* kB in .* only 1 kB are free; use"):
         encode(split, counting, tmp_path)
     assert counting.images <= 64
-    assert not list(tmp_path.rglob("*.arrow"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_two_runs_that_start_at_once_encode_once(split, model, tmp_path):

@@ -3,17 +3,20 @@
 import functools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from helpers import families
+from helpers.encoders import split_of
 from helpers.families import CAPTIONS
 from helpers.oracle import Oracle, first, same
 from helpers.runs import compose
 from hydra.utils import instantiate
 
 from t2i.config import ConfigError
+from t2i.data.latent_cache import encode
 from t2i.diffusion.process import Diffusion
 from t2i.models.schedulers import pretrained_scheduler
 
@@ -167,6 +170,29 @@ def test_a_batch_of_unequal_captions_is_one_by_one(model, embedded):
     largest = max(gradient.norm() for gradient in together[1])
     for whole, *parts in zip(together[1], *(own for _, own in alone), strict=True):
         assert (whole - sum(parts)).norm() <= 1e-5 * sum(parts).norm() + 1e-7 * largest
+
+
+def test_the_cache_changes_no_bit_of_a_prediction_or_gradient(model, family, tmp_path):
+    """It stores no padding, and what comes out of a text encoder in bf16 as such."""
+    captions = sorted(CAPTIONS)
+    pixels = {"pixels": lambda index, view=0: np.full((64, 64, 3), 9, np.uint8)}
+    cached = encode(split_of(list(enumerate(captions)), **pixels), model, tmp_path)
+    x = torch.randn(4, *latents_of(model, 1, (8, 12)).shape[1:], generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([10.0, 100.0, 500.0, 900.0])
+
+    def results(text):
+        model.denoiser.zero_grad()
+        prediction = model.denoise(x, t, text)
+        prediction.square().mean().backward()
+        return [prediction, *(weight.grad for weight in model.denoiser.parameters() if weight.grad is not None)]
+
+    text = cached.text([*range(len(captions)), None])
+    for found, now in zip(results(text), results(model.embed([*captions, ""])), strict=True):
+        assert torch.equal(found, now)
+    hidden, values = text["encoder_hidden_states"], cached.captions.packs[0].values["encoder_hidden_states"]
+    places = int(text["mask"].sum()) if "mask" in text else hidden[..., 0].numel()
+    assert len(values) == places * hidden.shape[-1]
+    assert values.dtype == (torch.float32 if family == "sd35" else torch.bfloat16)  # beside T5, CLIP is in float32
 
 
 @pytest.mark.slow
