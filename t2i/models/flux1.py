@@ -76,8 +76,13 @@ def places(height: int, width: int) -> Tensor:
 
 
 def load(
-    path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None, guidance: float = 1.0
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    guidance: float = 1.0,
+    quantize: str | None = None,
 ) -> Model:
     """For guidance see `Flux1`, for the other parameters `open_pipeline`."""
-    parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux1(parts, guidance)

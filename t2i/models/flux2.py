@@ -106,7 +106,13 @@ def places(height: int, width: int, length: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width), torch.arange(length))
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux2Klein(parts, config.get("is_distilled", False))

@@ -46,7 +46,13 @@ class PixArt(CrossAttended):
         return output[:, : x.shape[1]]
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, _ = open_pipeline(path, PixArtSigmaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, PixArtSigmaPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return PixArt(parts)

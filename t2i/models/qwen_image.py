@@ -95,7 +95,13 @@ def _up_to_the_longest(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return text["encoder_hidden_states"][:, : mask.shape[1]], mask
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, _ = open_pipeline(path, QwenImagePipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, QwenImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return QwenImage(parts)

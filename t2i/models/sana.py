@@ -72,7 +72,13 @@ class Sana(CrossAttended):
         return self.denoiser(x, timestep=t * scale, **self.text_inputs(text)).sample
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Sana(parts)

@@ -74,7 +74,13 @@ class StableDiffusion3(DiffusionTransformer):
         return {"prompt_embeds": text["encoder_hidden_states"], "pooled_prompt_embeds": text["pooled"]}
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, _ = open_pipeline(path, StableDiffusion3Pipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, StableDiffusion3Pipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return StableDiffusion3(parts)
