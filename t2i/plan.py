@@ -19,6 +19,7 @@ from t2i.diffusion.timesteps import Continuous, Distribution
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
+from t2i.models.quantization import check_quantize
 from t2i.optim.ema import WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
@@ -54,6 +55,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     )
     if adapter.needs_pretrained and not cfg.model.pretrained:
         raise ConfigError("model.pretrained=false leaves no base to adapt; use adapter=none, or pretrained weights")
+    _check_quantize(cfg, adapter)
     with naming("scheduler"):
         diffusion = Diffusion.from_scheduler(scheduler, cfg.continuous_time)
     if diffusion.continuous:
@@ -79,6 +81,16 @@ def make_plan(cfg: DictConfig) -> Plan:
         diffusion=diffusion,
         levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
     )
+
+
+def _check_quantize(cfg: DictConfig, adapter: Adapter) -> None:
+    quantize = cfg.model.get("quantize")
+    check_quantize(quantize, cfg.model.pretrained)
+    if quantize and not adapter.needs_pretrained:
+        raise ConfigError(
+            f"model.quantize={quantize} holds frozen weights in few bits, and this adapter trains all of them; use "
+            "adapter=lora or dora, or model.quantize=null"
+        )
 
 
 def check_the_rest(cfg: DictConfig) -> None:

@@ -42,11 +42,11 @@ FIXED = {  # the tables that are not components -> their settings
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
-    "validation": ("seed", "items", "timesteps", "log_snr"),
+    "validation": ("seed", "items", "timesteps", "log_snr", "quantization_cost"),
 }
 NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
-    **dict.fromkeys(("hub.push", "hub.private"), bool),
+    **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost"), bool),
     **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
     "samples.guidance_scale": (int, float),
 }

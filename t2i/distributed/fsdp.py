@@ -29,10 +29,10 @@ from t2i.runs.checkpoints import Stateful
 OPTIMIZERS = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD", "schedulefree.AdamWScheduleFree")
 
 
-def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[str, bool]) -> None:
+def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[str, Any]) -> None:
     """ConfigError for settings that can't be sharded.
 
-    plugin: Accelerate's. optimizer: its `_target_`. switches: settings that must be false, by name.
+    plugin: Accelerate's. optimizer: its `_target_`. switches: settings that must be false or null, by name.
     """
     otherwise = "or accelerate launch --multi_gpu, which shards nothing"
     if precision.dtype == "fp16":
@@ -43,9 +43,10 @@ def check(plugin: Any, precision: Precision, optimizer: str, switches: Mapping[s
         )
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer: {optimizer} can't update slices (FSDP); use optimizer=adamw, {otherwise}")
-    for name, on in switches.items():
-        if on:
-            raise ConfigError(f"{name}=true is not supported with FSDP; use {name}=false, {otherwise}")
+    for name, value in switches.items():
+        if value:
+            given, off = ("true", "false") if value is True else (value, "null")
+            raise ConfigError(f"{name}={given} is not supported with FSDP; use {name}={off}, {otherwise}")
     if plugin.activation_checkpointing:
         raise ConfigError("fsdp_activation_checkpointing is not supported; use gradient_checkpointing=true")
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):

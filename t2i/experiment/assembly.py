@@ -1,10 +1,13 @@
 """The components of a run, built from its configuration. All parts of t2i that train meet here."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
@@ -20,12 +23,15 @@ from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
 from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery, make_battery
+from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
+from t2i.models.quantization import count_parameters
 from t2i.optim.precision import MIXED_PRECISION
 from t2i.optim.trained_weights import hold_weights
 from t2i.plan import Plan
+from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.training import memory
 from t2i.training.loop import Optimization
@@ -47,6 +53,9 @@ class Experiment:
     meter: Meter
     accelerator: Accelerator
     state: dict[str, Stateful]  # what a checkpoint holds
+    unquantized: (
+        np.ndarray | None
+    )  # the battery's errors of the base before it was quantised, if the run tells the cost
 
 
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
@@ -68,6 +77,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     battery = _battery(cfg, plan, data, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     model.release()
+    unquantized = _unquantized(cfg, plan, model, battery, accelerator) if tells_cost(cfg, folder) else None
     if accelerator.device.type == "cpu":
         memory.keep_freed()
 
@@ -101,7 +111,22 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         meter=meter,
         accelerator=accelerator,
         state={**state, "meter": meter},
+        unquantized=unquantized,
     )
+
+
+def tells_cost(cfg: DictConfig, folder: Path) -> bool:
+    """Whether the run says what quantising its base costs: at its beginning, where it measures the base."""
+    begins = checkpoints.newest(folder / "checkpoints") is None
+    return bool(cfg.model.get("quantize") and cfg.validation.quantization_cost and cfg.validate_every and begins)
+
+
+def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, accelerator: Accelerator) -> np.ndarray:
+    """Measured while the quantised denoiser is not on the GPU yet."""
+    plain = copy.deepcopy(cfg)
+    plain.model.quantize, plain.compile = None, False
+    file = cache_file(cfg, plan, model, battery)
+    return unquantized_errors(partial(_load_model, plain, plan, accelerator), file, plan, battery, accelerator)
 
 
 def _battery(cfg: DictConfig, plan: Plan, data: Captioned, model: Model) -> Battery:
@@ -124,7 +149,7 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
     accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        switches = {"adapter.text_encoder": plan.adapter.text_encoder}
+        switches = {"adapter.text_encoder": plan.adapter.text_encoder, "model.quantize": cfg.model.get("quantize")}
         switches |= {name: cfg[name] for name in ("compile", "channels_last")}
         fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = fsdp.Sharded(accelerator)
@@ -166,7 +191,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
-        "parameters": sum(weight.numel() for weight in experiment.model.denoiser.parameters()),
+        "quantize": experiment.cfg.model.get("quantize"),
+        "parameters": count_parameters(experiment.model.denoiser),
         "trained_parameters": sum(weight.numel() for weight in experiment.optimization.trained.weights.values()),
         "pictures": {"train": data.train.images, "validation": len(data.validation)},
         "skipped": list(data.skipped),

@@ -16,6 +16,7 @@ from t2i.config import ConfigError
 from t2i.distributed import processes
 from t2i.evaluation.battery import evaluate, evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.experiment.quantization_cost import quantization_cost, sentence
 from t2i.plan import Plan
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
@@ -142,6 +143,10 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
     def validate(step: int) -> dict[str, float]:
         metrics, errors = evaluate(experiment.battery, model, plan.diffusion, ema, accelerator)
         recorder.errors(step, experiment.battery, errors)
+        if step == 0 and experiment.unquantized is not None:
+            cost = quantization_cost(cfg.model.quantize, experiment.unquantized, errors[""], experiment.battery, plan)
+            run.update(quantization_cost=cost)
+            log.info("%s", sentence(cost))
         return metrics
 
     def sample_images(step: int) -> None:

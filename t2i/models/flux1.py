@@ -81,7 +81,8 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     guidance: float = 1.0,
+    quantize: str | None = None,
 ) -> Model:
     """For guidance see `Flux1`, max_sequence_length `DiffusionTransformer`, the other parameters `open_pipeline`."""
-    parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux1(parts, max_sequence_length, guidance)

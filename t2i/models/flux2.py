@@ -111,7 +111,8 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     max_sequence_length: int = 512,
+    quantize: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux2Klein(parts, max_sequence_length, config.get("is_distilled", False))

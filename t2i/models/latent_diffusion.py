@@ -59,6 +59,10 @@ class LatentDiffusion(ABC):
         return tokenizer, tokenizer.model_max_length
 
     @property
+    def denoiser_content(self) -> list[Content]:
+        return [*self.parts.files(self.parts.denoiser)]
+
+    @property
     def image_content(self) -> list[Content]:
         return [*self.parts.files("vae")]
 

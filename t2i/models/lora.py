@@ -18,6 +18,7 @@ AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_em
 EXPORTED = (  # settings of peft that differ from its defaults in an export, or from one version to the next
     *("r", "lora_alpha", "lora_dropout", "use_dora", "target_modules", "init_lora_weights", "peft_type"),
     *("peft_version", "inference_mode", "qalora_group_size"),
+    "base_model_name_or_path",  # of text encoders, in exports of 0.1.0
 )
 INIT = {"kaiming": True, "gaussian": "gaussian"}  # adapter.init -> peft's; with both, training starts at the base
 
@@ -136,7 +137,8 @@ def _save_adapters(pipeline: Any, folder: Path, file: str) -> None:
         f"{name}_lora_layers": get_peft_model_state_dict(part, save_embedding_layers=False)
         for name, part in adapted.items()
     }
-    settings = {
-        f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() for name, part in adapted.items()
+    settings = {  # without the path of this machine that the base was read from
+        f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
+        for name, part in adapted.items()
     }
     pipeline.save_lora_weights(folder, weight_name=file, **layers, **settings)

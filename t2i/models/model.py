@@ -66,6 +66,11 @@ class Model(Protocol):
         ...
 
     @property
+    def denoiser_content(self) -> Sequence[Content]:
+        """Everything that changes the output of `denoiser` as it was read, besides the settings of the model."""
+        ...
+
+    @property
     def image_content(self) -> Sequence[Content]:
         """Everything that changes the output of `encode`: the key of the cached latents."""
         ...

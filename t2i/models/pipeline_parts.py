@@ -11,6 +11,7 @@ from torch import nn
 from t2i.config import ConfigError
 from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.model_folder import check_folder, check_index
+from t2i.models.quantization import check_quantize
 
 DENOISERS = ("unet", "transformer")  # the names that the part that is trained has
 
@@ -36,15 +37,17 @@ class PipelineParts:
         pretrained: bool,
         variant: str | None,
         dtypes: Mapping[str, torch.dtype],
+        quantize: str | None = None,
     ):
         """path: a folder. classes: the class of each part, by its name.
 
         pretrained: false gives the denoiser fresh weights, drawn from torch's seed. variant: which of several files of
         weights is read, such as fp16 for `model.fp16.safetensors`; None: the one without a variant. dtypes: the type in
-        which a part's weights are read, by its name; float32 for those that are not named.
+        which a part's weights are read, by its name; float32 for those that are not named. quantize: nf4 or int8, in
+        which the denoiser's linear layers are held; None: in their type.
         """
         self.folder, self.classes, self.pretrained, self.variant = Path(path), classes, pretrained, variant
-        self.denoiser, self.dtypes = denoiser_of(classes), dict(dtypes)
+        self.denoiser, self.dtypes, self.quantize = denoiser_of(classes), dict(dtypes), quantize
         self.absent: list[str] = []  # the parts of the pipeline that it was saved without
         self.device = torch.device("cpu")
         self.read: dict[str, Any] = {}
@@ -69,6 +72,11 @@ class PipelineParts:
         if name == self.denoiser and not self.pretrained:
             return kind.from_config(kind.load_config(self.folder, subfolder=name))
         dtype = self.dtypes.get(name, torch.float32)
+        if name == self.denoiser and self.quantize:
+            from t2i.models.quantized import read_quantized
+
+            config = kind.load_config(self.folder, subfolder=name)
+            return read_quantized(kind, config, self.files(name)[1:], dtype, self.quantize)
         weights = {"variant": self.variant, "use_safetensors": True, "dtype": dtype}
         part = kind.from_pretrained(self.folder, subfolder=name, **weights)
         if name == self.denoiser:
@@ -128,6 +136,7 @@ def open_pipeline(
     revision: str | None,
     variant: str | None,
     dtypes: Mapping[str, torch.dtype] | None = None,
+    quantize: str | None = None,
 ) -> tuple[PipelineParts, dict[str, Any]]:
     """The parts of a pipeline, none of which is read yet, and the contents of model_index.json.
 
@@ -135,6 +144,7 @@ def open_pipeline(
     ConfigError if the path holds another. classes: a part that the pipeline was saved without is left out. For the
     other parameters see `PipelineParts`.
     """
+    check_quantize(quantize, pretrained)
     with loading(path):
         config = pipeline.load_config(locate(path), revision=revision)
         check_index(path, config)
@@ -152,7 +162,7 @@ def open_pipeline(
             folder = pipeline.download(folder, revision=revision, variant=variant, use_safetensors=True, **unused)
     with loading(path):
         check_folder(path, folder, config)
-    parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {})
+    parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {}, quantize)
     parts.absent = absent
     for name, kind in classes.items():
         if _is_network(kind) and (pretrained or name != parts.denoiser):

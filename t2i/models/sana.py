@@ -77,7 +77,8 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     max_sequence_length: int = 300,
+    quantize: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Sana(parts, max_sequence_length)

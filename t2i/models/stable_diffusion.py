@@ -43,7 +43,13 @@ class StableDiffusion(LatentDiffusion):
         )
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, _ = open_pipeline(path, StableDiffusionPipeline, CLASSES, pretrained, revision, variant)
+    parts, _ = open_pipeline(path, StableDiffusionPipeline, CLASSES, pretrained, revision, variant, quantize=quantize)
     return StableDiffusion(parts)

@@ -83,7 +83,15 @@ class StableDiffusionXL(LatentDiffusion):
         )
 
 
-def load(path: str, pretrained: bool = True, revision: str | None = None, variant: str | None = None) -> Model:
+def load(
+    path: str,
+    pretrained: bool = True,
+    revision: str | None = None,
+    variant: str | None = None,
+    quantize: str | None = None,
+) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, config = open_pipeline(path, StableDiffusionXLPipeline, CLASSES, pretrained, revision, variant)
+    parts, config = open_pipeline(
+        path, StableDiffusionXLPipeline, CLASSES, pretrained, revision, variant, quantize=quantize
+    )
     return StableDiffusionXL(parts, config.get("force_zeros_for_empty_prompt", True))

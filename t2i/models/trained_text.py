@@ -53,6 +53,10 @@ class TextTrained:
         return self.model.limit
 
     @property
+    def denoiser_content(self) -> Sequence[Content]:
+        return [*self.model.denoiser_content, *self.model.text_content]
+
+    @property
     def image_content(self) -> Sequence[Content]:
         return self.model.image_content
 

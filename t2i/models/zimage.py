@@ -64,7 +64,8 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     max_sequence_length: int = 512,
+    quantize: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    parts, _ = open_pipeline(path, ZImagePipeline, CLASSES, pretrained, revision, variant, DTYPES)
+    parts, _ = open_pipeline(path, ZImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return ZImage(parts, max_sequence_length)

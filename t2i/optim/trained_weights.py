@@ -73,11 +73,14 @@ def hold_weights(network: nn.Module, precision: Precision = FP32) -> NetworkWeig
     """Convert the network's parameters to the types that `precision` asks for; returns those that are trained.
 
     In half precision, matrices and kernels are held in the type that they are multiplied in. Autocast would cast them
-    at every use; the products are the same, bit for bit. Vectors (biases, norms) stay in float32.
+    at every use; the products are the same, bit for bit. Vectors (biases, norms) stay in float32, and quantised weights
+    stay the integers that they are.
     """
     parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     weights: dict[str, Tensor] = dict(parameters)
     for name, parameter in network.named_parameters():
+        if not parameter.is_floating_point():
+            continue
         if parameter.ndim < 2:  # a view would keep the complete weights file mapped into memory
             parameter.data = parameter.data.to(torch.float32, copy=True)
             continue

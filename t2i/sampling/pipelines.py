@@ -116,7 +116,8 @@ def _from_adapters(folder: Path, weights: str) -> Any:
     file = folder / (RAW if raw else AVERAGED)
     try:
         refuse_foreign_settings(file)
-        pipeline.load_lora_weights(folder, weight_name=file.name)
+        plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
+        pipeline.load_lora_weights(folder, weight_name=file.name, low_cpu_mem_usage=plain)
     except REFUSALS as error:
         raise ConfigError(f"{file} can't be loaded ({one_line(error)}); use a checkpoint of the run") from error
     return pipeline
