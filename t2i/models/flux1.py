@@ -82,6 +82,6 @@ def load(
     max_sequence_length: int = 512,
     guidance: float = 1.0,
 ) -> Model:
-    """For guidance see `Flux1`, for max_sequence_length `DiffusionTransformer`, for the other parameters `open_pipeline`."""
+    """See `Flux1` for guidance, `DiffusionTransformer` for max_sequence_length, `open_pipeline` for the others."""
     parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES)
     return Flux1(parts, max_sequence_length, guidance)
