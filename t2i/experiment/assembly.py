@@ -1,7 +1,7 @@
 """The components of a run, built from its configuration. All parts of t2i that train meet here."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,8 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     accelerator, layout = _launch(cfg, plan, folder)
     data: Captioned = build(cfg, "dataset")
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
-    model = _load_model(cfg, plan, accelerator)
+    model = load_model(cfg, plan, processes.autocast(accelerator))
+    model.to(accelerator.device)
     plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size, model.mu))
     draws = Draws(
         num_timesteps=len(plan.diffusion),
@@ -160,7 +161,7 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
     return accelerator, layout
 
 
-def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
+def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Callable]) -> Model:
     """The model with everything that the configuration changes in it before training."""
     model: Model = build(cfg, "model")
     if plan.adapter.text_encoder and not model.trains_text:
@@ -176,9 +177,7 @@ def _load_model(cfg: DictConfig, plan: Plan, accelerator: Accelerator) -> Model:
         convert_conv2d_weight_memory_format(model.denoiser, torch.channels_last)
     if cfg.compile:
         model.denoiser.compile()
-    model = plan.adapter.attach(model, processes.autocast(accelerator))
-    model.to(accelerator.device)
-    return model
+    return plan.adapter.attach(model, autocast)
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:

@@ -83,6 +83,6 @@ def load(
     guidance: float = 1.0,
     quantize: str | None = None,
 ) -> Model:
-    """For guidance see `Flux1`, max_sequence_length `DiffusionTransformer`, the other parameters `open_pipeline`."""
+    """See `Flux1` for guidance, `DiffusionTransformer` for max_sequence_length, `open_pipeline` for the others."""
     parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux1(parts, max_sequence_length, guidance)

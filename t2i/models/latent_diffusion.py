@@ -42,6 +42,10 @@ class LatentDiffusion(ABC):
         return 1
 
     @property
+    def autoencoder(self) -> nn.Module:
+        return self.parts["vae"]
+
+    @property
     def text_encoders(self) -> dict[str, nn.Module]:
         return {name: self.parts[name] for name in self.parts.names("text_encoder")}
 

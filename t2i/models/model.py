@@ -46,6 +46,11 @@ class Model(Protocol):
         ...
 
     @property
+    def autoencoder(self) -> nn.Module:
+        """The network between pixels and latents."""
+        ...
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """The text encoders, under their names in the pipeline."""
         ...

@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
+from huggingface_hub import snapshot_download
 from torch import nn
 
 from t2i.config import ConfigError
 from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.quantization import check_quantize
+from t2i.models.shapes import FakeTensorMode, current_mode
 
 DENOISERS = ("unet", "transformer")  # the names that the part that is trained has
+WITHOUT_WEIGHTS = ["*.json", "*.txt", "*.jinja", "*/*.model"]  # settings and tokenizers
 
 
 def denoiser_of(names: Iterable[str]) -> str:
@@ -51,6 +56,7 @@ class PipelineParts:
         self.absent: list[str] = []  # the parts of the pipeline that it was saved without
         self.device = torch.device("cpu")
         self.read: dict[str, Any] = {}
+        self.shapes: FakeTensorMode | None = current_mode()  # whether networks have shapes only
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.read:
@@ -69,6 +75,8 @@ class PipelineParts:
         hide_loading_bars()
         if not _is_network(kind):
             return kind.from_pretrained(self.folder, subfolder=name)
+        if self.shapes:
+            return self._without_weights(kind, name)
         if name == self.denoiser and not self.pretrained:
             return kind.from_config(kind.load_config(self.folder, subfolder=name))
         dtype = self.dtypes.get(name, torch.float32)
@@ -84,6 +92,17 @@ class PipelineParts:
         flat = name == "vae" and all(weight.ndim <= 4 for weight in part.parameters())  # not an autoencoder of videos
         layout = torch.channels_last if flat else torch.preserve_format  # convolutions are faster this way
         return part.eval().requires_grad_(False).to(self.device, memory_format=layout)
+
+    def _without_weights(self, kind: Any, name: str) -> nn.Module:
+        with self.shapes or nullcontext():
+            if issubclass(kind, ConfigMixin):
+                network = kind.from_config(kind.load_config(self.folder, subfolder=name))
+            else:
+                network = kind(kind.config_class.from_pretrained(self.folder, subfolder=name))
+            for tensor in (*network.parameters(), *network.buffers()):
+                if tensor.is_floating_point():  # `to` of a module would exchange the tensors, which can't be done here
+                    tensor.data = tensor.data.to(self.dtypes.get(name, torch.float32))
+            return network if name == self.denoiser else network.eval().requires_grad_(False)
 
     def config(self, name: str) -> dict[str, Any]:
         """The settings of a part, without its weights."""
@@ -142,7 +161,7 @@ def open_pipeline(
 
     path: `tiny`, a local folder in the Diffusers layout, or a Hub id, whose files are fetched. pipeline: its class;
     ConfigError if the path holds another. classes: a part that the pipeline was saved without is left out. For the
-    other parameters see `PipelineParts`.
+    other parameters see `PipelineParts`. Inside of `shapes_only` files of weights are neither needed nor fetched.
     """
     check_quantize(quantize, pretrained)
     with loading(path):
@@ -156,7 +175,10 @@ def open_pipeline(
     absent = [name for name in classes if config.get(name, (name,))[0] is None]
     classes = {name: kind for name, kind in classes.items() if name not in absent}
     folder = locate(path)
-    if not Path(folder).is_dir():
+    if not Path(folder).is_dir() and current_mode():
+        with loading(path):
+            folder = snapshot_download(folder, revision=revision, allow_patterns=WITHOUT_WEIGHTS)
+    elif not Path(folder).is_dir():
         unused = {name: None for name in config if not name.startswith("_") and name not in (*classes, "scheduler")}
         with loading(path):
             folder = pipeline.download(folder, revision=revision, variant=variant, use_safetensors=True, **unused)
@@ -165,6 +187,6 @@ def open_pipeline(
     parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {}, quantize)
     parts.absent = absent
     for name, kind in classes.items():
-        if _is_network(kind) and (pretrained or name != parts.denoiser):
+        if _is_network(kind) and (pretrained or name != parts.denoiser) and not parts.shapes:
             parts.files(name)  # now, so that a missing file is reported before anything is loaded
     return parts, config

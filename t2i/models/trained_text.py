@@ -37,6 +37,10 @@ class TextTrained:
         return self.model.patch_size
 
     @property
+    def autoencoder(self) -> nn.Module:
+        return self.model.autoencoder
+
+    @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         return self.model.text_encoders
 
