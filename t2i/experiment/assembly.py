@@ -127,7 +127,8 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
     plain = copy.deepcopy(cfg)
     plain.model.quantize, plain.compile = None, False
     file = cache_file(cfg, plan, model, battery)
-    return unquantized_errors(partial(_load_model, plain, plan, accelerator), file, plan, battery, accelerator)
+    load = partial(load_model, plain, plan, processes.autocast(accelerator))
+    return unquantized_errors(load, file, plan, battery, accelerator)
 
 
 def _battery(cfg: DictConfig, plan: Plan, data: Captioned, model: Model) -> Battery:
