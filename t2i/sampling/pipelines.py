@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.models.loading import hide_loading_bars, loading, locate
+from t2i.models.loading import hide_loading_bars, loading, locate, quiet
 from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index
@@ -51,7 +51,8 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
         pipeline = _from_pretrained(folder if folder.is_dir() else source, weights)
     pipeline.set_progress_bar_config(disable=True)
     if denoiser_of(pipeline.components) == "transformer":  # whose text encoders may have been read in another type
-        pipeline.to(_dtype("transformer"))
+        with quiet("diffusers.models.modeling_utils"):  # about parts to keep in float32, of which there are none
+            pipeline.to(_dtype("transformer"))
     pipeline.tokens_trained_with = _tokens_trained_with(folder)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
