@@ -24,12 +24,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def fill(cfg: DictConfig) -> None:
     """Encode the data set of a configuration, and print what is in the cache."""
+    import logging
+
     import torch
 
     from t2i.config.instantiate import build, check_signature, check_targets
     from t2i.data.filling import readable
     from t2i.data.latent_cache import encode
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     check_targets(cfg)
     for group in GROUPS:
         check_signature(cfg, group)

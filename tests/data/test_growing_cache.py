@@ -40,12 +40,12 @@ def assert_fresh(encoded, split, model):
 
 
 def test_ten_new_images_are_ten_images_and_their_captions(tmp_path):
-    model = Encoders()
-    encode(split_of(FOLDER[:140]), model, tmp_path)
-    assert model.counts() == (140, 141)  # and the empty caption
-    encoded = encode(split_of(FOLDER), model, tmp_path)
+    model, folder = Encoders(), [(i, f"caption {i}") for i in range(1010)]
+    encode(split_of(folder[:1000]), model, tmp_path)
+    assert model.counts() == (1000, 1001)  # and the empty caption
+    encoded = encode(split_of(folder), model, tmp_path)
     assert model.counts() == (10, 10)
-    assert_fresh(encoded, split_of(FOLDER), model)
+    assert_fresh(encoded, split_of(folder), model)
 
 
 def test_a_changed_caption_is_one_caption(tmp_path):

@@ -51,10 +51,10 @@ class Encoders:
 
 
 def split_of(items: list[tuple[int, str]], views: int = 1, **changes) -> CachedSplit:
-    """Images of a single value, below 200, each with a caption."""
+    """Images with a number, which is their only value up to 200, and a caption each."""
     settings = {
         "captions": [(caption,) for _, caption in items],
-        "pixels": lambda index, view=0: np.full((16, 16, 3), items[index][0] + view, np.uint8),
+        "pixels": lambda index, view=0: np.full((16, 16, 3), items[index][0] % 200 + view, np.uint8),
         "weights": np.ones(len(items)),
         "fingerprint": repr(items),
         "views": views,
