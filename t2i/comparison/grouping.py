@@ -56,7 +56,7 @@ def compare(
     chosen, why = _choose_baseline(variants, factors, baseline)
     notes = _explain(factors, automatic=by is None)
     notes.append(f"Baseline: {chosen.label} ({why})." if len(variants) > 1 else "There is no other variant to compare.")
-    warnings += _unpaired(variants, chosen)
+    warnings += [*_unpaired(variants, chosen), *_quantized_otherwise(variants, chosen, factors)]
     return Comparison(results, factors, variants, chosen, left_out, notes, warnings)
 
 
@@ -213,6 +213,30 @@ def _confounds(results: Sequence[Result], factors: Factors) -> list[str]:
     if 0 < len(raw) < len(results):
         warnings.append(f"val/ema/... is not compared: no averaged weights in {', '.join(raw)}.")
     return warnings
+
+
+def _quantized_otherwise(variants: Sequence[Variant], baseline: Variant, factors: Factors) -> list[str]:
+    """Warnings of variants that differ from the baseline in how the base is quantised, and in more than that."""
+    warnings = []
+    for variant in variants:
+        ours, theirs = _quantized(variant), _quantized(baseline)
+        others = [
+            key for key in factors.by if key != "model.quantize" and _values(variant, key) != _values(baseline, key)
+        ]
+        if ours != theirs and others:
+            warnings.append(
+                f"{variant.label} differs from the baseline in model.quantize ({ours}, not {theirs}) and in "
+                f"{', '.join(others)}: quantising may explain the difference."
+            )
+    return warnings
+
+
+def _quantized(variant: Variant) -> str:
+    return " and ".join(sorted(_values(variant, "model.quantize")))
+
+
+def _values(variant: Variant, key: str) -> set[str]:
+    return {as_text(run.config_value(key)) for run in variant.runs.values()}
 
 
 def _unpaired(variants: Sequence[Variant], baseline: Variant) -> list[str]:

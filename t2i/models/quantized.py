@@ -5,7 +5,9 @@ inputs as well, in a way that depends on what else is in the batch (Linear8bitLt
 the layer is in training: an image's error would depend on the images next to it.
 """
 
+import ctypes
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -121,7 +123,7 @@ def read_quantized(
             network.set_submodule(name, LAYERS[quantize].like(module))
     unread = set(network.state_dict())
     for file in files:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="pt", backend="pread") as opened:  # a mapped file would stay in memory
             for name in opened.offset_keys():
                 if name in unread:
                     _set(network, name, opened.get_tensor(name), dtype)
@@ -135,7 +137,7 @@ def read_quantized(
 
 
 def _set(network: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Set a parameter or buffer to what a file holds, which stays mapped into memory only as long as it is used."""
+    """Set a parameter or buffer to what a file holds."""
     owner, _, own_name = name.rpartition(".")
     module = network.get_submodule(owner)
     expected = getattr(module, own_name)
@@ -143,6 +145,14 @@ def _set(network: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> No
         raise ValueError(f"{name} has the shape {list(value.shape)} instead of {list(expected.shape)}")
     if isinstance(module, Quantized) and own_name == "weight":
         module.quantize(value.to(dtype))
+        _return_freed()
         return
-    value = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+    value = value.to(dtype if value.is_floating_point() else value.dtype)
     setattr(module, own_name, nn.Parameter(value, requires_grad=False) if own_name in module._parameters else value)
+
+
+def _return_freed() -> None:
+    """Give the kernel the pages that quantising has freed between the layers that are kept; glibc would keep them."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):  # not in musl
+        libc.malloc_trim(0)

@@ -31,7 +31,16 @@ class StochasticAdamW(torch.optim.Optimizer):
         weight_decay: float,
         seed: int,
     ):
-        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+        """Raises ValueError for what torch.optim.AdamW refuses, and for betas that are not two."""
+        if len(betas := tuple(betas)) != 2:
+            raise ValueError(f"betas={list(betas)} must be two numbers, such as [0.9, 0.999]")
+        for beta in betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas={list(betas)} must be at least 0 and below 1")
+        for name, value in {"lr": lr, "eps": eps, "weight_decay": weight_decay}.items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value} must be a number, at least 0")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.seed = seed
 
     @torch.no_grad()

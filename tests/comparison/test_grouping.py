@@ -194,3 +194,13 @@ def test_a_finished_run_without_its_last_errors_is_left_out(sweep, tmp_path):
 def test_where_nothing_can_be_compared_the_states_of_the_runs_are_listed(sweep):
     with pytest.raises(ConfigError, match=r"nothing to compare yet\n  loss=mse: failed, ValueError: no"):
         sweep("loss=mse", state="failed", validated=(), error="ValueError: no")
+
+
+def test_a_base_that_is_quantised_otherwise_is_told_where_it_may_explain_a_difference(sweep):
+    comparison = sweep("model.quantize=null optimizer.lr=1e-4", "model.quantize=nf4 optimizer.lr=1e-3")
+    (warning,) = [warning for warning in comparison.warnings if "model.quantize" in warning]
+    assert "in model.quantize (nf4, not null) and in optimizer.lr: quantising may explain the difference" in warning
+
+
+def test_quantising_alone_is_no_confound(sweep):
+    assert sweep("model.quantize=null", "model.quantize=nf4").warnings == []

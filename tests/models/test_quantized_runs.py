@@ -148,7 +148,8 @@ def test_a_run_says_what_quantising_cost(costs):
     assert f"val/loss of the base from {before:.5f} to {after:.5f}" in said
     cost = json.loads((run.folder / "run.json").read_text())["quantization_cost"]
     assert (cost["before"], cost["after"]) == (before, after)
-    assert cost["interval"][0] < cost["change"] == pytest.approx(after / before - 1) < cost["interval"][1]
+    assert cost["change"] == pytest.approx(after / before - 1)
+    assert cost["interval"][0] < cost["change"] < cost["interval"][1]
     _, (said,) = costs("int8", "int8", tells)
     assert "quantising to int8" in said
     silent, said = costs("silent", "nf4")

@@ -53,6 +53,21 @@ def test_in_float32_it_is_adamw():
     assert torch.allclose(theirs, ours, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("betas=[0.9]", "betas=[0.9,0.99,0.999]", "betas=[0.9,1]", "betas=[-0.1,0.9]", "betas=0.9", "betas=[a,b]"),
+        *("eps=-1e-8", "weight_decay=-1", "lr=-1", "lr=.nan", "eps=.inf"),
+    ],
+)
+@pytest.mark.parametrize("option", ["adamw_sr", "adamw"])
+def test_settings_of_the_wrong_shape_or_range_are_refused_before_anything_is_loaded(option, override):
+    if option == "adamw" and override.endswith((".nan", ".inf")):
+        pytest.skip("torch.optim.AdamW takes it")
+    with pytest.raises(ConfigError, match="optimizer"):
+        check_the_rest(compose(f"optimizer={option}", f"optimizer.{override}"))
+
+
 def moved(rate, steps, dtype=torch.bfloat16):
     """The mean of many weights that started at 1, after steps along the same gradient, and the optimizer's state."""
     weight = torch.nn.Parameter(torch.ones(20_000, dtype=dtype))
