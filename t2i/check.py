@@ -2,7 +2,7 @@
 
 Each job (with -m, each job of the sweep) goes through a run of two steps: it trains, validates, saves, is interrupted,
 resumes, exports, loads what it exported, and samples. From that, t2i estimates the time, memory and disk space of the
-full run. The exit code is 2 if any job fails.
+full run. `t2i memory` tells the memory alone, without weights and in advance. The exit code is 2 if any job fails.
 """
 
 import sys

@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from t2i import check, compare, encode, evaluate, push, sample, train, weights
+from t2i import check, compare, encode, evaluate, memory, push, sample, train, weights
 from t2i.cli import failing
 from t2i.cli.log_records import clean_logs
 from t2i.config import CONF, ConfigError
@@ -33,6 +33,7 @@ from t2i.experiment import run as experiment
 from t2i.models import stable_diffusion
 from t2i.models.loading import BUNDLED
 from t2i.models.lora import AVERAGED
+from t2i.models.shapes import shapes_only
 from t2i.plan import make_plan
 from t2i.publishing.model_card import plain
 from t2i.sampling.pipelines import load_pipeline
@@ -246,6 +247,7 @@ def test_no_door_lets_such_a_target_in(name, tmp_path, capsys):
         (train.cli, ["--config-dir", folder, "experiment=theirs", "loss=mse"]),
         (check.main, [f"hydra.searchpath=[file://{folder}]", "experiment=theirs", "loss=mse"]),
         (check.main, ["--config-dir", folder, "loss=theirs"]),
+        (memory.main, ["--config-dir", folder, "experiment=theirs"]),
         (weights.main, ["--config-dir", folder, "loss=theirs"]),
         (encode.main, ["--config-dir", folder, "experiment=theirs"]),
     ]
@@ -339,7 +341,7 @@ FORBIDDEN = {
 def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, capsys):
     folder = theirs(tmp_path, FORBIDDEN[name])
     typed = ["--config-dir", folder, "experiment=theirs"]
-    doors = [(train.cli, typed), (check.main, typed), (train.cli, [*typed, "seed=0,1", "-m"])]
+    doors = [(train.cli, typed), (check.main, typed), (memory.main, typed), (train.cli, [*typed, "seed=0,1", "-m"])]
     for command, arguments in some(doors, [*FORBIDDEN].index(name)):
         end_of(command, arguments, capsys)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
@@ -598,6 +600,13 @@ def strange_model(tmp_path_factory):
     return make
 
 
+def without_weights(model):
+    """As `t2i memory` reads it."""
+    with shapes_only():
+        read = stable_diffusion.load(model)
+        return read.denoiser, read.autoencoder, read.text_encoders, read.tokenizers
+
+
 KERNEL = "evil/kernel"
 ELSEWHERE = {
     "a module of Diffusers": ("model_index.json", {"unet": ["pipeline_utils", "os"]}),
@@ -626,7 +635,7 @@ def test_a_model_leads_to_no_code_or_files_elsewhere(name, strange_model, monkey
     """Whether it is sampled from or trained; nothing is loaded."""
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", trained)
     model = strange_model(*ELSEWHERE[name])
-    for load in (load_pipeline, stable_diffusion.load):
+    for load in (load_pipeline, stable_diffusion.load, without_weights):
         with pytest.raises(
             ConfigError, match=r"can't be loaded: its .* leads to code or files that are not the model's"
         ):
@@ -661,6 +670,9 @@ def test_a_strange_model_is_named_in_one_line(file, changes, strange_model):
     model = strange_model(file, changes)
     with pytest.raises(ConfigError, match=f"^model.path={model}"):
         load_pipeline(model)
+    if "quantization_config" not in changes:  # which concerns weights
+        with pytest.raises(ConfigError, match=f"^model.path={model}"):
+            without_weights(str(model))
 
 
 def test_settings_in_lora_weights_import_nothing(tmp_path, capsys):

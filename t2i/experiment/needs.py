@@ -132,7 +132,7 @@ def bytes_per_element(cfg: DictConfig, dtype: torch.dtype) -> tuple[float, float
 def encoders(model: Model) -> dict[str, int]:
     """Bytes of the weights of each, the largest first."""
     networks = {"vae": model.autoencoder, **model.text_encoders}
-    sizes = {name: size((*network.parameters(), *network.buffers())) for name, network in networks.items()}
+    sizes = {name: size(network.parameters()) for name, network in networks.items()}
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 

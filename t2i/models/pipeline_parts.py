@@ -99,7 +99,7 @@ class PipelineParts:
                 network = kind.from_config(kind.load_config(self.folder, subfolder=name))
             else:
                 network = kind(kind.config_class.from_pretrained(self.folder, subfolder=name))
-            for tensor in (*network.parameters(), *network.buffers()):
+            for tensor in network.state_dict(keep_vars=True).values():  # what would be read from the files
                 if tensor.is_floating_point():  # `to` of a module would exchange the tensors, which can't be done here
                     tensor.data = tensor.data.to(self.dtypes.get(name, torch.float32))
             return network if name == self.denoiser else network.eval().requires_grad_(False)
