@@ -44,9 +44,9 @@ def write(folder: Path, layers: int, width: int) -> int:
         )
     folder.mkdir()
     network.save_config(folder)
-    shards, sizes = [{}], [0]
+    shards, sizes, noise = [{}], [0], 0.02 * torch.randn(2**20, dtype=torch.bfloat16)
     for name, weight in network.state_dict().items():
-        value = torch.randn(weight.shape, dtype=torch.bfloat16) * 0.02
+        value = noise.repeat(-(-weight.numel() // len(noise)))[: weight.numel()].reshape(weight.shape)
         if sizes[-1] + value.nbytes > SHARD:
             _save(folder, len(shards), shards[-1])
             shards[-1] = dict.fromkeys(shards[-1])
