@@ -87,5 +87,5 @@ def test_reading_never_holds_a_second_copy(tmp_path, layers, width):
     size, peak = write(tmp_path / "transformer", layers, width), peaks(tmp_path)
     print(f"{size / 2e9:.2f} B parameters, GB:", {kind: round(value / 1e9, 2) for kind, value in peak.items()})
     assert size < peak[None] < 1.3 * size
-    assert peak["nf4"] < 0.28 * size + LAYER
-    assert peak["int8"] < 0.52 * size + LAYER
+    assert peak["nf4"] < 0.4 * size + LAYER
+    assert peak["int8"] < 0.65 * size + LAYER
