@@ -147,6 +147,10 @@ def test_the_blocks_that_diffusers_names_are_wrapped_unless_the_launcher_says_ot
         ({"precision": Precision("bf16", "stochastic")}, "precision.weights=stochastic .*; use precision.weights=fp32"),
         ({"optimizer": "bitsandbytes.optim.AdamW8bit"}, "bitsandbytes.optim.AdamW8bit can't update slices"),
         ({"switches": {"compile": True}}, "compile=true is not supported with FSDP; use compile=false"),
+        (
+            {"switches": {"model.quantize": "nf4"}},
+            "model.quantize=nf4 is not supported with FSDP; use model.quantize=null",
+        ),
         ({"plugin": SimpleNamespace(activation_checkpointing=True)}, "use gradient_checkpointing=true"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 import t2i.models.quantization
+from t2i.cli.arguments import overrides_parser, parse_jobs
 from t2i.config import ConfigError
 from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.quantization import check_quantize, count_parameters
@@ -144,6 +145,14 @@ def test_a_missing_package_is_refused_with_the_command_that_installs_it(monkeypa
     with pytest.raises(ConfigError, match=r"pip install 't2i\[quantize\]'"):
         check_quantize("int8", pretrained=True)
     check_quantize(None, pretrained=True)
+
+
+def test_a_sweep_over_quantize_composes():
+    jobs = parse_jobs(overrides_parser("check", "", ""), ["-m", "adapter=lora", "model.quantize=null,nf4,int8"])
+    configs = [compose(*job.overrides) for job in jobs]
+    for cfg in configs:
+        make_plan(cfg)
+    assert [cfg.model.quantize for cfg in configs] == [None, "nf4", "int8"]
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from helpers import families, layouts
+from helpers.launch import train as launch
 from helpers.runs import compose
 from safetensors.torch import load_file
 
@@ -175,3 +176,17 @@ def test_check_tries_a_quantised_run(small, small_pipeline, tmp_path, quantize):
         *small, "adapter=lora", f"model.quantize={quantize}", "steps=100", "batch_size=4", "micro_batch_size=4"
     )
     assert try_out(cfg, tmp_path / "run").hours > 0
+
+
+@pytest.mark.long
+def test_two_processes_train_a_quantised_base_as_one_does(small, folders, tmp_path):
+    settings = [*small, *overrides("sd35", folders("sd35"), "nf4"), "validation.quantization_cost=true", "tracker=none"]
+    for processes in (1, 2):
+        run = launch(processes, [*settings, f"run={processes}"], tmp_path)
+        assert run.returncode == 0, run.stderr
+    lines = [(tmp_path / "multirun" / name / "metrics.jsonl").read_text().splitlines() for name in "12"]
+    for one, two in zip(*lines, strict=True):
+        for key in {"train/loss", "val/loss"} & json.loads(one).keys():
+            assert json.loads(two)[key] == pytest.approx(json.loads(one)[key], rel=1e-4)
+    infos = [json.loads((tmp_path / "multirun" / name / "run.json").read_text()) for name in "12"]
+    assert infos[0]["quantization_cost"] == infos[1]["quantization_cost"]
