@@ -1,4 +1,4 @@
-"""What the published models need in memory, by `t2i memory`, activations included.
+"""What the published models need in memory, by `t2i check --memory`, activations included.
 
     python benchmarks/memory.py [--only FAMILY ...]
 

@@ -2,7 +2,8 @@
 
 Each job (with -m, each job of the sweep) goes through a run of two steps: it trains, validates, saves, is interrupted,
 resumes, exports, loads what it exported, and samples. From that, t2i estimates the time, memory and disk space of the
-full run. `t2i memory` tells the memory alone, without weights and in advance. The exit code is 2 if any job fails.
+full run. With --memory it reads no weights and trains nothing: it says what the run needs in memory, from the settings
+of its model. The exit code is 2 if any job fails.
 """
 
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from t2i.cli import memory
 from t2i.cli.arguments import Job, overrides_parser, parse_jobs
 from t2i.cli.failing import explain, run
 from t2i.config import ConfigError
@@ -44,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
     for column in table.columns[2:]:
         column.justify = "right"
-    for job in parse_jobs(overrides_parser("check", __doc__, "loss=minsnr optimizer.lr=1e-4"), arguments):
+    parser = overrides_parser("check", __doc__, "loss=minsnr optimizer.lr=1e-4")
+    parser.add_argument("--memory", action="store_true", help="say what is needed in memory instead, without weights")
+    options, jobs = parse_jobs(parser, arguments)
+    if options.memory:
+        return memory.tell(jobs)
+    for job in jobs:
         name = escape(printable(job.name))
         try:
             cost = try_job(job)

@@ -15,7 +15,7 @@ GROUPS = ("dataset", "model", "adapter")  # on which the encodings depend
 def main(arguments: list[str] | None = None) -> None:
     from t2i.config.compose import compose
 
-    jobs = parse_jobs(overrides_parser("encode", __doc__, "dataset=naruto model=sd15"), arguments)
+    _, jobs = parse_jobs(overrides_parser("encode", __doc__, "dataset=naruto model=sd15"), arguments)
     configs = [compose(job.overrides) for job in jobs]
     different = {repr([cfg[group] for group in GROUPS]): cfg for cfg in configs}
     for cfg in different.values():

@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from t2i import check, compare, encode, evaluate, memory, push, sample, train, weights
+from t2i import check, compare, encode, evaluate, push, sample, train, weights
 from t2i.cli import failing
 from t2i.cli.log_records import clean_logs
 from t2i.config import CONF, ConfigError
@@ -247,7 +247,7 @@ def test_no_door_lets_such_a_target_in(name, tmp_path, capsys):
         (train.cli, ["--config-dir", folder, "experiment=theirs", "loss=mse"]),
         (check.main, [f"hydra.searchpath=[file://{folder}]", "experiment=theirs", "loss=mse"]),
         (check.main, ["--config-dir", folder, "loss=theirs"]),
-        (memory.main, ["--config-dir", folder, "experiment=theirs"]),
+        (check.main, ["--memory", "--config-dir", folder, "experiment=theirs"]),
         (weights.main, ["--config-dir", folder, "loss=theirs"]),
         (encode.main, ["--config-dir", folder, "experiment=theirs"]),
     ]
@@ -341,7 +341,12 @@ FORBIDDEN = {
 def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, capsys):
     folder = theirs(tmp_path, FORBIDDEN[name])
     typed = ["--config-dir", folder, "experiment=theirs"]
-    doors = [(train.cli, typed), (check.main, typed), (memory.main, typed), (train.cli, [*typed, "seed=0,1", "-m"])]
+    doors = [
+        (train.cli, typed),
+        (check.main, typed),
+        (check.main, ["--memory", *typed]),
+        (train.cli, [*typed, "seed=0,1", "-m"]),
+    ]
     for command, arguments in some(doors, [*FORBIDDEN].index(name)):
         end_of(command, arguments, capsys)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
@@ -601,7 +606,7 @@ def strange_model(tmp_path_factory):
 
 
 def without_weights(model):
-    """As `t2i memory` reads it."""
+    """As `t2i check --memory` reads it."""
     with shapes_only():
         read = stable_diffusion.load(model)
         return read.denoiser, read.autoencoder, read.text_encoders, read.tokenizers

@@ -60,15 +60,16 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
     return options.overrides + ([search_path([f"file://{Path(folder).absolute()}"])] if folder is not None else [])
 
 
-def parse_jobs(parser: Parser, arguments: list[str] | None) -> list[Job]:
-    """The jobs that a command line names; `parser` comes from `overrides_parser`."""
+def parse_jobs(parser: Parser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[Job]]:
+    """The options and the jobs of a command line; `parser` comes from `overrides_parser`."""
     from t2i.config.compose import expand
 
     parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
     options = parser.parse_intermixed_args(arguments)
     overrides = overrides_of(options)
     if not options.multirun:
-        return [Job(overrides, "run")]
+        return options, [Job(overrides, "run")]
     jobs = expand(overrides)
     varied = [[text for override, text in job if override.is_sweep_override()] for job in jobs]
-    return [Job([text for _, text in job], " ".join(texts) or "run") for job, texts in zip(jobs, varied, strict=True)]
+    names = [" ".join(texts) or "run" for texts in varied]
+    return options, [Job([text for _, text in job], name) for job, name in zip(jobs, names, strict=True)]

@@ -24,7 +24,6 @@ COMMANDS = {
     "sample": Command("t2i.sample", "Generate images from a run, a checkpoint or a pipeline."),
     "evaluate": Command("t2i.evaluate", "Score a model's images of emoji against their captions."),
     "check": Command("t2i.check", "Try a run in miniature, and estimate its time, memory and disk space.", True),
-    "memory": Command("t2i.memory", "Say what a run needs in memory, without its model's weights.", True),
     "encode": Command("t2i.encode", "Encode a data set ahead of the runs that use it.", True),
     "weights": Command("t2i.weights", "Plot what a loss weighting does, before paying for a run.", True),
     "push": Command("t2i.push", "Push a finished run's model to the Hugging Face Hub."),

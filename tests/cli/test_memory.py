@@ -1,17 +1,17 @@
-"""The command that says what a run needs in memory."""
+"""`t2i check --memory`, which says what a run needs in memory."""
 
 import shutil
 
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from t2i import memory
+from t2i import check
 from t2i.models import loading, pipeline_parts
 from t2i.models.loading import BUNDLED
 
 
 def told(capsys, *arguments):
-    return memory.main(list(arguments)), capsys.readouterr().out
+    return check.main(["--memory", *arguments]), capsys.readouterr().out
 
 
 @pytest.mark.slow

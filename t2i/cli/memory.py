@@ -1,4 +1,4 @@
-"""Say what a run needs in memory: `t2i memory [-m] OVERRIDES`, with the overrides of `t2i train`.
+"""What a run needs in memory: `t2i check --memory [-m] OVERRIDES`.
 
 Only the settings of the model and its tokenizers are read, or fetched from the Hub: no weights, and no images. Forward
 and backward pass of the run's micro-batch are followed operation by operation, with tensors that have shapes but no
@@ -6,16 +6,17 @@ contents, so that a laptop can tell what the largest model needs.
 
 The figures are for one process that holds the complete network, in the precision and attention that the run would have
 on this machine. Not counted are the CUDA context (0.5 to 1 GB), fragmentation of the allocator, what a kernel takes for
-itself, temporary buffers of the optimizer, and what `compile` saves. The exit code is 2 if any job fails.
+itself, temporary buffers of the optimizer, and what `compile` saves.
 """
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException
 
-from t2i.cli.arguments import Job, overrides_parser, parse_jobs
-from t2i.cli.failing import explain, run
+from t2i.cli.arguments import Job
+from t2i.cli.failing import explain
 from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 
@@ -29,8 +30,8 @@ COLUMNS = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+def tell(jobs: Sequence[Job]) -> int:
+    """Print a line for each job; returns the exit code, 2 if any of them fails."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     table, encoders, failures = Table(*COLUMNS), {}, []
     for column in table.columns[3:]:
         column.justify = "right"
-    for job in parse_jobs(overrides_parser("memory", __doc__, "model=sd35 adapter=lora"), arguments):
+    for job in jobs:
         name = escape(printable(job.name))
         try:
             plan, found = needs_of(job)
@@ -88,7 +89,3 @@ def before_training(found: "Needs") -> str:
 def count(number: int) -> str:
     """In millions or billions."""
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
-
-
-if __name__ == "__main__":
-    run(main)
