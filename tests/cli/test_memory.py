@@ -37,6 +37,7 @@ WEIGHTS = [
 ]
 
 
+@pytest.mark.slow
 def test_no_weights_are_fetched_from_the_hub(tmp_path, monkeypatch, capsys):
     """Of a repository that nobody has on this machine."""
 

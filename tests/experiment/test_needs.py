@@ -58,13 +58,14 @@ def settings(name, adapter, *more):
 
 
 CASES = [
-    pytest.param(name, adapter, marks=() if (name, adapter) == ("sd35", "lora") else pytest.mark.slow)
+    (name, adapter)
     for name in NAMES
     for adapter in ("none", "lora")
     if (name, adapter) != ("pixart", "lora")  # into which Diffusers loads no adapters
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "adapter"), CASES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_family_needs_the_same_without_weights(name, adapter, precision, folder, settings_only):

@@ -148,7 +148,7 @@ def test_a_missing_package_is_refused_with_the_command_that_installs_it(monkeypa
 
 
 def test_a_sweep_over_quantize_composes():
-    jobs = parse_jobs(overrides_parser("check", "", ""), ["-m", "adapter=lora", "model.quantize=null,nf4,int8"])
+    _, jobs = parse_jobs(overrides_parser("check", "", ""), ["-m", "adapter=lora", "model.quantize=null,nf4,int8"])
     configs = [compose(*job.overrides) for job in jobs]
     for cfg in configs:
         make_plan(cfg)
