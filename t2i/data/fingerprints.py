@@ -41,6 +41,8 @@ def _content(part: Content, memory: Path) -> str:
         return json.dumps([rules, part.model_max_length, part.pad_token])
     if part.suffix == ".json":
         settings = json.loads(part.read_text())
+        if settings.get("shift_factor") == 0:  # as if there were none: the latents are the same
+            settings["shift_factor"] = None
         return repr(sorted((k, v) for k, v in settings.items() if not k.startswith("_") and k not in WITHOUT_EFFECT))
     return _hash_of_file(part, memory)
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from helpers.runs import compose
+from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from t2i.data.fingerprints import hash_of
 from t2i.models.loading import BUNDLED
 from t2i.publishing.model_card import write_card
 from t2i.sampling.images import sample
@@ -33,6 +36,16 @@ def test_the_frozen_parts_are_those_of_tiny():
     projection = shared.pop("text_projection.weight")
     assert same(shared, weights(BUNDLED["tiny"] / "text_encoder"))
     assert projection.shape == (128, 128)
+
+
+def test_its_latents_are_those_of_tiny(tmp_path):
+    """So that the battery, and what is cached, serve both."""
+    models = [instantiate(compose(f"model={name}").model) for name in ("tiny", "tiny_flow")]
+    first, second = (hash_of(*model.image_content, memory=tmp_path) for model in models)
+    assert first == second
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for ours, theirs in zip(*(model.encode(pixels) for model in models), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_transformer_is_that_of_the_folder():
