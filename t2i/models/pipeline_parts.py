@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from huggingface_hub import snapshot_download
 from torch import nn
 
@@ -87,7 +86,7 @@ class PipelineParts:
 
     def _without_weights(self, kind: Any, name: str) -> nn.Module:
         with self.shapes or nullcontext():
-            if issubclass(kind, ConfigMixin):
+            if hasattr(kind, "from_config"):
                 network = kind.from_config(kind.load_config(self.folder, subfolder=name))
             else:
                 network = kind(kind.config_class.from_pretrained(self.folder, subfolder=name))
