@@ -67,7 +67,7 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "adapter"), CASES)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long)])
 def test_every_family_needs_the_same_without_weights(name, adapter, precision, folder, settings_only):
     """In bf16 PyTorch takes the statistics of norms for bf16, which the kernels keep in float32."""
     chosen = settings(name, adapter, f"precision={precision}", "attention=sdpa")
@@ -124,6 +124,7 @@ def test_trained_text_encoders_are_a_part_of_it(settings_only):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_memory_is_taken(settings_only, tmp_path):
     """A transformer of 1.9 B parameters, which would be 3.8 GB."""
     big = shutil.copytree(settings_only("sd35"), tmp_path / "big")
