@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from t2i.config.instantiate import build
 from t2i.experiment.assembly import load_model
 from t2i.models.model import Model
+from t2i.models.quantization import held_bytes
 from t2i.models.shapes import empty_parameters, shapes_only
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import NetworkWeights, hold_weights
@@ -76,10 +77,16 @@ def needs(cfg: DictConfig, plan: Plan) -> Needs:
     gradients = size(weight.grad for weight in weights if weight.grad is not None)
     copies = size(weight for name, weight in trained.weights.items() if weight is not trained.parameters[name])
     own = size(trained.parameters.values())
+    frozen = size((*model.denoiser.parameters(), *model.denoiser.buffers())) - own
+    if quantize := cfg.model.get("quantize"):
+        linear = [module.weight for module in model.denoiser.modules() if type(module) is nn.Linear]
+        held = [weight for weight in linear if not weight.requires_grad]
+        frozen += sum(held_bytes(weight, quantize) - weight.nbytes for weight in held)
+        peak += max(weight.nbytes for weight in held)  # a layer multiplies with dequantised weights
     return Needs(
         parameters=sum(weight.numel() for weight in model.denoiser.parameters()),
         trained_parameters=sum(weight.numel() for weight in weights),
-        frozen=size((*model.denoiser.parameters(), *model.denoiser.buffers())) - own,
+        frozen=frozen,
         trained=own + copies,
         updated=size(weights),
         gradients=gradients,

@@ -114,6 +114,18 @@ def test_optimizer_and_average_are_measured(option, dtype, expected):
 
 
 @pytest.mark.slow
+def test_a_quantised_base_needs_less_and_its_adapters_the_same(settings_only):
+    plain, int8, nf4 = (
+        needs_with("flux1", settings_only("flux1"), "adapter=lora", "precision=bf16", f"model.quantize={choice}")
+        for choice in ("null", "int8", "nf4")
+    )
+    assert plain.frozen > int8.frozen
+    assert plain.trained == int8.trained == nf4.trained
+    assert plain.trained_parameters == nf4.trained_parameters
+    assert nf4.activations == int8.activations > plain.activations
+
+
+@pytest.mark.slow
 def test_trained_text_encoders_are_a_part_of_it(settings_only):
     path = settings_only("sd15")
     without, found = (

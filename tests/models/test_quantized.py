@@ -15,7 +15,7 @@ import t2i.models.quantization
 from t2i.cli.arguments import overrides_parser, parse_jobs
 from t2i.config import ConfigError
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.quantization import check_quantize, count_parameters
+from t2i.models.quantization import check_quantize, count_parameters, held_bytes
 from t2i.models.quantized import LAYERS
 from t2i.plan import make_plan
 
@@ -110,6 +110,20 @@ def test_training_changes_nothing_in_a_layer_and_neither_does_the_rest_of_the_ba
     others = torch.cat([x[:1], 100 * x[1:]])
     assert torch.allclose(layer(others)[0], trained[0], rtol=1e-6, atol=1e-6)
     assert layer.bias.dtype == torch.float32  # bitsandbytes would round it
+
+
+@pytest.mark.parametrize(("out", "into"), [(80, 96), (300, 1000), (7, 9)])
+@pytest.mark.parametrize("quantize", LAYERS)
+def test_the_bytes_of_a_layer_are_known_before_it_is_quantised(quantize, out, into):
+    weight = nn.Linear(into, out).weight.data
+    layer = LAYERS[quantize].like(nn.Linear(into, out))
+    layer.quantize(weight)
+    if quantize == "int8":
+        held = [layer.weight, layer.state.SCB]
+    else:
+        state = layer.quant_state
+        held = [layer.weight, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    assert held_bytes(weight, quantize) == sum(tensor.nbytes for tensor in held)
 
 
 def test_files_of_another_network_are_refused(folders, tmp_path):
