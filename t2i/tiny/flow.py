@@ -4,6 +4,7 @@ The autoencoder and text encoder are those of model=tiny; the transformer has th
 and gets its weights from `t2i train experiment=tiny_flow`.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main() -> None:
     encoder = text_encoder()
     tokenizer = CLIPTokenizer.from_pretrained(HERE / "pipeline" / "tokenizer")
     vae: Any = AutoencoderKL.from_pretrained(HERE / "pipeline" / "vae", dtype=torch.float16)
-    vae.register_to_config(shift_factor=0.0)  # the pipeline adds it
+    vae.register_to_config(shift_factor=0.0, _name_or_path="tiny")  # the pipeline adds the shift
     kind: Any = StableDiffusion3Pipeline
     pipeline = kind(
         transformer=transformer(),
@@ -62,6 +63,17 @@ def main() -> None:
     )
     pipeline.save_pretrained(FOLDER)
     (FOLDER / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # fresh weights are drawn from the seed
+    share(FOLDER / "vae" / "diffusion_pytorch_model.safetensors", HERE / "pipeline" / "vae")
+    share(FOLDER / "text_encoder_2" / "model.safetensors", FOLDER / "text_encoder")
+
+
+def share(file: Path, folder: Path) -> None:
+    """Replace the file by a link to the one of the same name, and the same content, in another folder."""
+    original = folder / file.name
+    if file.read_bytes() != original.read_bytes():
+        raise SystemExit(f"{file} differs from {original}")
+    file.unlink()
+    file.symlink_to(os.path.relpath(original, file.parent))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_gradient_checkpointing_changes_rounding_only(lora, trained):
 def test_the_code_in_the_model_card_loads_them(lora, layout):
     run, _ = lora
     model, names = run.folder / "model", {}
-    exec(use_adapter(str(layout("sd15")), str(model), "DDIMScheduler").rpartition("\n")[0], names)
+    exec(use_adapter(str(layout("sd15")), str(model), "DDIMScheduler"), names)
     assert np.array_equal(pixels(names["pipeline"]), pixels(stock(layout, "sd15", run)))
 
 
