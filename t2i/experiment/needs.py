@@ -101,8 +101,11 @@ def needs(cfg: DictConfig, plan: Plan) -> Needs:
 def autocast_on_cpu(precision: Precision) -> Callable[[Callable], Callable]:
     """As `t2i.distributed.processes.autocast`, without joining other processes."""
     enabled = precision.dtype != "fp32"
-    context = torch.autocast("cpu", precision.compute, enabled=enabled, cache_enabled=False)
-    return lambda forward: convert_outputs_to_fp32(context(forward))
+
+    def context() -> torch.autocast:  # one for each network: a context that is entered again while it is on stays on
+        return torch.autocast("cpu", precision.compute, enabled=enabled, cache_enabled=False)
+
+    return lambda forward: convert_outputs_to_fp32(context()(forward))
 
 
 def full_length(text: dict[str, Tensor]) -> dict[str, Tensor]:
