@@ -53,9 +53,7 @@ class Experiment:
     meter: Meter
     accelerator: Accelerator
     state: dict[str, Stateful]  # what a checkpoint holds
-    unquantized: (
-        np.ndarray | None
-    )  # the battery's errors of the base before it was quantised, if the run tells the cost
+    unquantized: np.ndarray | None  # the battery's errors of the base before it was quantised, to tell the cost
 
 
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
