@@ -14,6 +14,7 @@ from filelock import FileLock
 from t2i.config import ConfigError
 from t2i.runs.files import atomic_write
 from t2i.runs.records import sync
+from t2i.runs.text import one_line
 
 log = logging.getLogger(__name__)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -100,6 +101,22 @@ def read_memo(file: Path) -> dict[str, Any] | None:
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@contextmanager
+def passing_over_damage(file: Path) -> Generator[None]:
+    """Within, `file` is read; what is wrong with its content ends the block with a warning.
+
+    Raises ConfigError if it may not be read, and lets a lack of memory through: the file itself is right.
+    """
+    try:
+        yield
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # safetensors, Arrow and `datasets` raise anything
+        if isinstance(error, OSError) and (isinstance(error, PermissionError) or error.errno == errno.ENOMEM):
+            raise ConfigError(f"{file}, a file of the cache, can't be read ({error.strerror})") from error
+        warn_of_damage(file, one_line(error))
 
 
 def warn_of_damage(file: Path, problem: str) -> None:

@@ -1,6 +1,5 @@
 """Folders of packs, to which any number of processes add entries."""
 
-import errno
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i.config import ConfigError
-from t2i.data.cache_files import locked, publish, read_memo, warn_of_damage, write_memo
+from t2i.data.cache_files import locked, passing_over_damage, publish, read_memo, write_memo
 from t2i.data.packs import KEY_BYTES, Entries, Pack, Packed, serialized
 
 NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{32})\.safetensors")
@@ -74,21 +73,12 @@ class PackFolder:
         """A pack; None if it is damaged. check: compute its hash, too."""
         if file.is_dir():
             raise ConfigError(f"{file} is a folder instead of a file of the cache; delete it")
-        try:
+        with passing_over_damage(file):
             if check and _hash(file) != file.stem.partition("-")[2]:
                 raise ValueError("its checksum differs")
             pack = Pack(file)
             if pack.about.get("encoder") != self.encoder:
                 raise ValueError("it holds other encodings")
-        except MemoryError:
-            raise
-        except OSError as error:
-            if isinstance(error, PermissionError) or error.errno == errno.ENOMEM:
-                raise ConfigError(f"{file}, a file of the cache, can't be read ({error.strerror})") from error
-            warn_of_damage(file, " ".join(str(error).split()))
-        except Exception as error:  # safetensors raises anything
-            warn_of_damage(file, " ".join(str(error).split()) or type(error).__name__)
-        else:
             return pack
         file.unlink()
         return None

@@ -3,7 +3,6 @@
 Each has a seal, a JSON file beside it that tells whether it is as it was written; the first of them had none.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from t2i.config import ConfigError
-from t2i.data.cache_files import read_memo, warn_of_damage
+from t2i.data.cache_files import passing_over_damage, read_memo
 from t2i.data.packs import Tensors
 
 
@@ -24,22 +22,13 @@ def read(file: Path, number: int) -> datasets.Dataset | None:
     """The rows of a file, memory-mapped; None if there is none, or if it is damaged, of which a warning tells."""
     if not file.is_file():
         return None
-    try:
+    with passing_over_damage(file):
         seal = read_memo(file.with_suffix(".json"))
         rows = _opened(file, number, complete=seal is None)
         if seal is not None and seal.get("sha256") != _hash(file):
             raise ValueError("its checksum differs")
-    except (ConfigError, MemoryError):
-        raise
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == errno.ENOMEM:
-            raise ConfigError(f"{file}, a file of the cache, can't be read ({error.strerror})") from error
-        warn_of_damage(file, _first_line(error))
-        return None
-    except Exception as error:  # Arrow and `datasets` raise anything
-        warn_of_damage(file, _first_line(error))
-        return None
-    return rows
+        return rows
+    return None
 
 
 def entries(rows: datasets.Dataset, places: list[int]) -> Sequence[Tensors]:
@@ -101,7 +90,3 @@ def _check_values(table: pa.Table) -> None:
 def _hash(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

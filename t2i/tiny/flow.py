@@ -65,6 +65,8 @@ def main() -> None:
     (FOLDER / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # fresh weights are drawn from the seed
     share(FOLDER / "vae" / "diffusion_pytorch_model.safetensors", HERE / "pipeline" / "vae")
     share(FOLDER / "text_encoder_2" / "model.safetensors", FOLDER / "text_encoder")
+    for part in ("tokenizer", "tokenizer_2"):
+        share(FOLDER / part / "tokenizer.json", HERE / "pipeline" / "tokenizer")
 
 
 def share(file: Path, folder: Path) -> None:
