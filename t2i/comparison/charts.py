@@ -33,7 +33,7 @@ PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 6):+g} %".replace
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 VALUE = FuncFormatter(lambda value, _: as_text(value))
 CHARACTER_WIDTH, LINE_HEIGHT = 0.08, 0.2  # of text
-LONGEST_LABEL = 60  # characters
+LONGEST_LABEL, LONGEST_IN_TITLE = 60, 22  # characters
 
 
 def create_axes(
@@ -87,8 +87,13 @@ def figure_label(variant: Variant, comparison: Comparison) -> str:
     return f"{label} (baseline)" if variant is comparison.baseline else label
 
 
-def shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+def baseline_in_title(comparison: Comparison) -> str:
+    """The baseline's label, short enough for the title of one chart of several in a row."""
+    return shorten(comparison.baseline.label, LONGEST_IN_TITLE)
+
+
+def shorten(text: str, longest: int = LONGEST_LABEL) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def label_width(labels: Sequence[str]) -> float:

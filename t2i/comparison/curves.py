@@ -6,7 +6,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from t2i.comparison.charts import PERCENT, PLAIN, SAME, create_axes, draw_legend, figure_label
+from t2i.comparison.charts import PERCENT, PLAIN, SAME, baseline_in_title, create_axes, draw_legend, figure_label
 from t2i.comparison.figures import find_grid
 from t2i.comparison.verdicts import Comparison, Variant
 from t2i.evaluation.metrics import Metric
@@ -76,7 +76,7 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
             both = [side.runs[pair].curve(metric) for side in (variant, comparison.baseline) for pair in pairs]
             steps, _, values = _common_points(both)
             draw_runs(axes, steps, values[: len(pairs)] / values[len(pairs) :] - 1, style)
-    axes.set(xlabel="step", title=f"against {comparison.baseline.label} at the same step")
+    axes.set(xlabel="step", title=f"against {baseline_in_title(comparison)} at the same step")
     axes.yaxis.set_major_formatter(PERCENT)
 
 

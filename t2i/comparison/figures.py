@@ -14,6 +14,7 @@ from t2i.comparison.charts import (
     PERCENT,
     SAME,
     VALUE,
+    baseline_in_title,
     create_axes,
     draw_cells,
     figure_label,
@@ -163,7 +164,7 @@ def differences(comparison: Comparison, metric: Metric) -> Figure:
     axes.set_ylim(-0.6, len(verdicts) - 0.4)
     axes.xaxis.set(major_formatter=PERCENT, major_locator=MaxNLocator(6))
     axes.set_xlabel("difference, 95 % interval (below 0: better; hollow: within noise)")
-    axes.set_title(f"{metric.name} against {comparison.baseline.label}")
+    axes.set_title(f"{metric.name} against {baseline_in_title(comparison)}")
     return figure
 
 

@@ -5,7 +5,16 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-from t2i.comparison.charts import PERCENT, PLAIN, create_axes, draw_cells, draw_legend, figure_label, label_width
+from t2i.comparison.charts import (
+    PERCENT,
+    PLAIN,
+    baseline_in_title,
+    create_axes,
+    draw_cells,
+    draw_legend,
+    figure_label,
+    label_width,
+)
 from t2i.comparison.curves import draw_runs, line_styles
 from t2i.comparison.verdicts import Comparison, Variant
 from t2i.comparison.wording import weights_name
@@ -19,7 +28,7 @@ def snr(comparison: Comparison, metric: Metric) -> Figure:
     variants = [variant for variant in comparison.variants if comparison.pairs(variant)]
     draw = _in_lines if len(variants) <= MOST_LINES else _in_rows
     figure = draw(comparison, metric, variants)
-    figure.axes[0].set_title(f"error against {comparison.baseline.label}, {weights_name(metric)} (below 0: better)")
+    figure.axes[0].set_title(f"error against {baseline_in_title(comparison)}, {weights_name(metric)} (below 0: better)")
     return figure
 
 

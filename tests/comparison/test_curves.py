@@ -1,8 +1,13 @@
+from itertools import pairwise
+
+import matplotlib
 import pytest
 from helpers.synthetic import write_run
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from t2i.comparison import curves
+from t2i.comparison.charts import STYLE
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
 from t2i.evaluation.metrics import Metric
@@ -35,6 +40,22 @@ def test_curves_end_at_the_values_and_at_the_difference(folder):
     assert mean.get_ydata() == pytest.approx([0, mean.get_ydata()[1], verdict.total.estimate], abs=1e-3)
     assert timed.get_lines()[0].get_xdata().tolist() == [0, 1, 2]
     assert timed.get_xlabel() == "hours"
+
+
+def test_the_titles_of_variants_with_long_names_do_not_meet(tmp_path):
+    for loss, scheduler, model in (("mse", "flow_matching", "tiny_flow"), ("minsnr", "epsilon", "tiny")):
+        write_run(tmp_path / loss, f"loss={loss}", f"scheduler={scheduler}", f"model={model}")
+    with matplotlib.rc_context(STYLE):
+        figure = curves.curves(compare(read_results([tmp_path])), LOSS)
+        figure.draw_without_rendering()
+    shown = [axes.get_title("left") for axes in figure.axes]
+    titles = [
+        next(text for text in axes.findobj(Text) if text.get_text() == title).get_window_extent()
+        for axes, title in zip(figure.axes, shown, strict=True)
+    ]
+    assert len(titles) == 3
+    assert all(shown)
+    assert all(left.x1 < right.x0 for left, right in pairwise(titles))
 
 
 def test_a_run_that_is_not_compared_ends_where_it_ended(folder):
