@@ -137,6 +137,7 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
                     meter=experiment.meter,
                     validate=never,
                     sample=never,
+                    evaluate=never,
                     log=recorder.log,
                     save=never,
                     should_stop=turns.step_done,

@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
-from t2i.config.instantiate import build, check_signature, check_targets, naming, target_of
+from t2i.config.instantiate import build, build_all, check_signature, check_targets, naming, target_of
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Continuous, Distribution
+from t2i.evaluation.image_metrics.metric import ImageMetric
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
@@ -40,6 +41,7 @@ class Plan:
     scheduler: Any  # of Diffusers
     diffusion: Diffusion
     levels: NoiseLevels  # of the battery
+    metrics: dict[str, ImageMetric]  # of the images of evaluate_every; none if it is 0
 
 
 def make_plan(cfg: DictConfig) -> Plan:
@@ -80,7 +82,19 @@ def make_plan(cfg: DictConfig) -> Plan:
         scheduler=scheduler,
         diffusion=diffusion,
         levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
+        metrics=_metrics(cfg),
     )
+
+
+def _metrics(cfg: DictConfig) -> dict[str, ImageMetric]:
+    """The metrics of images, if there will be images; raises ConfigError if a network of theirs is missing."""
+    if not cfg.evaluate_every:
+        return {}
+    metrics = build_all(cfg, "metric")
+    for name, metric in metrics.items():
+        with naming(f"metric.{name}"):
+            metric.check()
+    return metrics
 
 
 def _check_quantize(cfg: DictConfig, adapter: Adapter) -> None:

@@ -25,6 +25,7 @@ STREAMS = {
     "step": 10,  # address: optimizer step
     "caption_choice": 11,  # among several captions, as the other training streams
     "rounding": 12,  # of an optimizer's weights, address: (optimizer step, weight)
+    "image_battery": 13,  # address: the first 128 bits of the prompt's hash
 }
 
 

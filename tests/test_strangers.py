@@ -555,7 +555,7 @@ def test_a_run_folder_calls_only_what_its_groups_take(name, finished, tmp_path, 
         OmegaConf.save(OmegaConf.create(mixed), folder / "config.yaml")
         end_of(sample.main, [str(folder), "red apple", "--out", str(tmp_path / "out.png")], capsys)
     doors = [
-        (evaluate.main, [str(folder), "--seeds", "1"]),
+        (evaluate.main, [str(folder), "evaluation.seeds=[0]"]),
         (compare.main, [str(folder)]),
         (push.main, [str(folder), "--repo", "mine"]),
     ]

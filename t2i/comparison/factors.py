@@ -10,7 +10,10 @@ from t2i.config.keys import belongs
 from t2i.runs.folder import FREE_KEYS
 from t2i.runs.text import printable
 
-OBSERVATION = ("log_every", "validate_every", "sample_every", "samples")  # these change what is recorded of a run only
+OBSERVATION = (
+    *("log_every", "validate_every", "sample_every", "samples"),
+    *("evaluate_every", "evaluation", "metric"),
+)  # these change what is recorded of a run only
 NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION)
 
 

@@ -28,7 +28,7 @@ of the cases.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -36,12 +36,16 @@ from scipy.special import stdtr
 
 from t2i.config import ConfigError
 
+WILSON = 1.959964  # the critical value of the normal distribution
 LEVEL = 0.05  # a difference counts if its adjusted p is below this; the intervals are those of 1 − LEVEL = 95 %
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The relative difference between an error and the baseline's: -0.018 means that the error is 1.8 % lower."""
+    """The difference between a variant and the baseline.
+
+    Of errors it is relative: -0.018 means that the error is 1.8 % lower. Of scores it is the difference itself.
+    """
 
     estimate: float
     low: float  # 95 % interval
@@ -60,20 +64,57 @@ def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric"
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
     log_ratios, pseudo = _jackknife(errors, baseline)
-    d, num_seeds = log_ratios.mean(), len(log_ratios)
+    logarithmic = _of_table(float(log_ratios.mean()), pseudo, _effective_images(errors, baseline))
+    estimate, low, high = np.expm1([logarithmic.estimate, logarithmic.low, logarithmic.high]).tolist()
+    return replace(logarithmic, estimate=estimate, low=low, high=high)
+
+
+def score_difference(scores: np.ndarray, baseline: np.ndarray) -> Difference:
+    """The difference between the mean scores of R runs and those of the baseline's runs with the same training seeds.
+
+    scores, baseline: [R, P, S], of P prompts with S images of each, which are paired by their noise; for the distances
+    of distributions pseudo-values, [R, G, 1]. An image belongs to its prompt, so the mean over a prompt's images counts
+    once; prompts and training seeds are crossed random effects.
+    """
+    if scores.ndim != 3 or scores.shape != baseline.shape:
+        raise ValueError(f"scores of shape {scores.shape} and {baseline.shape} can't be paired; both must be [R, P, S]")
+    if scores.shape[1] < 2:
+        raise ConfigError("one prompt can't tell a difference from chance; evaluate at least 2")
+    table = (scores - baseline).mean(-1)
+    return _of_table(float(table.mean()), table, table.shape[1])
+
+
+def score_interval(scores: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a model's mean score over other prompts and noise; scores: [P, S], as above.
+
+    Where all prompts of a metric that is 0 or 1 agree, it is Wilson's (1927) for P trials.
+    """
+    by_prompt = scores.mean(-1)
+    if len(by_prompt) < 2:
+        return -np.inf, np.inf
+    if np.isin(scores, (0, 1)).all() and np.ptp(by_prompt) == 0:
+        z2 = WILSON**2 / len(by_prompt)
+        middle, half = (by_prompt[0] + z2 / 2) / (1 + z2), z2 / 2 / (1 + z2)
+        return max(middle - half, 0.0), min(middle + half, 1.0)
+    one = _of_table(float(by_prompt.mean()), by_prompt[None], len(by_prompt))
+    return one.low, one.high
+
+
+def _of_table(d: float, pseudo: np.ndarray, images: float) -> Difference:
+    """The test of a difference d with these (pseudo-)values of it, [S, N]; images: as many as the N count for."""
+    num_seeds = len(pseudo)
     seed_variance, image_variance = _variances(pseudo)
     standard_error = np.sqrt(seed_variance + image_variance)
     if standard_error == 0:  # all seeds and images agree
-        return Difference(*[float(np.expm1(d))] * 3, p=float(d == 0), seeds=num_seeds)
-    seed_dof, image_dof = max(num_seeds - 1, 1), max(_effective_images(errors, baseline) - 1, 1)
+        return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
+    seed_dof, image_dof = max(num_seeds - 1, 1), max(images - 1, 1)
     seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
         return 2 * (seed_weight * stdtr(seed_dof, -t) + (1 - seed_weight) * stdtr(image_dof, -t))
 
     half = standard_error * brentq(lambda t: two_sided(t) - LEVEL, 0, 13)  # 12.7 at one degree of freedom
-    estimate, low, high = np.expm1([d, d - half, d + half]).tolist()
-    return Difference(estimate, low, high, float(two_sided(abs(d) / standard_error)), num_seeds)
+    return Difference(d, d - half, d + half, float(two_sided(abs(d) / standard_error)), num_seeds)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -93,6 +93,14 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{max(0, digits - 1 - int(np.floor(np.log10(abs(value) or 1))))}f}"
 
 
+def signed(difference: Difference) -> str:
+    """A difference of scores with its interval: +0.013 [+0.002, +0.024]."""
+    width = difference.high - difference.low
+    digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 3
+    texts = [f"{value:+.{digits}f}" for value in (difference.estimate, difference.low, difference.high)]
+    return "{} [{}, {}]".format(*texts).replace("-", "−")
+
+
 def interval(difference: Difference) -> str:
     """The 95 % interval in percent: [−2.6, −1.0]."""
     low, high = (percent(bound).removesuffix(" %") for bound in (difference.low, difference.high))

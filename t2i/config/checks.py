@@ -22,6 +22,7 @@ AT_LEAST = {
     "log_every": 0,
     "validate_every": 0,
     "sample_every": 0,
+    "evaluate_every": 0,
     "save_every": 0,
     "keep_checkpoints": 1,
     "num_workers": 0,
@@ -30,6 +31,8 @@ AT_LEAST = {
     "validation.seed": 0,
     "samples.steps": 1,
     "samples.seed": 0,
+    "evaluation.items": 1,
+    "evaluation.steps": 1,
 }
 FRACTIONAL = ("max_grad_norm", "caption_dropout", "noise_offset", "input_perturbation")  # the others are whole
 POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
@@ -37,8 +40,10 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
     "max_hours": ((int, float), "above 0", "for no limit"),
     "checkpoint_levels": (int, "at least 1", "for all"),
     "threads": (int, "at least 1", "for all cores"),
+    "evaluation.size": (int, "at least 1", "for what the pipeline was made for"),
 }
 FIXED = {  # the tables that are not components -> their settings
+    "evaluation": ("prompts", "column", "items", "seeds", "steps", "guidance_scale", "size", "sampler", "clip"),
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
@@ -48,7 +53,7 @@ NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
     **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost"), bool),
     **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
-    "samples.guidance_scale": (int, float),
+    **dict.fromkeys(("samples.guidance_scale", "evaluation.guidance_scale"), (int, float)),
 }
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
@@ -69,6 +74,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     if cfg.caption_dropout > 1:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a fraction of the captions: at most 1")
     _check_log_snr(cfg.validation.log_snr)
+    check_evaluation(cfg.evaluation)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
@@ -91,7 +97,7 @@ def check_fixed(cfg: DictConfig) -> None:
             wanted = "true or false" if kind is bool else "a text" if kind is str else "a number"
             raise ConfigError(f"{key}={_shown(value)} must be {wanted}")
     prompts = OmegaConf.select(cfg, "samples.prompts")
-    if not isinstance(prompts, ListConfig) or not all(isinstance(prompt, str) for prompt in prompts):
+    if not isinstance(prompts, ListConfig) or not _texts(prompts):
         raise ConfigError(f"samples.prompts={_shown(prompts)} must be a list of texts")
 
 
@@ -108,6 +114,25 @@ def _check_log_snr(log_snr: ListConfig | None) -> None:
         raise ConfigError(
             f"validation.log_snr={log_snr} must be two numbers, the lower first, such as [-5,5]; null for timesteps"
         )
+
+
+def check_evaluation(evaluation: DictConfig) -> None:
+    """Refuse prompts, seeds and names of other types than the image battery takes."""
+    prompts, seeds = evaluation.prompts, evaluation.seeds
+    if not (prompts is None or isinstance(prompts, str) or (isinstance(prompts, ListConfig) and _texts(prompts))):
+        raise ConfigError(
+            f"evaluation.prompts={prompts} must be a list of texts, a file, or null for held-out captions"
+        )
+    for name in ("column", "sampler", "clip"):
+        if not isinstance(evaluation[name], str | None):
+            raise ConfigError(f"evaluation.{name}={evaluation[name]} must be a text, or null")
+    whole = isinstance(seeds, ListConfig) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or not len(seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"evaluation.seeds={seeds} must be a list of different whole numbers, such as [0,1]")
+
+
+def _texts(values: ListConfig) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def check_types(cfg: DictConfig, defaults: DictConfig) -> None:

@@ -45,7 +45,11 @@ def check_targets(cfg: DictConfig) -> None:
     """Refuse every `_target_` that its group does not take, by name, before anything is imported."""
     allowed = _allowed(cfg)
     for group, node in resolve(cfg).items():
-        _check_names(node, str(group), group if group in RULES else None, allowed)
+        if rule_of(group).several:
+            for name, component in node.items() if isinstance(node, dict) else ():
+                _check_names(component, f"{group}.{name}", group, allowed)
+        else:
+            _check_names(node, str(group), group if group in RULES else None, allowed)
 
 
 def check_signature(cfg: DictConfig, group: str) -> None:
@@ -84,6 +88,23 @@ def build(cfg: DictConfig, group: str) -> Any:
     node, allowed = _component(cfg, group), _allowed(cfg)
     with naming(group):
         return _make(node, group, group, allowed)
+
+
+def build_all(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """The components of a group that may have several, by the names of their options."""
+    chosen, allowed = OmegaConf.select(cfg, group), _allowed(cfg)
+    if not isinstance(chosen, DictConfig | None):
+        raise ConfigError(f"{group}={chosen} must be a list of options, such as {group}=[clip_score]")
+    built = {}
+    for name, node in (resolve(chosen) if chosen is not None else {}).items():
+        key = f"{group}.{name}"
+        if not isinstance(node, dict) or node.get("_target_") is None:
+            raise ConfigError(f"{key} has no _target_; choose the option, too: {group}=[{name}]")
+        _check_names(node, key, group, allowed)
+        _check_settings(node, key, group, allowed)
+        with naming(key):
+            built[name] = _make(node, key, group, allowed)
+    return built
 
 
 @contextmanager

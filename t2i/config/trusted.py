@@ -32,6 +32,7 @@ class Rule(NamedTuple):
     family: Family | None = None
     nested: Mapping[str, str] = MappingProxyType({})  # setting -> the group that its value belongs to
     partial: bool = False  # whether the group's `_target_` gets its last arguments later
+    several: bool = False  # whether the group has any number of components, by their options' names
 
 
 RULES = {
@@ -68,6 +69,7 @@ RULES = {
     "tracker": Rule(),
     "model": Rule(),
     "dataset": Rule(),
+    "metric": Rule(several=True),
 }
 ELSEWHERE = Rule()  # what settings outside of the groups may call: nothing
 

@@ -23,6 +23,7 @@ from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
 from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery, make_battery
+from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
@@ -50,6 +51,8 @@ class Experiment:
     optimization: Optimization
     examples: Readable
     battery: Battery
+    images: ImageEvaluation | None  # None: the model is not judged by its images while it trains
+    judged_prompts: Sequence[str] | EmbeddedPrompts  # those of the image battery
     meter: Meter
     accelerator: Accelerator
     state: dict[str, Stateful]  # what a checkpoint holds
@@ -60,6 +63,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
     data: Captioned = build(cfg, "dataset")
+    images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
     model.to(accelerator.device)
@@ -75,6 +79,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
     battery = _battery(cfg, plan, data, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
+    judged_prompts = model.prompts(images.battery.prompts if images else [])
     model.release()
     unquantized = _unquantized(cfg, plan, model, battery, accelerator) if tells_cost(cfg, folder) else None
     if accelerator.device.type == "cpu":
@@ -107,6 +112,8 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         ),
         examples=examples,
         battery=battery,
+        images=images,
+        judged_prompts=judged_prompts,
         meter=meter,
         accelerator=accelerator,
         state={**state, "meter": meter},

@@ -16,6 +16,7 @@ from t2i.config import ConfigError
 from t2i.distributed import processes
 from t2i.evaluation.battery import evaluate, evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.quantization_cost import quantization_cost, sentence
 from t2i.plan import Plan
 from t2i.publishing.push import Publisher
@@ -130,6 +131,7 @@ def schedule(cfg: DictConfig, first_step: int) -> Schedule:
         log_every=cfg.log_every,
         validate_every=cfg.validate_every,
         sample_every=cfg.sample_every,
+        evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
         stop_at=cfg.stop_at,
     )
@@ -158,6 +160,15 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         if accelerator.is_main_process:
             recorder.images(step, cfg.samples.prompts, [by_place[place] for place in sorted(by_place)])
 
+    def judge_images(step: int) -> dict[str, float]:
+        assert experiment.images is not None
+        trained = experiment.optimization.trained.weights
+        with ema.applied(), evaluating(model.denoiser):
+            pipeline, weights = model.sampler(plan.scheduler), identify(trained)
+            return evaluate_images(
+                experiment.images, run.folder, step, pipeline, experiment.judged_prompts, weights, accelerator
+            )
+
     sync_records = RecordSync(run.folder)
 
     def save(step: int) -> None:
@@ -170,6 +181,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         meter=experiment.meter,
         validate=validate,
         sample=sample_images,
+        evaluate=judge_images,
         log=recorder.log,
         save=save,
         should_stop=partial(_any_process_stops, stop, accelerator),

@@ -32,6 +32,7 @@ FREE_KEYS = (
     *("run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker"),
     *("allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards"),
     *("dataset.follow_links", "validation.quantization_cost"),
+    *("evaluate_every", "evaluation", "metric"),
     "adapted_layers",  # which layers were adapted is in adapter.target_modules
 )
 # Neither do these, which decide whether the run fits into memory.

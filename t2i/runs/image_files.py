@@ -5,13 +5,12 @@ besides the model: prompts, seeds, size, sampler, its steps and guidance.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
-from t2i.runs.files import NUMBERED, atomic_write, check_fields, read_json
+from t2i.runs.files import NUMBERED, Types, atomic_write, check_fields, read_json
 from t2i.runs.links import refuse_links_out
 
 INDEX = "index.json"
@@ -28,6 +27,7 @@ class ImageFiles:
     seeds: list[int]
     hash: str  # of the battery: images of two models can be paired if it is the same
     settings: dict[str, Any]  # what the battery consists of besides prompts and seeds
+    weights: str | None = None  # identifies the weights that draw them while training; None: those of the finished run
 
     def file(self, prompt: int, seed: int) -> Path:
         """Where the image of the n-th prompt with a seed belongs."""
@@ -40,7 +40,7 @@ class ImageFiles:
 
     def write_index(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        index = {"hash": self.hash, "prompts": self.prompts, "seeds": self.seeds, "settings": self.settings}
+        index = {name: value for name, value in vars(self).items() if name != "folder"}
         atomic_write(self.folder / INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -53,15 +53,15 @@ def read_images(folder: Path) -> ImageFiles:
     """The images in a folder with an index. Raises ConfigError if there is none, or if it is damaged."""
     file = folder / INDEX
     index = read_json(file, REMEDY)
-    types: Mapping[str, type] = {"hash": str, "prompts": list, "seeds": list, "settings": dict}
-    check_fields(index, types, file, REMEDY)
+    types: Types = {"hash": str, "prompts": list, "seeds": list, "settings": dict}
+    check_fields(index, {**types, "weights": (str, type(None))}, file, REMEDY)
     if missing := types.keys() - index.keys():
         raise ConfigError(f"{file} lacks {', '.join(sorted(missing))}; {REMEDY}")
     if not all(isinstance(prompt, str) for prompt in index["prompts"]) or not all(
         type(seed) is int for seed in index["seeds"]
     ):
         raise ConfigError(f"{file}: prompts must be texts, and seeds integers; {REMEDY}")
-    return ImageFiles(folder, index["prompts"], index["seeds"], index["hash"], index["settings"])
+    return ImageFiles(folder, **{name: index[name] for name in types}, weights=index.get("weights"))
 
 
 def all_images(run: Path) -> dict[tuple[str, int], ImageFiles]:

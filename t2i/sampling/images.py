@@ -16,7 +16,6 @@ FORWARD_BATCH = 16
 GUIDED_BY = {"QwenImagePipeline": "true_cfg_scale"}  # others take guidance_scale
 
 
-@torch.no_grad()
 def sample(
     pipeline: Any,
     prompts: Sequence[str] | EmbeddedPrompts,
@@ -26,14 +25,32 @@ def sample(
     places: Sequence[int] | None = None,
     size: int | None = None,
 ) -> list[Image.Image]:
-    """One image for each prompt, from a stock Diffusers pipeline.
+    """One image for each prompt, as `draw` makes them.
 
     places: indices of the prompts to sample; None means all. The initial noise of an image depends on `seed` and the
-    index of its prompt only, not on which other prompts are sampled. Prompts are as long as those that `load_pipeline`
-    found the pipeline to be trained with. size: height and width in pixels; None: what the
-    pipeline was made for.
+    index of its prompt only, not on which other prompts are sampled.
     """
     places = range(len(prompts)) if places is None else places
+    randoms = [generator(seed, "sample", place) for place in places]
+    return draw(pipeline, prompts, places, randoms, steps=steps, guidance_scale=guidance_scale, size=size)
+
+
+@torch.no_grad()
+def draw(
+    pipeline: Any,
+    prompts: Sequence[str] | EmbeddedPrompts,
+    places: Sequence[int],
+    randoms: Sequence[np.random.Generator],
+    *,
+    steps: int,
+    guidance_scale: float,
+    size: int | None = None,
+) -> list[Image.Image]:
+    """One image for each of the places, which are indices of prompts, from a stock Diffusers pipeline.
+
+    randoms: what each image's noise is drawn from. Prompts are as long as those that `load_pipeline` found the pipeline
+    to be trained with. size: height and width in pixels; None: what the pipeline was made for.
+    """
     denoiser = denoiser_of(pipeline.components)
     noise = _latents if denoiser == "unet" else _generators
     settings = {"num_inference_steps": steps, GUIDED_BY.get(type(pipeline).__name__, "guidance_scale"): guidance_scale}
@@ -47,9 +64,10 @@ def sample(
         settings["use_resolution_binning"] = size is None
     images = []
     for start in range(0, len(places), FORWARD_BATCH):
-        part = places[start : start + FORWARD_BATCH]
-        request = _request(prompts, part, pipeline.components[denoiser].device, "true_cfg_scale" in settings)
-        images += pipeline(**request, **noise(pipeline, seed, part, size), **settings).images
+        part = slice(start, start + FORWARD_BATCH)
+        device = pipeline.components[denoiser].device
+        request = _request(prompts, places[part], device, "true_cfg_scale" in settings)
+        images += pipeline(**request, **noise(pipeline, randoms[part], size), **settings).images
     return images
 
 
@@ -63,16 +81,17 @@ def _request(
     return {"prompt": texts, "negative_prompt": [""] * len(texts)} if negative else {"prompt": texts}
 
 
-def _latents(pipeline: Any, seed: int, places: Sequence[int], size: int | None) -> dict[str, Any]:
+def _latents(pipeline: Any, randoms: Sequence[np.random.Generator], size: int | None) -> dict[str, Any]:
     """The initial noise of a UNet, whose latents have one layout."""
     config = pipeline.unet.config
     side = config.sample_size if size is None else size // pipeline.vae_scale_factor
     shape = (config.in_channels, side, side)
-    noise = [generator(seed, "sample", place).standard_normal(shape, dtype=np.float32) for place in places]
-    return {"latents": torch.from_numpy(np.stack(noise)).to(pipeline.unet.device, pipeline.vae.dtype)}
+    noise = [random.standard_normal(shape, dtype=np.float32) for random in randoms]
+    latents = torch.from_numpy(np.stack(noise)).to(pipeline.unet.device, pipeline.vae.dtype)
+    return {"latents": latents, **_generators(pipeline, randoms, size)}  # some samplers draw further noise
 
 
-def _generators(pipeline: Any, seed: int, places: Sequence[int], size: int | None) -> dict[str, Any]:
-    """What the pipeline draws the initial noise from, in the layout of its family."""
-    seeds = [int(generator(seed, "sample", place).integers(2**63)) for place in places]
-    return {"generator": [torch.Generator().manual_seed(value) for value in seeds]}
+def _generators(pipeline: Any, randoms: Sequence[np.random.Generator], size: int | None) -> dict[str, Any]:
+    """What the pipeline draws noise from, in the layout of its family."""
+    seeds = [int(random.integers(2**63)) for random in randoms]
+    return {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}

@@ -112,16 +112,27 @@ def _from_adapters(folder: Path, weights: str) -> Any:
     cfg = _config(folder.parent)
     pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
     raw = weights == "raw" and (folder / RAW).is_file()
+    file = folder / (RAW if raw else AVERAGED)
+    plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
+    _load_adapter(pipeline, file, "use a checkpoint of the run", low_cpu_mem_usage=plain)
+    return pipeline
+
+
+def load_on_base(base: str, adapter: Path) -> Any:
+    """A base model, as `load_pipeline` opens it, with the LoRA weights of a .safetensors file."""
+    pipeline = load_pipeline(base)
+    _load_adapter(pipeline, adapter, f"it must be a LoRA for {base}")
+    return pipeline
+
+
+def _load_adapter(pipeline: Any, file: Path, remedy: str, **options: Any) -> None:
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
-    file = folder / (RAW if raw else AVERAGED)
     try:
         refuse_foreign_settings(file)
-        plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
-        pipeline.load_lora_weights(folder, weight_name=file.name, low_cpu_mem_usage=plain)
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, **options)
     except REFUSALS as error:
-        raise ConfigError(f"{file} can't be loaded ({one_line(error)}); use a checkpoint of the run") from error
-    return pipeline
+        raise ConfigError(f"{file} can't be loaded ({one_line(error)}); {remedy}") from error
 
 
 def _from_checkpoint(checkpoint: Path, weights: str) -> Any:

@@ -72,16 +72,3 @@ class Judge:
         tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
         pooled = self.clip.text_model(input_ids=tokens.to(self.clip.device)).pooler_output
         return F.normalize(self.clip.text_projection(pooled), dim=-1)
-
-
-def nearest_is_own(samples: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:
-    """Fraction of samples whose nearest real image, by mean squared pixel distance, is the one of their own caption.
-
-    real: N images; samples: images of the same captions in the same order, repeated any number of times.
-    """
-    a, b = (
-        np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).ravel() for image in images])
-        for images in (samples, real)
-    )
-    distances = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
-    return float((distances.argmin(1) == np.arange(len(samples)) % len(real)).mean())

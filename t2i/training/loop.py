@@ -34,6 +34,7 @@ class Schedule:
     log_every: int
     validate_every: int
     sample_every: int
+    evaluate_every: int
     save_every: int
     stop_at: int | None  # pause after this step, with a checkpoint; the learning rate is still that of all steps
 
@@ -64,6 +65,7 @@ class Hooks:
     meter: Meter
     validate: Callable[[int], dict[str, float]]
     sample: Callable[[int], None]
+    evaluate: Callable[[int], dict[str, float]]  # by images
     log: Callable[[int, dict[str, float]], None]
     save: Callable[[int], Any]  # a checkpoint
     should_stop: Callable[[], bool]  # asked after every step; the same answer on every process
@@ -132,6 +134,8 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
             metrics |= hooks.validate(done)
         if schedule.due(done, schedule.sample_every):
             hooks.sample(done)
+        if schedule.due(done, schedule.evaluate_every):
+            metrics |= hooks.evaluate(done)
         if metrics:
             hooks.log(done, metrics)
         if saving:

@@ -1,0 +1,72 @@
+"""The prompts of the image battery: held-out captions, a list, a text file, or a column of a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from t2i.config import ConfigError
+from t2i.runs.links import read_regular
+from t2i.runs.text import one_line
+
+LARGEST = 100_000_000  # bytes of a file of prompts
+MOST_ROWS = 10_000_000  # of a table: few bytes of Parquet can stand for any number of equal values
+COLUMNS = ("prompt", "caption", "text")  # where column is null
+TABLES = (".csv", ".jsonl", ".parquet")
+
+
+def read_prompts(source: str | Sequence[str], column: str | None = None, count: int | None = None) -> list[str]:
+    """Prompts, each once, in their order; at most `count`, spread evenly over all.
+
+    source: a list; or a .txt file with a prompt in each line; or a .csv, .jsonl or .parquet file with a `column`.
+    """
+    texts = list(source) if not isinstance(source, str) else _from_file(Path(source).expanduser(), column)
+    prompts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if not prompts:
+        raise ConfigError(f"evaluation.prompts={source} holds no prompt; write one in each line")
+    if count is not None and len(prompts) > count:
+        prompts = [prompts[(2 * index + 1) * len(prompts) // (2 * count)] for index in range(count)]
+    return prompts
+
+
+def _from_file(file: Path, column: str | None) -> list[str]:
+    kind = file.suffix.lower()
+    if not file.is_file():
+        raise ConfigError(f"evaluation.prompts={file} is not a file; give a .txt, {', '.join(TABLES)} file, or null")
+    if kind in TABLES:
+        return _from_table(file, column)
+    if kind != ".txt":
+        raise ConfigError(f"evaluation.prompts={file} must be a .txt, {' or '.join(TABLES)} file")
+    try:
+        return read_regular(file, LARGEST).splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+
+
+def _from_table(file: Path, column: str | None) -> list[str]:
+    try:
+        table = _table(file)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+    names = table.column_names
+    chosen = column or next((name for name in COLUMNS if name in names), None)
+    if chosen not in names:
+        raise ConfigError(f"evaluation.column={column} must name a column of {file}: {', '.join(names)}")
+    values = table[chosen].to_pylist()
+    if not all(isinstance(value, str | None) for value in values):
+        raise ConfigError(f"evaluation.column={chosen} of {file} holds something other than texts")
+    return [value for value in values if value is not None]
+
+
+def _table(file: Path) -> pa.Table:
+    if file.suffix.lower() == ".parquet":
+        with pq.ParquetFile(file) as opened:
+            if opened.metadata.num_rows > MOST_ROWS:
+                raise ValueError(f"it has {opened.metadata.num_rows} rows")
+            return opened.read()
+    if file.stat().st_size > LARGEST:
+        raise ValueError(f"it has {file.stat().st_size} bytes")
+    return pa.csv.read_csv(file) if file.suffix.lower() == ".csv" else pa.json.read_json(file)

@@ -1,0 +1,181 @@
+"""Judging by images, in training and by `t2i evaluate`: what is kept, compared and refused."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.config import ConfigError
+from t2i.evaluate import choose, main
+from t2i.runs.image_files import all_images
+from t2i.runs.scores_file import read_scores
+
+FEW = ["evaluation.items=6", "evaluation.steps=2", "metric=[nearest_reference]"]
+
+
+@pytest.fixture(scope="module")
+def judged(train, tmp_path_factory):
+    """A run that is judged by its images at the end."""
+    return train(tmp_path_factory.mktemp("runs") / "judged", "evaluate_every=10", *FEW)
+
+
+def drawn(run):
+    return next(images for (_, step), images in all_images(run.folder).items() if step == 10)
+
+
+def mtimes(images):
+    return {file.name: file.stat().st_mtime_ns for file in images.folder.glob("*.png")}
+
+
+def test_a_run_keeps_its_images_scores_and_their_mean(judged):
+    images = drawn(judged)
+    scores = read_scores(images.folder, "nearest_reference")
+    assert images.missing() == []
+    assert images.folder.name == "step-000010"
+    assert scores.values.shape == (len(images.prompts), len(images.seeds))
+    assert judged.latest()["images/nearest_reference"] == scores.value == scores.values.mean()
+
+
+def test_evaluating_changes_nothing_that_is_trained(judged, train, tmp_path):
+    plain = train(tmp_path / "plain")
+    for file in ("denoiser.safetensors", "ema.safetensors"):
+        paths = [run.folder / "checkpoints" / "step-000010" / file for run in (judged, plain)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+    losses = [[line["train/loss"] for line in run.metrics() if "train/loss" in line] for run in (judged, plain)]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_drawn_again(judged, capsys):
+    before = mtimes(drawn(judged))
+    main([str(judged.folder)])
+    assert mtimes(drawn(judged)) == before
+    assert "nearest_reference" in capsys.readouterr().out
+
+
+def test_the_command_draws_what_training_draws(judged):
+    """From the exported weights, to the rounding of 8 bits, and just what is missing."""
+    images = drawn(judged)
+    kept = {file: np.asarray(Image.open(file)).astype(int) for file in images.folder.glob("*.png")}
+    lost = images.file(0, 0)
+    lost.unlink()
+    main([str(judged.folder)])
+    assert all(np.abs(np.asarray(Image.open(file)) - before).max() <= 1 for file, before in kept.items())
+    assert images.missing() == []
+
+
+def test_images_of_other_weights_are_drawn_again(judged):
+    from t2i.experiment.image_evaluation import begun
+
+    images = drawn(judged)
+    assert begun(images, images.weights)
+    assert begun(images)
+    other = type(images)(**vars(images) | {"weights": "other", "folder": images.folder.with_name("step-000011")})
+    other.write_index()
+    assert not begun(images.__class__(**vars(other) | {"weights": "new"}), "new")
+
+
+def test_sources_of_every_kind_are_compared_prompt_by_prompt(judged, small_pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other tool"
+    other.mkdir()
+    images = drawn(judged)
+    for i, prompt in enumerate(images.prompts):
+        for seed in images.seeds:
+            Image.open(images.file(i, seed)).save(other / f"{prompt}-{seed}.png")
+    main([str(judged.folder), str(other), str(small_pipeline), *FEW, "--grid", "grid.png"])
+    text = capsys.readouterr().out
+    same = next(line for line in text.splitlines() if line.startswith("│ other tool") and "within noise" in line)
+    assert "+0.000 [+0.000, +0.000]" in same
+    assert Image.open(tmp_path / "grid.png").width > 6 * 64
+    (elsewhere,) = (tmp_path / "multirun" / "evaluated").iterdir()
+    assert all_images(elsewhere)
+
+
+def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
+    out = tmp_path / "curves" / "guidance.png"
+    main([str(judged.folder), "--guidance-scale", "1,2", "--curve", str(out)])
+    assert "judged, guidance 2" in capsys.readouterr().out
+    assert Image.open(out).width > 300
+
+
+def test_emoji_are_prompts_of_their_own(small_pipeline, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            str(small_pipeline),
+            "--groups",
+            "animals,food",
+            "--captions",
+            "4",
+            "evaluation.seeds=[0]",
+            "--steps",
+            "1",
+            FEW[2],
+        ]
+    )
+    assert "4 prompts, 1 images of each" in capsys.readouterr().out
+    items = choose("animals,food", "train", 8)
+    assert {item.group for item in items} == {"animals", "food"}
+    with pytest.raises(ConfigError, match="--groups plants: no such group"):
+        choose("plants", "train", 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "at least one run"),
+        (["evaluation.seeds=[0,0]"], r"evaluation\.seeds=\[0, 0\] must be a list of different whole numbers"),
+        (["evaluation.seeds=3"], r"evaluation\.seeds=3 must be a list"),
+        (["evaluation.prompts=3"], r"evaluation\.prompts=3 must be a list of texts, a file, or null"),
+        (["evaluation.prompts=nowhere.txt"], r"evaluation\.prompts=nowhere\.txt is not a file"),
+        (["evaluation.prompts=[red apple]"], r"metric\.nearest_reference needs a real image for each prompt"),
+        (["evaluation.sampler=Foo"], r"evaluation\.sampler=Foo can't take the place"),
+        (["--guidance-scale", "x"], "x must be a number"),
+        (["lora.safetensors"], "name it with --base"),
+        (["evaluation.unknown=1"], "unknown"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named(judged, arguments, message):
+    with pytest.raises(Exception, match=message):  # Hydra has exceptions of its own
+        main([*([str(judged.folder)] if arguments else ["seed=1"]), *arguments, FEW[2], FEW[1]])
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="holds neither a model nor images"):
+        main([str(tmp_path)])
+
+
+def test_a_stranger_s_run_opens_no_links_of_its_data_set(judged, tmp_path):
+    from t2i.experiment.evaluation_settings import evaluation_settings
+
+    config = json.loads(json.dumps(judged.config))
+    config["dataset"]["follow_links"] = True
+    from t2i.runs.config_file import write_config
+
+    write_config(tmp_path, config)
+    assert evaluation_settings(tmp_path, []).dataset.follow_links is False
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_is_killed_goes_on(small, tmp_path):
+    """The run goes on from its checkpoint before, with the same bits, and keeps the images that it had drawn."""
+    command = [sys.executable, "-m", "t2i.train", *small, "evaluate_every=10", "evaluation.steps=25", *FEW[2:]]
+    command += ["evaluation.seeds=[0,1,2,3,4,5,6,7]", f"hydra.run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(tmp_path.glob("run/images/*/*/*.png"))) < 16:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/images/*/*/*.png")}
+    assert 16 <= len(before) < 100
+    subprocess.run(command, check=True, capture_output=True)
+    after = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/images/*/*/*.png")}
+    whole_batches = len(before) // 16 * 16
+    assert sum(after[file] == time for file, time in before.items()) >= whole_batches
+    assert len(after) > len(before)
+    assert "images/nearest_reference" in (tmp_path / "run" / "metrics.jsonl").read_text()
