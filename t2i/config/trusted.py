@@ -68,6 +68,7 @@ RULES = {
     "tracker": Rule(),
     "model": Rule(),
     "dataset": Rule(),
+    "metric": Rule(),
 }
 ELSEWHERE = Rule()  # what settings outside of the groups may call: nothing
 
