@@ -42,11 +42,20 @@ def check_folder(path: str | Path, folder: str | Path, index: Mapping[str, Any])
             continue
         kind = index.get(file.parent.name)
         automatic = isinstance(kind, (list, tuple)) and str(kind[-1]).startswith("Auto")
-        for key, text in _texts(json.loads(file.read_text(encoding="utf-8"))):
-            names_file = key in FILES and re.search(r"[/\\]", text)
-            names_repository = (IMPLEMENTATION.fullmatch(key) or key == "backbone") and "/" in text
-            if names_file or names_repository or (key == "auto_map" and automatic):
-                raise refused(path, name, key, text)
+        for key, text in leading_elsewhere(json.loads(file.read_text(encoding="utf-8")), automatic):
+            raise refused(path, name, key, text)
+
+
+def leading_elsewhere(settings: Any, automatic: bool) -> Iterator[tuple[str, str]]:
+    """What the settings of a part name outside of its folder, and under which key.
+
+    automatic: whether the part is loaded by an automatic class, which looks for code in the settings.
+    """
+    for key, text in _texts(settings):
+        names_file = key in FILES and re.search(r"[/\\]", text)
+        names_repository = (IMPLEMENTATION.fullmatch(key) or key == "backbone") and "/" in text
+        if names_file or names_repository or (key == "auto_map" and automatic):
+            yield key, text
 
 
 def refused(path: str | Path, file: str, key: str, value: Any) -> ConfigError:
