@@ -38,7 +38,7 @@ def parser() -> Parser:
         "--by", help="keys that tell variants apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
     )
     parser.add_argument("--baseline", help="variant to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
-    parser.add_argument("--metric", default="val/loss", help="metric to test and to sort by (default: %(default)s)")
+    parser.add_argument("--metric", help="metric to test and to sort by (default: val/loss)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
     parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
     return parser
@@ -51,13 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     from t2i.evaluation.metrics import Metric
     from t2i.runs.links import refuse_links_out
 
-    metric = Metric.named(options.metric)
+    metric = Metric.named(options.metric) if options.metric else None
     out = options.out or options.paths[0] / "comparison"
     for path in options.paths:  # may be a stranger's
         if Path(os.path.abspath(out)).is_relative_to(os.path.abspath(path)):
             refuse_links_out(path, out)
     by = options.by.split(",") if options.by else None
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
+    metric = metric or comparison.headline
     if metric not in comparison.metrics:
         raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
     show(comparison, metric)

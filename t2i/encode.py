@@ -44,6 +44,9 @@ def fill(cfg: DictConfig) -> None:
         if not split.cached:
             print(f"{name}: streamed, so there is nothing to encode ahead")
             continue
+        if not len(split):
+            print(f"{name}: no images")
+            continue
         encoded = encode(split, model, cfg.cache_dir)
         for content, entries in (("images", encoded.latents), ("captions", encoded.captions)):
             folder = entries.packs[0].file.parent

@@ -77,7 +77,7 @@ def _figure_uris(comparison: Comparison, metric: Metric) -> dict[str, str]:
     return {
         name: _data_uri("svg+xml", FIGURES[name](comparison, metric).savefig, format="svg", metadata={"Date": None})
         for name in _figure_names(comparison, metric)
-        if name != "snr" or metric.mean == "geometric"
+        if name != "snr" or (metric.mean == "geometric" and metric.against is None)
     }
 
 

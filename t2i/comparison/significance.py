@@ -22,6 +22,12 @@ about the fraction, and its square root replaces it. For normally distributed ta
 interval contains the true difference in 95 to 97 % of the cases with 3 to 10 seeds, and in 95 to 98.6 % with 2: it is
 too wide rather than too narrow.
 
+Folds. In K-fold comparisons, the images that a fold holds out are measured by one trained model, so they err together.
+The folds take the place of the images then: d[s, f] is the mean of a fold's pseudo-values, with as many degrees of
+freedom as folds, less one. Images with a common fold are not counted one by one, whatever their number. All folds share
+most of their training images; how much another training set would change the result, no estimate from one set can tell
+(Bengio & Grandvalet 2004, "No unbiased estimator of the variance of K-fold cross-validation").
+
 The held-out images must represent those of interest. Where a run gains only on a few images with large errors (d has a
 skewness of 2.5), a sample of 64 may lack such images, and the interval of one seed contains the true difference in 93 %
 of the cases.
@@ -50,22 +56,28 @@ class Difference:
     seeds: int  # runs on each side; with 1, the interval covers these two trained models only, else the variants
 
 
-def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric") -> Difference:
+def difference(
+    errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric", folds: np.ndarray | None = None
+) -> Difference:
     """The difference between the mean errors of S runs and those of the baseline's runs with the same seeds.
 
     errors, baseline: squared errors on N images at K noise levels, [S, N, K].
     mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
+    folds: [N], numbers from 0, if each image was measured by the model of a fold. Images of one fold share a model.
     """
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
     log_ratios, pseudo = _jackknife(errors, baseline)
+    effective_images = _effective_images(errors, baseline)
+    if folds is not None:
+        pseudo, effective_images = _fold_values(pseudo, folds), folds.max() + 1
     d, num_seeds = log_ratios.mean(), len(log_ratios)
     seed_variance, image_variance = _variances(pseudo)
     standard_error = np.sqrt(seed_variance + image_variance)
     if standard_error == 0:  # all seeds and images agree
         return Difference(*[float(np.expm1(d))] * 3, p=float(d == 0), seeds=num_seeds)
-    seed_dof, image_dof = max(num_seeds - 1, 1), max(_effective_images(errors, baseline) - 1, 1)
+    seed_dof, image_dof = max(num_seeds - 1, 1), max(effective_images - 1, 1)
     seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
@@ -120,6 +132,13 @@ def _variances(pseudo: np.ndarray) -> tuple[float, float]:
     rest = pseudo - by_seed[:, None] - by_image + pseudo.mean()
     rest_mean_square = np.square(rest).sum() / ((num_seeds - 1) * (num_images - 1))
     return by_seed.var(ddof=1) / num_seeds, max(image - rest_mean_square / pseudo.size, 0.0)
+
+
+def _fold_values(pseudo: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """One value for each fold, [S, F], whose mean is that of the images' pseudo-values, [S, N]."""
+    center = pseudo.mean(1, keepdims=True)
+    sums = np.stack([np.bincount(folds, row) for row in pseudo - center])
+    return center + sums * sums.shape[1] / len(folds)
 
 
 def _effective_images(errors: np.ndarray, baseline: np.ndarray) -> float:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from t2i.comparison import folds
 from t2i.comparison.factors import Factors
 from t2i.comparison.results import Result
 from t2i.comparison.significance import LEVEL, Difference, difference, holm
-from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics
+from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics, gap_metrics
+from t2i.runs.records import ERRORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +28,12 @@ class Variant:
         return np.array([of(run) for run in self.runs.values()])
 
     def mean(self, metric: Metric) -> float:
-        """The metric's mean over the runs."""
-        return float(self.values(lambda run: run.value(metric)).mean())
+        """The metric's mean over the runs; of folds, over seeds."""
+        return float(self.estimates(metric).mean())
+
+    def estimates(self, metric: Metric) -> np.ndarray:
+        """The metric of each run; of runs with folds, that of each seed over the images of all folds."""
+        return folds.values(self.runs, metric)
 
 
 @dataclass(frozen=True)
@@ -82,27 +88,34 @@ class Comparison:
 
     @property
     def num_timesteps(self) -> int:
-        return self.runs[0].errors[""].shape[1]
+        return self.runs[0].errors[self.runs[0].battery].shape[1]
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics that can be compared: those of averaged weights only if every run has them."""
-        prefixes = [prefix for prefix in ("", "ema/") if all(prefix in run.errors for run in self.runs)]
-        return [metric for prefix in prefixes for metric in all_metrics(prefix, self.num_timesteps)]
+        """The metrics that can be compared: those that every run has, such as those of averaged weights."""
+        prefixes = [f"{battery}{weights}" for battery in ERRORS for weights in ("", "ema/")]
+        metrics = [metric for prefix in prefixes for metric in all_metrics(prefix, self.num_timesteps)] + gap_metrics()
+        return [metric for metric in metrics if all(metric.measured_in(run.errors) for run in self.runs)]
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that the runs are judged by."""
+        return self.metrics[0]
 
     def pairs(self, variant: Variant) -> list[tuple]:
-        """The keys under which both the variant and the baseline have a run."""
-        return [pair for pair in variant.runs if pair in self.baseline.runs]
+        """The keys under which both the variant and the baseline have a run; of folds, those of seeds that have all."""
+        return folds.complete(variant.runs, [pair for pair in variant.runs if pair in self.baseline.runs])
 
     def difference(self, variant: Variant, metric: Metric) -> Difference:
         """The difference between a variant that has pairs and the baseline."""
         if (variant, metric) not in self.differences:
             pairs = self.pairs(variant)
-            errors, baseline = (
-                np.stack([metric.part(side.runs[pair].errors[metric.prefix]) for pair in pairs])
-                for side in (variant, self.baseline)
+            (errors, in_folds), (baseline, _) = (
+                folds.stacked(side.runs, pairs, metric.prefix) for side in (variant, self.baseline)
             )
-            self.differences[variant, metric] = difference(errors, baseline, metric.mean)
+            self.differences[variant, metric] = difference(
+                metric.part(errors), metric.part(baseline), metric.mean, in_folds
+            )
         return self.differences[variant, metric]
 
     def verdicts(self, metric: Metric) -> list[Verdict]:

@@ -19,7 +19,7 @@ def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None else ""
         spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
-    return [*spoken, ("scope", _scope(verdicts))]
+    return [*spoken, ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
 
 
 def verdict_word(verdict: Verdict) -> str:
@@ -71,6 +71,15 @@ def _scope(verdicts: list[Verdict]) -> str:
     if single:
         scope += f"; for {', '.join(single)}, with one seed, they cover the trained models only"
     return f"{scope}. A third seed would make them far narrower." if 2 in seeds else f"{scope}."
+
+
+def _folds_clause(comparison: Comparison) -> str:
+    if not (folds := {run.fold for run in comparison.runs} - {None}):
+        return ""
+    return (
+        f" {len(folds)} folds: each image is measured by models that were not trained on it. The images of a fold "
+        "share its models, so the folds, not the images, are counted."
+    )
 
 
 def _bin_ranges(bins: list[int]) -> str:

@@ -17,12 +17,11 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.data.batches import Draws
-from t2i.data.fingerprints import hash_of
-from t2i.data.latent_cache import encode
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
 from t2i.distributed import fsdp, processes
-from t2i.evaluation.battery import Battery, make_battery
+from t2i.evaluation.battery import Battery
+from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
@@ -49,17 +48,23 @@ class Experiment:
     prompts: Sequence[str] | EmbeddedPrompts  # those of the samples
     optimization: Optimization
     examples: Readable
-    battery: Battery
+    batteries: dict[str, Battery]  # by the prefix of their errors, the first the one that runs are judged by
     meter: Meter
     accelerator: Accelerator
     state: dict[str, Stateful]  # what a checkpoint holds
     unquantized: np.ndarray | None  # the battery's errors of the base before it was quantised, to tell the cost
+
+    @property
+    def battery(self) -> Battery:
+        """The battery that runs are judged by."""
+        return next(iter(self.batteries.values()))
 
 
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
     data: Captioned = build(cfg, "dataset")
+    check_data(cfg, data)
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
     model.to(accelerator.device)
@@ -73,9 +78,10 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         seed=cfg.seed,
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
-    battery = _battery(cfg, plan, data, model)
+    batteries = make_batteries(cfg, plan, data, examples, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     model.release()
+    battery = next(iter(batteries.values()))
     unquantized = _unquantized(cfg, plan, model, battery, accelerator) if tells_cost(cfg, folder) else None
     if accelerator.device.type == "cpu":
         memory.keep_freed()
@@ -106,7 +112,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
             max_grad_norm=max_grad_norm,
         ),
         examples=examples,
-        battery=battery,
+        batteries=batteries,
         meter=meter,
         accelerator=accelerator,
         state={**state, "meter": meter},
@@ -127,21 +133,6 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
     file = cache_file(cfg, plan, model, battery)
     load = partial(load_model, plain, plan, processes.autocast(accelerator))
     return unquantized_errors(load, file, plan, battery, accelerator)
-
-
-def _battery(cfg: DictConfig, plan: Plan, data: Captioned, model: Model) -> Battery:
-    return make_battery(
-        encode(data.validation, model, cfg.cache_dir),
-        data.validation.weights,
-        plan.diffusion,
-        plan.levels,
-        cfg.validation.seed,
-        cfg.validation["items"],
-        identity={
-            "images": data.validation.fingerprint,
-            "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
-        },
-    )
 
 
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
@@ -195,7 +186,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "pictures": {"train": data.train.images, "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "data_fingerprint": experiment.examples.fingerprint,
-        "battery": experiment.battery.facts,
+        **battery_facts(experiment.batteries),
         "weighting": weighting_table(plan),
     }
 

@@ -1,0 +1,65 @@
+"""The batteries that a configuration asks for."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from t2i.config import ConfigError
+from t2i.data.cached_split import Examples
+from t2i.data.fingerprints import hash_of
+from t2i.data.latent_cache import Encoded, encode
+from t2i.data.loader import Readable
+from t2i.data.splits import Captioned, Split
+from t2i.evaluation.batteries import HELD_OUT, REFERENCE, TRAIN, of_fold, of_training_images
+from t2i.evaluation.battery import Battery, make_battery
+from t2i.models.model import Model
+from t2i.plan import Plan
+
+
+def check_data(cfg: DictConfig, data: Captioned) -> None:
+    """Refuse batteries that the data set has no images for."""
+    if cfg.validation.images == "train" and not data.train.cached:
+        raise ConfigError("validation.images=train: the images of a stream are not known before training; use held_out")
+    if cfg.validation.images == "held_out" and not len(data.validation):
+        raise ConfigError(
+            "dataset.validation_share=null holds no image out; use a fraction, or validation.images=train to measure "
+            "images that are trained on"
+        )
+
+
+def make_batteries(
+    cfg: DictConfig, plan: Plan, data: Captioned, examples: Readable, model: Model
+) -> dict[str, Battery]:
+    """By name; the first is the one that runs are judged by. examples: of the training images, which are encoded."""
+
+    def battery(encoded: Encoded, split: Split, items: int) -> Battery:
+        return make_battery(
+            encoded,
+            split.weights,
+            plan.diffusion,
+            plan.levels,
+            cfg.validation.seed,
+            items,
+            identity={
+                "images": split.fingerprint,
+                "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
+            },
+        )
+
+    def on_training_images(items: int) -> Battery:
+        assert isinstance(data.train, Split)
+        assert isinstance(examples, Examples)
+        return of_fold(of_training_images(battery(examples.encoded, data.train, items)), data.fold)
+
+    if cfg.validation.images == "train":
+        return {TRAIN: on_training_images(cfg.validation["items"])}
+    held_out = battery(encode(data.validation, model, cfg.cache_dir), data.validation, cfg.validation["items"])
+    return {HELD_OUT: of_fold(held_out, data.fold)}
+
+
+def battery_facts(batteries: dict[str, Battery]) -> dict[str, Any]:
+    """What run.json says of them."""
+    first, *others = batteries
+    names = {TRAIN: "train_battery", REFERENCE: "reference_battery"}
+    return {"battery": batteries[first].facts, **{names[name]: batteries[name].facts for name in others}}
