@@ -27,6 +27,7 @@ AT_LEAST = {
     "keep_checkpoints": 1,
     "num_workers": 0,
     "validation.items": 1,
+    "validation.train_items": 0,
     "validation.timesteps": 1,
     "validation.seed": 0,
     "samples.steps": 1,
@@ -43,7 +44,10 @@ FIXED = {  # the tables that are not components -> their settings
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
-    "validation": ("seed", "items", "timesteps", "images", "folds", "fold", "log_snr", "quantization_cost"),
+    "validation": (
+        *("seed", "items", "timesteps", "images", "train_items", "reference", "folds", "fold", "log_snr"),
+        "quantization_cost",
+    ),
 }
 NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),

@@ -1,4 +1,4 @@
-"""Which images the battery consists of: the settings `validation.images`, `folds` and `fold`."""
+"""Which images the batteries consist of: the settings `validation.images`, `train_items`, `reference` and `folds`."""
 
 from omegaconf import DictConfig
 
@@ -12,6 +12,11 @@ def check_folds(cfg: DictConfig) -> None:
     images, folds, fold = cfg.validation.images, cfg.validation.folds, cfg.validation.fold
     if images not in IMAGES:
         raise ConfigError(f"validation.images={images} is not known; choose from {', '.join(IMAGES)}")
+    if images == "train" and cfg.validation.train_items:
+        raise ConfigError("validation.images=train measures training images already; use validation.train_items=0")
+    reference = cfg.validation.reference
+    if reference is not None and not isinstance(reference, str):
+        raise ConfigError(f"validation.reference={reference} must be an option of dataset, a folder, or null")
     if folds is None:
         if fold is not None:
             raise ConfigError(f"validation.fold={fold} needs validation.folds, the number of parts")

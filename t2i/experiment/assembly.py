@@ -16,6 +16,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
+from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
@@ -65,6 +66,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     accelerator, layout = _launch(cfg, plan, folder)
     data: Captioned = build(cfg, "dataset")
     check_data(cfg, data)
+    reference: Captioned | None = load_reference(cfg)
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
     model.to(accelerator.device)
@@ -78,7 +80,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         seed=cfg.seed,
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
-    batteries = make_batteries(cfg, plan, data, examples, model)
+    batteries = make_batteries(cfg, plan, data, reference, examples, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     model.release()
     battery = next(iter(batteries.values()))

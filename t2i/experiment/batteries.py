@@ -19,8 +19,11 @@ from t2i.plan import Plan
 
 def check_data(cfg: DictConfig, data: Captioned) -> None:
     """Refuse batteries that the data set has no images for."""
-    if cfg.validation.images == "train" and not data.train.cached:
-        raise ConfigError("validation.images=train: the images of a stream are not known before training; use held_out")
+    if not data.train.cached and (cfg.validation.images == "train" or cfg.validation.train_items):
+        setting = "images=train" if cfg.validation.images == "train" else f"train_items={cfg.validation.train_items}"
+        raise ConfigError(
+            f"validation.{setting}: the images of a stream are not known before training; leave the setting out"
+        )
     if cfg.validation.images == "held_out" and not len(data.validation):
         raise ConfigError(
             "dataset.validation_share=null holds no image out; use a fraction, or validation.images=train to measure "
@@ -29,9 +32,12 @@ def check_data(cfg: DictConfig, data: Captioned) -> None:
 
 
 def make_batteries(
-    cfg: DictConfig, plan: Plan, data: Captioned, examples: Readable, model: Model
+    cfg: DictConfig, plan: Plan, data: Captioned, reference: Captioned | None, examples: Readable, model: Model
 ) -> dict[str, Battery]:
-    """By name; the first is the one that runs are judged by. examples: of the training images, which are encoded."""
+    """By name; the first is the one that runs are judged by. What is missing in the cache is encoded.
+
+    examples: of the training images, which are encoded already.
+    """
 
     def battery(encoded: Encoded, split: Split, items: int) -> Battery:
         return make_battery(
@@ -52,10 +58,18 @@ def make_batteries(
         assert isinstance(examples, Examples)
         return of_fold(of_training_images(battery(examples.encoded, data.train, items)), data.fold)
 
+    def on_held_out_images(split: Split) -> Battery:
+        return battery(encode(split, model, cfg.cache_dir), split, cfg.validation["items"])
+
     if cfg.validation.images == "train":
-        return {TRAIN: on_training_images(cfg.validation["items"])}
-    held_out = battery(encode(data.validation, model, cfg.cache_dir), data.validation, cfg.validation["items"])
-    return {HELD_OUT: of_fold(held_out, data.fold)}
+        batteries = {TRAIN: on_training_images(cfg.validation["items"])}
+    else:
+        batteries = {HELD_OUT: of_fold(on_held_out_images(data.validation), data.fold)}
+    if cfg.validation.train_items:
+        batteries[TRAIN] = on_training_images(cfg.validation.train_items)
+    if reference is not None:
+        batteries[REFERENCE] = on_held_out_images(reference.validation)
+    return batteries
 
 
 def battery_facts(batteries: dict[str, Battery]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.distributed import processes
-from t2i.evaluation.batteries import evaluate_all
+from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.quantization_cost import quantization_cost, sentence
@@ -151,6 +151,8 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
         for name, battery in experiment.batteries.items():
             recorder.errors(step, battery, errors[name], name)
+        at_start = metrics if step == 0 else next(iter(run.metrics()), {})
+        metrics |= gaps_since_start(metrics, at_start)
         if step == 0 and experiment.unquantized is not None:
             raw = next(iter(errors.values()))[""]
             cost = quantization_cost(cfg.model.quantize, experiment.unquantized, raw, experiment.battery, plan)

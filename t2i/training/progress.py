@@ -15,6 +15,8 @@ SHOWN = (
     ("val/loss", "val/loss", ".5f"),
     ("val/ema/loss", "ema", ".5f"),
     ("val/train_loss", "val/train_loss (training images)", ".5f"),
+    ("val/gap_since_start", "gap since start", "+.3f"),
+    ("ref/loss", "ref", ".5f"),
     ("train/lr", "lr", ".1e"),
     ("speed/images_per_second", "images/s", ".1f"),
 )
