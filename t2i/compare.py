@@ -72,6 +72,7 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
     from rich.console import Console
 
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
+    from t2i.comparison.tradeoff import judgements, points
     from t2i.comparison.wording import sentences, weights_name
     from t2i.runs.text import printable
 
@@ -90,6 +91,10 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
         _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
         for outcome, sentence in sentences(comparison, metric):
             console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
+    if found := points(comparison, metric.averaged):
+        console.print("\nGained (val/loss since step 0) and forgotten (ref/loss)", style="bold")
+        for sentence in judgements(comparison, found, metric.averaged):
+            console.print(printable(f"• {sentence}"))
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]
         _print_groups(console, [{name: row[name] for name in columns} for row in rows], {"Not compared": ()})

@@ -105,9 +105,9 @@ class Result:
     def change(self, metric: Metric) -> float:
         """Relative change since the validation before the first step, of a gap that of the ratio; NaN without it."""
         start = next((line[metric.name] for line in self.lines if line["step"] == 0 and metric.name in line), None)
-        if metric.against is not None:
-            return float("nan") if start is None else float(np.expm1(self.value(metric) - start))
-        return self.value(metric) / start - 1 if start else float("nan")
+        if start is None or (start == 0 and metric.against is None):
+            return float("nan")
+        return float(metric.ratio(self.value(metric), start))
 
     def curve(self, metric: Metric) -> list[tuple[int, float, float]]:
         """Step, hours and value at every validation; hours are NaN if they were not logged."""

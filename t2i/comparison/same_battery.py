@@ -41,6 +41,21 @@ def _battery(result: Result) -> str | None:
     return repr(sorted((key, str(value)) for key, value in facts.items() if key not in OF_ONE_FOLD))
 
 
+def share(results: Sequence[Result], prefix: str) -> bool:
+    """Whether all runs have these errors, measured on the same images: those of the first battery are known to be."""
+    if not all(prefix in result.errors for result in results):
+        return False
+    if prefix.removesuffix("ema/") == results[0].battery:
+        return True
+    field = "reference_battery" if prefix.startswith("ref/") else "train_battery"
+    by_fold = defaultdict(set)
+    for result in results:
+        facts = result.info.get(field)
+        own_hash = facts.get("hash") if isinstance(facts, dict) else None
+        by_fold[None if prefix.startswith("ref/") else result.fold].add((own_hash, result.errors[prefix].shape))
+    return all(len(batteries) == 1 for batteries in by_fold.values())
+
+
 def refuse_other_batteries(results: Sequence[Result]) -> None:
     """Raise ConfigError unless the runs were measured by one battery, or each by that of its fold."""
     groups, of_fold = defaultdict(list), defaultdict(set)

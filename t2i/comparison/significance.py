@@ -65,19 +65,58 @@ def difference(
     mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
     folds: [N], numbers from 0, if each image was measured by the model of a fold. Images of one fold share a model.
     """
+    return _infer([_table(errors, baseline, mean, folds)])
+
+
+def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -> Difference:
+    """The difference between the gaps of S runs and the baseline's, a gap being log(held-out / training error).
+
+    The relative difference of the ratios. Held-out and training images are two samples, so the variances of both add;
+    the seeds' is that of the difference, as both are measured on one model.
+    """
+    first, second = _table(*held_out[:2], mean, held_out[2]), _table(*train[:2], mean, train[2])
+    negated = Table(-second.log_ratios, -second.pseudo, second.units)
+    if held_out[2] is None:
+        return _infer([first, negated])
+    return _infer(
+        [Table(first.log_ratios + negated.log_ratios, first.pseudo + negated.pseudo, first.units)]
+    )  # per fold
+
+
+Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # the arguments errors, baseline and folds of `difference`
+
+
+@dataclass(frozen=True)
+class Table:
+    """Log ratios of one sample of images: of each seed, [S]; their pseudo-values by image or fold, [S, N]."""
+
+    log_ratios: np.ndarray
+    pseudo: np.ndarray
+    units: float  # as how many images, or folds, they count
+
+
+def _table(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
     log_ratios, pseudo = _jackknife(errors, baseline)
-    effective_images = _effective_images(errors, baseline)
     if folds is not None:
-        pseudo, effective_images = _fold_values(pseudo, folds), folds.max() + 1
-    d, num_seeds = log_ratios.mean(), len(log_ratios)
-    seed_variance, image_variance = _variances(pseudo)
+        return Table(log_ratios, _fold_values(pseudo, folds), folds.max() + 1)
+    return Table(log_ratios, pseudo, _effective_images(errors, baseline))
+
+
+def _infer(tables: Sequence[Table]) -> Difference:
+    """Estimate, interval and p-value of the sum of log ratios over samples of images, measured on the same models."""
+    d, num_seeds = sum(table.log_ratios.mean() for table in tables), len(tables[0].log_ratios)
+    by_seed = np.sum([table.pseudo.mean(1) for table in tables], axis=0)
+    seed_variance = by_seed.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
+    image_variances = [_image_variance(table.pseudo) for table in tables]
+    image_variance = sum(image_variances)
     standard_error = np.sqrt(seed_variance + image_variance)
     if standard_error == 0:  # all seeds and images agree
         return Difference(*[float(np.expm1(d))] * 3, p=float(d == 0), seeds=num_seeds)
-    seed_dof, image_dof = max(num_seeds - 1, 1), max(effective_images - 1, 1)
+    seed_dof = max(num_seeds - 1, 1)
+    image_dof = _total_dof(image_variances, [max(table.units - 1, 1) for table in tables])
     seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
@@ -122,16 +161,24 @@ def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np
     return complete[:, 0], num_images * complete - (num_images - 1) * without_one
 
 
-def _variances(pseudo: np.ndarray) -> tuple[float, float]:
-    """The two terms of Var(D) for a table of pseudo-values, [S, N]."""
+def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances."""
+    total = sum(variances)
+    if len(dof) == 1 or total == 0:
+        return dof[0]
+    return total**2 / sum(variance**2 / own for variance, own in zip(variances, dof, strict=True))
+
+
+def _image_variance(pseudo: np.ndarray) -> float:
+    """The second term of Var(D), that of the images, for a table of pseudo-values, [S, N]."""
     num_seeds, num_images = pseudo.shape
     by_seed, by_image = pseudo.mean(1), pseudo.mean(0)
     image = by_image.var(ddof=1) / num_images
     if num_seeds == 1:
-        return 0.0, image
+        return image
     rest = pseudo - by_seed[:, None] - by_image + pseudo.mean()
     rest_mean_square = np.square(rest).sum() / ((num_seeds - 1) * (num_images - 1))
-    return by_seed.var(ddof=1) / num_seeds, max(image - rest_mean_square / pseudo.size, 0.0)
+    return max(image - rest_mean_square / pseudo.size, 0.0)
 
 
 def _fold_values(pseudo: np.ndarray, folds: np.ndarray) -> np.ndarray:

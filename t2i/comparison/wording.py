@@ -15,7 +15,7 @@ def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
     most_seeds = max(verdict.seeds for verdict in verdicts)
     spoken = []
     for verdict in verdicts:
-        sentence = _sentence(verdict, comparison.baseline.label, len(verdicts))
+        sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None else ""
         spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
@@ -33,7 +33,17 @@ def weights_name(metric: Metric) -> str:
     return "averaged weights" if metric.averaged else "raw weights"
 
 
-def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
+def _claim(metric: Metric, outcome: str) -> str:
+    """What a variant does if it is better or worse, such as "is better than"."""
+    if metric.against is not None:
+        return f"has a {'smaller' if outcome == 'better' else 'larger'} gap than"
+    return {
+        "train/": f"fits its training images {outcome} than",
+        "ref/": f"is {outcome} on the reference images than",
+    }.get(metric.prefix.removesuffix("ema/"), f"is {outcome} than")
+
+
+def _sentence(verdict: Verdict, metric: Metric, baseline: str, num_tests: int) -> str:
     total, label = verdict.total, verdict.variant.label
     if verdict.outcome == "same":
         kind = (
@@ -44,7 +54,7 @@ def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
         return f"{label}: no difference {kind}, {percent(total.estimate)} {interval(total)}"
     least, most = sorted((abs(total.low), abs(total.high)))
     by = f"{100 * abs(total.estimate):.1f} % [{100 * least:.1f}, {100 * most:.1f}]"
-    return f"{label} is {verdict.outcome} than {baseline} by {by}"
+    return f"{label} {_claim(metric, verdict.outcome)} {baseline} by {by}"
 
 
 def _bins_clause(verdict: Verdict) -> str:

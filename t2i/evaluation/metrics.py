@@ -1,10 +1,12 @@
 """The validation metrics that runs are compared by: the errors that each one averages, and how."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from t2i.config import ConfigError
 
@@ -62,14 +64,23 @@ class Metric:
         root, _, bare = self.name.partition("/")
         return Metric.named(f"{root}/{bare.removeprefix('ema/')}" if self.averaged else f"{root}/ema/{bare}")
 
-    def measured_in(self, errors: Mapping[str, np.ndarray]) -> bool:
-        """Whether these errors, by prefix, are enough to compute it."""
+    def measured_in(self, errors: Container[str]) -> bool:
+        """Whether errors of these prefixes are enough to compute it."""
         return self.prefix in errors and (self.against is None or self.against in errors)
 
     def of(self, errors: Mapping[str, np.ndarray]) -> float:
         """The metric of one run from its errors, [N, K], by prefix."""
         value = self.value(errors[self.prefix])
         return value if self.against is None else float(np.log(value / self.value(errors[self.against])))
+
+    def ratio(self, ours: ArrayLike, theirs: ArrayLike) -> Any:
+        """The relative difference of two values of the metric; of gaps, which are logarithms, that of the ratios."""
+        ours, theirs = np.asarray(ours), np.asarray(theirs)
+        return ours / theirs - 1 if self.against is None else np.expm1(ours - theirs)
+
+    def moved(self, value: float, ratio: ArrayLike) -> Any:
+        """The value that has this relative difference from `value`: the inverse of `ratio`."""
+        return value * (1 + np.asarray(ratio)) if self.against is None else value + np.log1p(ratio)
 
     def part(self, errors: np.ndarray) -> np.ndarray:
         """The errors of the noise levels that the metric averages, [..., K'] of [..., K]."""
