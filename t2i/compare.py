@@ -38,7 +38,7 @@ def parser() -> Parser:
         "--by", help="keys that tell variants apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
     )
     parser.add_argument("--baseline", help="variant to compare with: loss=mse, or loss.snr_gamma=5,optimizer.lr=3e-4")
-    parser.add_argument("--metric", default="val/loss", help="metric to test and to sort by (default: %(default)s)")
+    parser.add_argument("--metric", help="metric to test and to sort by (default: val/loss)")
     parser.add_argument("--step", type=int, help="compare all runs at this step (default: finished runs at their end)")
     parser.add_argument("--out", type=Path, help="folder for page, figures and numbers (default: comparison/ in PATH)")
     return parser
@@ -51,13 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     from t2i.evaluation.metrics import Metric
     from t2i.runs.links import refuse_links_out
 
-    metric = Metric.named(options.metric)
+    metric = Metric.named(options.metric) if options.metric else None
     out = options.out or options.paths[0] / "comparison"
     for path in options.paths:  # may be a stranger's
         if Path(os.path.abspath(out)).is_relative_to(os.path.abspath(path)):
             refuse_links_out(path, out)
     by = options.by.split(",") if options.by else None
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
+    metric = metric or comparison.headline
     if metric not in comparison.metrics:
         raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
     show(comparison, metric)
@@ -71,6 +72,7 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
     from rich.console import Console
 
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
+    from t2i.comparison.tradeoff import judgements, points
     from t2i.comparison.wording import sentences, weights_name
     from t2i.runs.text import printable
 
@@ -89,6 +91,10 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
         _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
         for outcome, sentence in sentences(comparison, metric):
             console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
+    if found := points(comparison, metric.averaged):
+        console.print("\nGained (val/loss since step 0) and forgotten (ref/loss)", style="bold")
+        for sentence in judgements(comparison, found, metric.averaged):
+            console.print(printable(f"• {sentence}"))
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]
         _print_groups(console, [{name: row[name] for name in columns} for row in rows], {"Not compared": ()})

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     _, jobs = parse_jobs(overrides_parser("encode", __doc__, "dataset=naruto model=sd15"), arguments)
     configs = [compose(job.overrides) for job in jobs]
-    different = {repr([cfg[group] for group in GROUPS]): cfg for cfg in configs}
+    different = {repr([*(cfg[group] for group in GROUPS), cfg.validation]): cfg for cfg in configs}
     for cfg in different.values():
         fill(cfg)
 
@@ -29,6 +29,7 @@ def fill(cfg: DictConfig) -> None:
     import torch
 
     from t2i.config.instantiate import build, check_signature, check_targets
+    from t2i.config.reference import load_reference
     from t2i.data.filling import readable
     from t2i.data.latent_cache import encode
 
@@ -40,9 +41,15 @@ def fill(cfg: DictConfig) -> None:
     if adapter.text_encoder:
         model = adapter.attach(model)  # captions are cached as tokens
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    for name, split in (("train", data.train), ("validation", data.validation)):
+    reference = load_reference(cfg)
+    splits = {"train": data.train, "validation": data.validation}
+    splits |= {} if reference is None else {"reference": reference.validation}
+    for name, split in splits.items():
         if not split.cached:
             print(f"{name}: streamed, so there is nothing to encode ahead")
+            continue
+        if not len(split):
+            print(f"{name}: no images")
             continue
         encoded = encode(split, model, cfg.cache_dir)
         for content, entries in (("images", encoded.latents), ("captions", encoded.captions)):

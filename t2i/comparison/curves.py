@@ -75,7 +75,7 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
         elif pairs:
             both = [side.runs[pair].curve(metric) for side in (variant, comparison.baseline) for pair in pairs]
             steps, _, values = _common_points(both)
-            draw_runs(axes, steps, values[: len(pairs)] / values[len(pairs) :] - 1, style)
+            draw_runs(axes, steps, metric.ratio(values[: len(pairs)], values[len(pairs) :]), style)
     axes.set(xlabel="step", title=f"against {baseline_in_title(comparison)} at the same step")
     axes.yaxis.set_major_formatter(PERCENT)
 

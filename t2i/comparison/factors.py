@@ -11,10 +11,11 @@ from t2i.runs.folder import FREE_KEYS
 from t2i.runs.text import printable
 
 OBSERVATION = (
-    *("log_every", "validate_every", "sample_every", "samples"),
+    *("log_every", "validate_every", "sample_every", "samples", "validation.train_items", "validation.reference"),
     *("evaluate_every", "evaluation", "metric"),
 )  # these change what is recorded of a run only
-NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION)
+SPLIT = ("validation.fold", "dataset.fold", "dataset.min_validation_samples", "validation.images")  # the battery tells
+NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION, *SPLIT)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Factors:
         return _values(result, self.by)
 
     def pair_key(self, result: Result) -> tuple:
-        """Equal for runs of different variants that are paired; the seed comes first."""
+        """Equal for runs of different variants that are paired; the seed comes first, a fold last."""
         seed = None if "seed" in self.by else result.seed
-        return (seed, *_values(result, self.paired))
+        fold = () if result.fold is None else (f"fold {result.fold}",)
+        return (seed, *_values(result, self.paired), *fold)
 
     def sort_key(self, result: Result) -> tuple:
         """Sorts variants factor by factor: null, then numbers, then text."""

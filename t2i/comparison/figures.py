@@ -138,8 +138,8 @@ def _draw_points(
         color = COLORS[verdict.outcome] if verdict else "black"
         marks = [(variant.values(lambda run: run.value(metric)), "o", 3), (np.array([mean]), "D", 7)]
         if verdict:
-            low_and_high = 1 + np.array([verdict.total.low, verdict.total.high])
-            marks.append((mean * low_and_high / (1 + verdict.total.estimate), "-", 0))
+            center = metric.moved(mean, 1 / (1 + verdict.total.estimate) - 1)  # the baseline, as the pairs see it
+            marks.append((metric.moved(center, [verdict.total.low, verdict.total.high]), "-", 0))
         for values, marker, size in marks:
             across = np.full(len(values), position)
             axes.plot(*((across, values) if upright else (values, across)), marker, color=color, markersize=size)

@@ -4,22 +4,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from t2i.comparison import folds
 from t2i.comparison.factors import Factors, as_text, find_factors, find_key
 from t2i.comparison.results import Result
+from t2i.comparison.same_battery import other_shapes, refuse_other_batteries
 from t2i.comparison.verdicts import Comparison, Variant
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 
-BATTERY = {  # field of run.json -> what a difference means, and which settings make it
-    "autoencoder": ("in the latents of different autoencoders", "model.path"),
-    "images": ("on different held-out images", "dataset and validation.items"),
-    "log_snr": ("at different noise levels", "validation.log_snr and validation.timesteps"),
-    "seed": ("with different noise", "validation.seed"),
-}
 ENVIRONMENT = ("code_revision", "packages", "device", "num_processes")  # of run.json; a difference is a warning
 
 
@@ -37,12 +32,12 @@ def compare(
     step, warnings = _choose_step(started, factors, step)
     results = [replace(result, step=step) if step in result.validations else result for result in results]
     left_out = {result: reason for result in results if (reason := _why_left_out(result, step))}
-    left_out |= _other_shapes([result for result in results if result not in left_out])
+    left_out |= other_shapes([result for result in results if result not in left_out])
     compared = [result for result in results if result not in left_out]
     if not compared:
         states = "".join(f"\n  {result.name}: {result.state}, {left_out[result]}" for result in results)
         raise ConfigError(f"there is nothing to compare yet{states}")
-    _refuse_other_batteries(compared)
+    refuse_other_batteries(compared)
 
     warnings += _confounds(compared, factors)
     pooled: dict[tuple, dict[tuple, Result]] = defaultdict(dict)
@@ -56,6 +51,7 @@ def compare(
     chosen, why = _choose_baseline(variants, factors, baseline)
     notes = _explain(factors, automatic=by is None)
     notes.append(f"Baseline: {chosen.label} ({why})." if len(variants) > 1 else "There is no other variant to compare.")
+    warnings += [*_folds(variants, compared), *_on_training_images(compared)]
     warnings += [*_unpaired(variants, chosen), *_quantized_otherwise(variants, chosen, factors)]
     return Comparison(results, factors, variants, chosen, left_out, notes, warnings)
 
@@ -95,58 +91,6 @@ def _why_left_out(result: Result, step: int | None) -> str:
     if not all(np.isfinite(errors).all() and errors.min() > 0 for errors in result.errors.values()):
         return "its validation errors are not finite: training diverged"
     return ""
-
-
-def _other_shapes(results: Sequence[Result]) -> dict[Result, str]:
-    """The runs whose errors are not as many as those of most runs of the same battery, and why they are left out."""
-    shapes = {result: (_battery(result), result.errors[""].shape) for result in results}
-    usual = {battery: shape for (battery, shape), _ in reversed(Counter(shapes.values()).most_common())}
-    return {
-        result: f"its errors are {shape[0]} × {shape[1]} instead of {usual[battery][0]} × {usual[battery][1]}; "
-        f"{result.validations[result.step or 0]} was not written by this run"
-        for result, (battery, shape) in shapes.items()
-        if shape != usual[battery]
-    }
-
-
-def _battery(result: Result) -> str | None:
-    return result.info.get("battery", {}).get("hash")
-
-
-def _refuse_other_batteries(results: Sequence[Result]) -> None:
-    groups = defaultdict(list)
-    for result in results:
-        groups[_battery(result)].append(result)
-    if len(groups) > 1:
-        listed = "".join(
-            f"\n  battery {str(key)[:8]}: {', '.join(result.name for result in runs)}" for key, runs in groups.items()
-        )
-        reason, remedy = _why_other_batteries([runs[0].info.get("battery", {}) for runs in groups.values()])
-        raise ConfigError(
-            f"the runs were validated {reason}, so their errors can't be compared; pass the folders of one battery "
-            f"only, or {remedy}{listed}"
-        )
-
-
-def _why_other_batteries(batteries: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """In what the batteries differ, and which runs could be compared."""
-    fixed = ["log_snr" in battery for battery in batteries]
-    if any(fixed) and not all(fixed):
-        return (
-            "at different noise levels, some at timesteps of their own schedule as t2i 0.1 did",
-            "train again: the earlier runs, or the later ones with validation.log_snr=null",
-        )
-    if not any(fixed):
-        return (
-            "on different held-out images, timesteps, noise or noise schedules",
-            "train again with the same dataset, model.path, scheduler and validation",
-        )
-    differ = [key for key in BATTERY if len({str(battery.get(key)) for battery in batteries}) > 1]
-    reasons, remedies = zip(*(BATTERY[key] for key in differ), strict=True) if differ else ((), ())
-    return (
-        " and ".join(reasons) or "on different batteries",
-        f"train again with the same {', '.join(remedies) or 'validation'}",
-    )
 
 
 def _choose_baseline(variants: Sequence[Variant], factors: Factors, wanted: str | None) -> tuple[Variant, str]:
@@ -209,7 +153,7 @@ def _confounds(results: Sequence[Result], factors: Factors) -> list[str]:
         if len(counts) > 1:
             listed = ", ".join(f"{value} in {count} run{'s' if count > 1 else ''}" for value, count in counts.items())
             warnings.append(f"The runs also differ in {key}: {listed}.")
-    raw = [result.name for result in results if "ema/" not in result.errors]
+    raw = [result.name for result in results if f"{result.battery}ema/" not in result.errors]
     if 0 < len(raw) < len(results):
         warnings.append(f"val/ema/... is not compared: no averaged weights in {', '.join(raw)}.")
     return warnings
@@ -237,6 +181,23 @@ def _quantized(variant: Variant) -> str:
 
 def _values(variant: Variant, key: str) -> set[str]:
     return {as_text(run.config_value(key)) for run in variant.runs.values()}
+
+
+def _folds(variants: Sequence[Variant], results: Sequence[Result]) -> list[str]:
+    """Warnings of folds that no run has held out."""
+    number = max(
+        (result.config_value("validation.folds") or 0 for result in results if result.fold is not None), default=0
+    )
+    return folds.missing({variant.label: list(variant.runs.values()) for variant in variants}, number)
+
+
+def _on_training_images(results: Sequence[Result]) -> list[str]:
+    if not results[0].battery:
+        return []
+    return [
+        "These runs were measured on images that they are trained on (validation.images=train): a lower error may only "
+        "mean that more was learned by heart. It says nothing of new images."
+    ]
 
 
 def _unpaired(variants: Sequence[Variant], baseline: Variant) -> list[str]:

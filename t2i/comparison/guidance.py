@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from t2i.comparison.charts import STYLE, VALUE, create_axes, draw_legend, shorten
 from t2i.comparison.curves import PALETTE
-from t2i.comparison.significance import score_interval
+from t2i.comparison.score_significance import score_interval
 from t2i.runs.full_disk import naming
 from t2i.runs.scores_file import StoredScores
 from t2i.runs.text import printable

@@ -16,6 +16,7 @@ from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
 from t2i.comparison.sample_grid import gallery, gallery_image, row_note, strip
 from t2i.comparison.tables import difference_rows, run_rows, variant_rows
+from t2i.comparison.tradeoff import judgements, points, tradeoff
 from t2i.comparison.verdicts import Comparison
 from t2i.comparison.wording import sentences
 from t2i.evaluation.metrics import Metric
@@ -40,6 +41,14 @@ def write_page(
         for name in _figure_names(comparison, metric):
             FIGURES[name](comparison, metric).savefig(folder / f"{name}.png", dpi=150)
         drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
+        found = {averaged: points(comparison, averaged) for averaged in (False, True)}
+        tradeoffs = {
+            averaged: (_svg_uri(tradeoff(comparison, those)), judgements(comparison, those, averaged))
+            for averaged, those in found.items()
+            if those
+        }
+        if chosen := found[metric.averaged]:
+            tradeoff(comparison, chosen).savefig(folder / "tradeoff.png", dpi=150)
     shown = gallery(comparison)
     if shown.rows:
         gallery_image(comparison, shown).save(folder / "samples.png")
@@ -51,6 +60,7 @@ def write_page(
         comparison=comparison,
         chosen=metric,
         drawings=drawings,
+        tradeoffs=tradeoffs,
         sentences=sentences,
         variant_rows=variant_rows,
         difference_rows=difference_rows,
@@ -75,10 +85,14 @@ def _figure_names(comparison: Comparison, metric: Metric) -> list[str]:
 def _figure_uris(comparison: Comparison, metric: Metric) -> dict[str, str]:
     """Name -> the figure as a data URI. "snr" is the same for all metrics of the same weights, so only one has it."""
     return {
-        name: _data_uri("svg+xml", FIGURES[name](comparison, metric).savefig, format="svg", metadata={"Date": None})
+        name: _svg_uri(FIGURES[name](comparison, metric))
         for name in _figure_names(comparison, metric)
-        if name != "snr" or metric.mean == "geometric"
+        if name != "snr" or (metric.mean == "geometric" and metric.against is None)
     }
+
+
+def _svg_uri(figure: Figure) -> str:
+    return _data_uri("svg+xml", figure.savefig, format="svg", metadata={"Date": None})
 
 
 def _data_uri(kind: str, save: Callable, **options: Any) -> str:

@@ -15,9 +15,9 @@ from t2i.evaluation.metrics import Metric
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
 from t2i.runs.errors_file import read_errors
-from t2i.runs.files import check_fields, in_use, numbered
+from t2i.runs.files import check_fields, in_use, numbered, numbered_file
 from t2i.runs.folder import INFO, read_info
-from t2i.runs.records import read_metrics
+from t2i.runs.records import ERRORS, headline, is_count, read_metrics
 from t2i.runs.text import one_line, printable
 
 TYPES = {"seed": (int, type(None)), "steps": (int, type(None)), "samples.prompts": list}  # of config.yaml
@@ -46,6 +46,17 @@ class Result:
         return self.config.get("seed")
 
     @property
+    def battery(self) -> str:
+        """The prefix of the errors that the run is judged by: "" for held-out images, "train/" for training images."""
+        return "train/" if self.info.get("battery", {}).get("on") == "train" else ""
+
+    @property
+    def fold(self) -> int | None:
+        """Which of several parts of the data set it held out; None if there are none."""
+        fold = self.info.get("battery", {}).get("fold")
+        return fold if is_count(fold) else None
+
+    @property
     def choices(self) -> dict[str, str | None]:
         """Config group -> chosen option."""
         return self.info.get("choices", {})
@@ -60,12 +71,21 @@ class Result:
 
     @cached_property
     def errors(self) -> dict[str, np.ndarray]:
-        """Epsilon errors at `step`, [N, K], by prefix: of the raw weights ("") and any averaged ones ("ema/").
+        """Epsilon errors at `step`, [N, K], by prefix: of a battery, then "" for raw and "ema/" for averaged weights.
 
-        Raises ConfigError if their file is damaged.
+        Raises ConfigError if a file is damaged.
         """
         assert self.step is not None, f"{self.name} was not validated"
-        return read_errors(self.validations[self.step])
+        return self.errors_at(self.step)
+
+    def errors_at(self, step: int) -> dict[str, np.ndarray]:
+        """The same at another validation."""
+        errors = {}
+        for battery, folder in ERRORS.items():
+            file = numbered_file(self.folder / folder, step, "parquet")
+            if battery == self.battery or file.is_file():
+                errors |= {f"{battery}{weights}": values for weights, values in read_errors(file).items()}
+        return errors
 
     @cached_property
     def damage(self) -> str:
@@ -80,12 +100,14 @@ class Result:
         """NaN if the metric was not measured, or its errors can't be read."""
         if self.damage:
             return float("nan")
-        return metric.value(self.errors[metric.prefix]) if metric.prefix in self.errors else float("nan")
+        return metric.of(self.errors) if metric.measured_in(self.errors) else float("nan")
 
     def change(self, metric: Metric) -> float:
-        """Relative change since the validation before the first step; NaN if there was none."""
+        """Relative change since the validation before the first step, of a gap that of the ratio; NaN without it."""
         start = next((line[metric.name] for line in self.lines if line["step"] == 0 and metric.name in line), None)
-        return self.value(metric) / start - 1 if start else float("nan")
+        if start is None or (start == 0 and metric.against is None):
+            return float("nan")
+        return float(metric.ratio(self.value(metric), start))
 
     def curve(self, metric: Metric) -> list[tuple[int, float, float]]:
         """Step, hours and value at every validation; hours are NaN if they were not logged."""
@@ -164,8 +186,8 @@ def _read(folder: Path, name: str) -> Result:
         lines = list(read_metrics(folder).values())
     except (ConfigError, OSError) as error:
         return Result(folder, name, "unreadable", one_line(error), {}, {}, [], {}, None)
-    measured = {int(line["step"]) for line in lines if "val/loss" in line}
-    files = numbered(folder / "validation", "parquet")
+    measured = {int(line["step"]) for line in lines if headline(line)}
+    files = numbered(folder / ERRORS["train/" if info.get("battery", {}).get("on") == "train" else ""], "parquet")
     validations = {step: files[step] for step in sorted(measured & set(files))}
     state = info.get("state", "failed")
     if state == "running" and not _is_locked(folder):

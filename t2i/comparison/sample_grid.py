@@ -59,6 +59,7 @@ def row_note(comparison: Comparison, run: Result, step: int) -> str:
     """What distinguishes a run's row from others of the same variant."""
     pairing = {"seed": run.seed} | {key: run.config_value(key) for key in comparison.factors.paired}
     note = " ".join(f"{key}={as_text(value)}" for key, value in pairing.items())
+    note += "" if run.fold is None else f" fold {run.fold}"
     return f"{note}, {run.state} at step {step}" if run in comparison.left_out else note
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from t2i.comparison.significance import LEVEL, holm, score_difference, score_interval
-from t2i.comparison.wording import signed
+from t2i.comparison.score_significance import score_difference, score_interval
+from t2i.comparison.significance import LEVEL, holm
+from t2i.comparison.wording import places, signed
 from t2i.evaluation.image_metrics.metric import Pictures
 from t2i.runs.scores_file import StoredScores
 
@@ -18,7 +19,7 @@ def score_cell(scores: StoredScores | None) -> str:
     if scores is None:
         return "–"
     low, high = score_interval(scores.values)
-    digits = _digits(high - low)
+    digits = places(high - low)
     return f"{scores.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
 
 
@@ -35,7 +36,7 @@ def bounds(evaluation: Any, pictures: Pictures) -> list[tuple[str, dict[str, Sto
     return [row for row in rows if row[1]]
 
 
-def difference_rows(rows: Labelled) -> list[tuple[str, ...]]:
+def difference_rows(rows: Labelled) -> list[list[str]]:
     """Label, metric, difference, p and verdict for all rows but the first, which they are compared with."""
     (_, baseline), *others = rows
     tests = [
@@ -50,7 +51,7 @@ def difference_rows(rows: Labelled) -> list[tuple[str, ...]]:
         verdict = "within noise"
         if p < LEVEL:
             verdict = "better" if (found.estimate > 0) == (scores.better == "higher") else "worse"
-        lines.append((label, name, signed(found), "<0.001" if p < 0.001 else f"{p:.3f}", verdict))
+        lines.append([label, name, signed(found), "<0.001" if p < 0.001 else f"{p:.3f}", verdict])
     return lines
 
 
@@ -65,10 +66,6 @@ def notes(rows: Labelled) -> list[str]:
 
 
 def _comparable(scores: StoredScores | None, baseline: StoredScores) -> bool:
-    same = scores is not None and scores.identity == baseline.identity
-    return same and scores.values.shape == baseline.values.shape and len(baseline.values) > 1
-
-
-def _digits(width: float) -> int:
-    """Decimal places that show two digits of an interval's width."""
-    return int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if np.isfinite(width) and width > 0 else 3
+    if scores is None or scores.identity != baseline.identity:
+        return False
+    return scores.values.shape == baseline.values.shape and len(baseline.values) > 1

@@ -22,6 +22,12 @@ about the fraction, and its square root replaces it. For normally distributed ta
 interval contains the true difference in 95 to 97 % of the cases with 3 to 10 seeds, and in 95 to 98.6 % with 2: it is
 too wide rather than too narrow.
 
+Folds. In K-fold comparisons, the images that a fold holds out are measured by one trained model, so they err together.
+The folds take the place of the images then: d[s, f] is the mean of a fold's pseudo-values, with as many degrees of
+freedom as folds, less one. Images with a common fold are not counted one by one, whatever their number. All folds share
+most of their training images; how much another training set would change the result, no estimate from one set can tell
+(Bengio & Grandvalet 2004, "No unbiased estimator of the variance of K-fold cross-validation").
+
 The held-out images must represent those of interest. Where a run gains only on a few images with large errors (d has a
 skewness of 2.5), a sample of 64 may lack such images, and the interval of one seed contains the true difference in 93 %
 of the cases.
@@ -36,7 +42,6 @@ from scipy.special import stdtr
 
 from t2i.config import ConfigError
 
-WILSON = 1.959964  # the critical value of the normal distribution
 LEVEL = 0.05  # a difference counts if its adjusted p is below this; the intervals are those of 1 − LEVEL = 95 %
 
 
@@ -54,60 +59,69 @@ class Difference:
     seeds: int  # runs on each side; with 1, the interval covers these two trained models only, else the variants
 
 
-def difference(errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric") -> Difference:
+def difference(
+    errors: np.ndarray, baseline: np.ndarray, mean: str = "geometric", folds: np.ndarray | None = None
+) -> Difference:
     """The difference between the mean errors of S runs and those of the baseline's runs with the same seeds.
 
     errors, baseline: squared errors on N images at K noise levels, [S, N, K].
     mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
+    folds: [N], numbers from 0, if each image was measured by the model of a fold. Images of one fold share a model.
     """
+    return _relative(infer([_table(errors, baseline, mean, folds)]))
+
+
+def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -> Difference:
+    """The difference between the gaps of S runs and the baseline's, a gap being log(held-out / training error).
+
+    The relative difference of the ratios. Held-out and training images are two samples, so the variances of both add;
+    the seeds' is that of the difference, as both are measured on one model.
+    """
+    first, second = _table(*held_out[:2], mean, held_out[2]), _table(*train[:2], mean, train[2])
+    negated = Table(-second.differences, -second.pseudo, second.units)
+    if held_out[2] is None:
+        return _relative(infer([first, negated]))
+    per_fold = Table(first.differences + negated.differences, first.pseudo + negated.pseudo, first.units)
+    return _relative(infer([per_fold]))
+
+
+Sides = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # the arguments errors, baseline and folds of `difference`
+
+
+@dataclass(frozen=True)
+class Table:
+    """Differences on one sample of images: of each seed, [S]; their pseudo-values by image or fold, [S, N].
+
+    Those of errors are log ratios.
+    """
+
+    differences: np.ndarray
+    pseudo: np.ndarray
+    units: float  # as how many images, or folds, they count
+
+
+def _table(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
     log_ratios, pseudo = _jackknife(errors, baseline)
-    logarithmic = _of_table(float(log_ratios.mean()), pseudo, _effective_images(errors, baseline))
-    estimate, low, high = np.expm1([logarithmic.estimate, logarithmic.low, logarithmic.high]).tolist()
-    return replace(logarithmic, estimate=estimate, low=low, high=high)
+    if folds is not None:
+        return Table(log_ratios, _fold_values(pseudo, folds), folds.max() + 1)
+    return Table(log_ratios, pseudo, _effective_images(errors, baseline))
 
 
-def score_difference(scores: np.ndarray, baseline: np.ndarray) -> Difference:
-    """The difference between the mean scores of R runs and those of the baseline's runs with the same training seeds.
-
-    scores, baseline: [R, P, S], of P prompts with S images of each, which are paired by their noise; for the distances
-    of distributions pseudo-values, [R, G, 1]. An image belongs to its prompt, so the mean over a prompt's images counts
-    once; prompts and training seeds are crossed random effects.
-    """
-    if scores.ndim != 3 or scores.shape != baseline.shape:
-        raise ValueError(f"scores of shape {scores.shape} and {baseline.shape} can't be paired; both must be [R, P, S]")
-    if scores.shape[1] < 2:
-        raise ConfigError("one prompt can't tell a difference from chance; evaluate at least 2")
-    table = (scores - baseline).mean(-1)
-    return _of_table(float(table.mean()), table, table.shape[1])
-
-
-def score_interval(scores: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of a model's mean score over other prompts and noise; scores: [P, S], as above.
-
-    Where all prompts of a metric that is 0 or 1 agree, it is Wilson's (1927) for P trials.
-    """
-    by_prompt = scores.mean(-1)
-    if len(by_prompt) < 2:
-        return -np.inf, np.inf
-    if np.isin(scores, (0, 1)).all() and np.ptp(by_prompt) == 0:
-        z2 = WILSON**2 / len(by_prompt)
-        middle, half = (by_prompt[0] + z2 / 2) / (1 + z2), z2 / 2 / (1 + z2)
-        return max(middle - half, 0.0), min(middle + half, 1.0)
-    one = _of_table(float(by_prompt.mean()), by_prompt[None], len(by_prompt))
-    return one.low, one.high
-
-
-def _of_table(d: float, pseudo: np.ndarray, images: float) -> Difference:
-    """The test of a difference d with these (pseudo-)values of it, [S, N]; images: as many as the N count for."""
-    num_seeds = len(pseudo)
-    seed_variance, image_variance = _variances(pseudo)
+def infer(tables: Sequence[Table]) -> Difference:
+    """Estimate, interval and p-value of the sum of differences over samples of images, measured on the same models."""
+    d, num_seeds = float(sum(table.differences.mean() for table in tables)), len(tables[0].differences)
+    by_seed = np.sum([table.pseudo.mean(1) for table in tables], axis=0)
+    seed_variance = by_seed.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
+    image_variances = [_image_variance(table.pseudo) for table in tables]
+    image_variance = sum(image_variances)
     standard_error = np.sqrt(seed_variance + image_variance)
     if standard_error == 0:  # all seeds and images agree
         return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
-    seed_dof, image_dof = max(num_seeds - 1, 1), max(images - 1, 1)
+    seed_dof = max(num_seeds - 1, 1)
+    image_dof = _total_dof(image_variances, [max(table.units - 1, 1) for table in tables])
     seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
 
     def two_sided(t: float) -> float:
@@ -115,6 +129,13 @@ def _of_table(d: float, pseudo: np.ndarray, images: float) -> Difference:
 
     half = standard_error * brentq(lambda t: two_sided(t) - LEVEL, 0, 13)  # 12.7 at one degree of freedom
     return Difference(d, d - half, d + half, float(two_sided(abs(d) / standard_error)), num_seeds)
+
+
+def _relative(logarithmic: Difference) -> Difference:
+    """The relative difference that a log ratio is."""
+    bounds = (logarithmic.estimate, logarithmic.low, logarithmic.high)
+    estimate, low, high = np.expm1(bounds).tolist()
+    return replace(logarithmic, estimate=estimate, low=low, high=high)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -151,16 +172,31 @@ def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np
     return complete[:, 0], num_images * complete - (num_images - 1) * without_one
 
 
-def _variances(pseudo: np.ndarray) -> tuple[float, float]:
-    """The two terms of Var(D) for a table of pseudo-values, [S, N]."""
+def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of variances."""
+    total = sum(variances)
+    if len(dof) == 1 or total == 0:
+        return dof[0]
+    return total**2 / sum(variance**2 / own for variance, own in zip(variances, dof, strict=True))
+
+
+def _image_variance(pseudo: np.ndarray) -> float:
+    """The second term of Var(D), that of the images, for a table of pseudo-values, [S, N]."""
     num_seeds, num_images = pseudo.shape
     by_seed, by_image = pseudo.mean(1), pseudo.mean(0)
     image = by_image.var(ddof=1) / num_images
     if num_seeds == 1:
-        return 0.0, image
+        return image
     rest = pseudo - by_seed[:, None] - by_image + pseudo.mean()
     rest_mean_square = np.square(rest).sum() / ((num_seeds - 1) * (num_images - 1))
-    return by_seed.var(ddof=1) / num_seeds, max(image - rest_mean_square / pseudo.size, 0.0)
+    return max(image - rest_mean_square / pseudo.size, 0.0)
+
+
+def _fold_values(pseudo: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """One value for each fold, [S, F], whose mean is that of the images' pseudo-values, [S, N]."""
+    center = pseudo.mean(1, keepdims=True)
+    sums = np.stack([np.bincount(folds, row) for row in pseudo - center])
+    return center + sums * sums.shape[1] / len(folds)
 
 
 def _effective_images(errors: np.ndarray, baseline: np.ndarray) -> float:

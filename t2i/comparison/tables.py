@@ -158,8 +158,8 @@ def _seeds(runs: dict[tuple, Result]) -> Cell:
 
 
 def _mean_and_deviation(variant: Variant, metric: Metric) -> Cell:
-    """Mean and standard deviation over the runs."""
-    values = variant.values(lambda run: run.value(metric))
+    """Mean and standard deviation over the runs; of folds, over seeds."""
+    values = variant.estimates(metric)
     mean = float(values.mean())
     if len(values) == 1 or not np.isfinite(mean):
         return _number(mean)

@@ -4,14 +4,17 @@ Runs are paired: each with the baseline's run of the same seed, on the same imag
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from t2i.comparison import folds
 from t2i.comparison.factors import Factors
 from t2i.comparison.results import Result
-from t2i.comparison.significance import LEVEL, Difference, difference, holm
-from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics
+from t2i.comparison.same_battery import share
+from t2i.comparison.significance import LEVEL, Difference, Sides, difference, gap_difference, holm
+from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics, gap_metrics
+from t2i.runs.records import ERRORS
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +29,12 @@ class Variant:
         return np.array([of(run) for run in self.runs.values()])
 
     def mean(self, metric: Metric) -> float:
-        """The metric's mean over the runs."""
-        return float(self.values(lambda run: run.value(metric)).mean())
+        """The metric's mean over the runs; of folds, over seeds."""
+        return float(self.estimates(metric).mean())
+
+    def estimates(self, metric: Metric) -> np.ndarray:
+        """The metric of each run; of runs with folds, that of each seed over the images of all folds."""
+        return folds.values(self.runs, metric)
 
 
 @dataclass(frozen=True)
@@ -82,33 +89,46 @@ class Comparison:
 
     @property
     def num_timesteps(self) -> int:
-        return self.runs[0].errors[""].shape[1]
+        return self.runs[0].errors[self.runs[0].battery].shape[1]
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics that can be compared: those of averaged weights only if every run has them."""
-        prefixes = [prefix for prefix in ("", "ema/") if all(prefix in run.errors for run in self.runs)]
-        return [metric for prefix in prefixes for metric in all_metrics(prefix, self.num_timesteps)]
+        """The metrics that can be compared: those that every run has, on the same images."""
+        prefixes = [f"{battery}{weights}" for battery in ERRORS for weights in ("", "ema/")]
+        shared = [prefix for prefix in prefixes if share(self.runs, prefix)]
+        metrics = [metric for prefix in shared for metric in all_metrics(prefix, self.num_timesteps)] + gap_metrics()
+        return [metric for metric in metrics if metric.measured_in(shared)]
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that the runs are judged by."""
+        return self.metrics[0]
 
     def pairs(self, variant: Variant) -> list[tuple]:
-        """The keys under which both the variant and the baseline have a run."""
-        return [pair for pair in variant.runs if pair in self.baseline.runs]
+        """The keys under which both the variant and the baseline have a run; of folds, those of seeds that have all."""
+        return folds.complete(variant.runs, [pair for pair in variant.runs if pair in self.baseline.runs])
 
     def difference(self, variant: Variant, metric: Metric) -> Difference:
         """The difference between a variant that has pairs and the baseline."""
         if (variant, metric) not in self.differences:
-            pairs = self.pairs(variant)
-            errors, baseline = (
-                np.stack([metric.part(side.runs[pair].errors[metric.prefix]) for pair in pairs])
-                for side in (variant, self.baseline)
-            )
-            self.differences[variant, metric] = difference(errors, baseline, metric.mean)
+            sides = self._sides(variant, metric, metric.prefix)
+            if metric.against is None:
+                self.differences[variant, metric] = difference(*sides[:2], metric.mean, sides[2])
+            else:
+                train = self._sides(variant, metric, metric.against)
+                self.differences[variant, metric] = gap_difference(sides, train, metric.mean)
         return self.differences[variant, metric]
+
+    def _sides(self, variant: Variant, metric: Metric, prefix: str) -> Sides:
+        """The errors that the metric averages of the variant's runs and the baseline's, and the images' folds."""
+        pairs = self.pairs(variant)
+        (errors, of), (baseline, _) = (folds.stacked(side.runs, pairs, prefix) for side in (variant, self.baseline))
+        return metric.part(errors), metric.part(baseline), of
 
     def verdicts(self, metric: Metric) -> list[Verdict]:
         """The verdict on every variant that has pairs with the baseline, best first."""
         tested = [variant for variant in self.variants if variant is not self.baseline and self.pairs(variant)]
-        bins = bin_metrics(metric.prefix, self.num_timesteps)
+        bins = [replace(snr_bin, against=metric.against) for snr_bin in bin_metrics(metric.prefix, self.num_timesteps)]
         totals = [self.difference(variant, metric) for variant in tested]
         per_bin = [[self.difference(variant, snr_bin) for snr_bin in bins] for variant in tested]
         p = holm([total.p for total in totals]).tolist()

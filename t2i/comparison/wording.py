@@ -15,11 +15,11 @@ def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
     most_seeds = max(verdict.seeds for verdict in verdicts)
     spoken = []
     for verdict in verdicts:
-        sentence = _sentence(verdict, comparison.baseline.label, len(verdicts))
+        sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None else ""
         spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
-    return [*spoken, ("scope", _scope(verdicts))]
+    return [*spoken, ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
 
 
 def verdict_word(verdict: Verdict) -> str:
@@ -33,7 +33,17 @@ def weights_name(metric: Metric) -> str:
     return "averaged weights" if metric.averaged else "raw weights"
 
 
-def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
+def _claim(metric: Metric, outcome: str) -> str:
+    """What a variant does if it is better or worse, such as "is better than"."""
+    if metric.against is not None:
+        return f"has a {'smaller' if outcome == 'better' else 'larger'} gap than"
+    return {
+        "train/": f"fits its training images {outcome} than",
+        "ref/": f"is {outcome} on the reference images than",
+    }.get(metric.prefix.removesuffix("ema/"), f"is {outcome} than")
+
+
+def _sentence(verdict: Verdict, metric: Metric, baseline: str, num_tests: int) -> str:
     total, label = verdict.total, verdict.variant.label
     if verdict.outcome == "same":
         kind = (
@@ -44,7 +54,7 @@ def _sentence(verdict: Verdict, baseline: str, num_tests: int) -> str:
         return f"{label}: no difference {kind}, {percent(total.estimate)} {interval(total)}"
     least, most = sorted((abs(total.low), abs(total.high)))
     by = f"{100 * abs(total.estimate):.1f} % [{100 * least:.1f}, {100 * most:.1f}]"
-    return f"{label} is {verdict.outcome} than {baseline} by {by}"
+    return f"{label} {_claim(metric, verdict.outcome)} {baseline} by {by}"
 
 
 def _bins_clause(verdict: Verdict) -> str:
@@ -73,6 +83,15 @@ def _scope(verdicts: list[Verdict]) -> str:
     return f"{scope}. A third seed would make them far narrower." if 2 in seeds else f"{scope}."
 
 
+def _folds_clause(comparison: Comparison) -> str:
+    if not (folds := {run.fold for run in comparison.runs} - {None}):
+        return ""
+    return (
+        f" {len(folds)} folds: each image is measured by models that were not trained on it. The images of a fold "
+        "share its models, so the folds, not the images, are counted."
+    )
+
+
 def _bin_ranges(bins: list[int]) -> str:
     """SNR bins 0–2, 5: neighbours are joined."""
     starts = [i for i in bins if i - 1 not in bins]
@@ -93,10 +112,14 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{max(0, digits - 1 - int(np.floor(np.log10(abs(value) or 1))))}f}"
 
 
+def places(width: float) -> int:
+    """Decimal places that show two digits of an interval's width."""
+    return int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if np.isfinite(width) and width > 0 else 3
+
+
 def signed(difference: Difference) -> str:
     """A difference of scores with its interval: +0.013 [+0.002, +0.024]."""
-    width = difference.high - difference.low
-    digits = int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if width > 0 else 3
+    digits = places(difference.high - difference.low)
     texts = [f"{value:+.{digits}f}" for value in (difference.estimate, difference.low, difference.high)]
     return "{} [{}, {}]".format(*texts).replace("-", "−")
 

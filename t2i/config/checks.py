@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from t2i.config import ConfigError
+from t2i.config.folds import check_folds
 
 AT_LEAST = {
     "seed": 0,
@@ -27,6 +28,7 @@ AT_LEAST = {
     "keep_checkpoints": 1,
     "num_workers": 0,
     "validation.items": 1,
+    "validation.train_items": 0,
     "validation.timesteps": 1,
     "validation.seed": 0,
     "samples.steps": 1,
@@ -47,12 +49,15 @@ FIXED = {  # the tables that are not components -> their settings
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
-    "validation": ("seed", "items", "timesteps", "log_snr", "quantization_cost"),
+    "validation": (
+        *("seed", "items", "timesteps", "images", "train_items", "reference", "folds", "fold", "log_snr"),
+        "quantization_cost",
+    ),
 }
 NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
     **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost"), bool),
-    **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
+    **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights", "validation.images"), str),
     **dict.fromkeys(("samples.guidance_scale", "evaluation.guidance_scale"), (int, float)),
 }
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
@@ -75,6 +80,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a fraction of the captions: at most 1")
     _check_log_snr(cfg.validation.log_snr)
     check_evaluation(cfg.evaluation)
+    check_folds(cfg)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):

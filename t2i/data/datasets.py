@@ -10,6 +10,7 @@ import numpy as np
 
 from t2i.config import ConfigError, check_positive
 from t2i.data.cached_split import CachedSplit
+from t2i.data.held_out import Fold, by_fold, by_hash
 from t2i.data.images import VERSION
 from t2i.data.preparation import ImageSettings, Preparation
 from t2i.data.records import Item, check_policy, usable
@@ -40,16 +41,25 @@ class CachedSettings(ImageSettings):
     """The settings that folder.yaml and hub.yaml of conf/dataset/ have in common."""
 
     path: str
-    validation_share: float
+    validation_share: float | None  # None: no image is held out by its hash
     max_train_samples: int | None
     on_error: str
-    follow_links: bool = False  # run folders that were written before do not have it
+    # Run folders that were written before do not have these.
+    follow_links: bool = False
+    min_validation_samples: int = 0
+    folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.validation_share < 1:
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
             raise ConfigError(
-                f"dataset.validation_share={self.validation_share} must be a fraction of the images, between 0 and 1"
+                f"dataset.validation_share={self.validation_share} must be a fraction of the images, between 0 and 1; "
+                "null holds out none, for validation.images=train"
+            )
+        if not isinstance(self.min_validation_samples, int) or self.min_validation_samples < 0:
+            raise ConfigError(
+                f"dataset.min_validation_samples={self.min_validation_samples} must be a whole number, at least 0"
             )
         if self.max_train_samples is not None:
             check_positive("dataset.max_train_samples", self.max_train_samples, "use null for all images")
@@ -58,21 +68,17 @@ class CachedSettings(ImageSettings):
     def captioned(self, items: Sequence[Item]) -> Captioned:
         """The items as a data set, in the order of their hashes; held-out images have one view and one caption.
 
-        The items that are marked for validation are held out. If there are none, the hash of each image decides, so
-        that an item stays on its side when the data set grows.
+        The items that are marked for validation are held out. If there are none, the hashes of the images decide; with
+        `folds`, they do in any case.
         """
         if not items:
             raise ConfigError(f"dataset.path={self.path} contains no images with captions")
         good, skipped = usable(items, self.path, self.on_error)
-        are_marked = any(item.for_validation for item in items)
-
-        def is_held_out(item: Item) -> bool:
-            return item.for_validation if are_marked else item.facts.uniform < self.validation_share
-
-        train = [item for item in good if not is_held_out(item)][: self.max_train_samples]
-        held_out = [item for item in good if is_held_out(item)]
+        is_held_out, fold = self._choose_held_out(good)
+        train = [item for item, out in zip(good, is_held_out, strict=True) if not out][: self.max_train_samples]
+        held_out = [item for item, out in zip(good, is_held_out, strict=True) if out]
         for side, part, remedy in (("trained on", train, "smaller"), ("held out", held_out, "larger")):
-            if not part:
+            if not part and not (part is held_out and self.validation_share is None):
                 raise ConfigError(
                     f"dataset.path={self.path}: none of the {len(good)} images is {side}; use a {remedy} "
                     "dataset.validation_share, or more images"
@@ -82,7 +88,22 @@ class CachedSettings(ImageSettings):
             prepared(train, [item.captions for item in train], preparation),
             prepared(held_out, [item.captions[:1] for item in held_out], preparation.plain()),
             skipped,
+            fold,
         )
+
+    def _choose_held_out(self, items: Sequence[Item]) -> tuple[list[bool], Fold | None]:
+        """Whether each of the usable items is held out; and the fold, if they are divided into folds."""
+        facts, are_marked = [item.facts for item in items], any(item.for_validation for item in items)
+        if self.folds is not None and are_marked:
+            raise ConfigError(
+                f"validation.folds={self.folds}: {self.path} has validation images of its own; use null, or put them "
+                "next to the others"
+            )
+        if self.folds is not None:
+            return by_fold(facts, [item.captions for item in items], self.folds, self.fold or 0)
+        if are_marked or self.validation_share is None:
+            return [item.for_validation for item in items], None
+        return by_hash(facts, self.validation_share, self.min_validation_samples), None
 
 
 def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], preparation: Preparation) -> CachedSplit:

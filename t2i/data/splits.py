@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from t2i.data.batches import Draws
+from t2i.data.held_out import Fold
 from t2i.data.loader import Readable
 from t2i.models.model import Model
 
@@ -60,3 +61,4 @@ class Captioned:
     train: TrainingSet
     validation: Split
     skipped: Sequence[dict[str, str]] = ()  # the `item`'s name, and the `reason`
+    fold: Fold | None = None  # what is held out is one of several parts

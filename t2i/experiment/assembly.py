@@ -16,13 +16,13 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
+from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
-from t2i.data.fingerprints import hash_of
-from t2i.data.latent_cache import encode
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned
 from t2i.distributed import fsdp, processes
-from t2i.evaluation.battery import Battery, make_battery
+from t2i.evaluation.battery import Battery
+from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
@@ -50,7 +50,7 @@ class Experiment:
     prompts: Sequence[str] | EmbeddedPrompts  # those of the samples
     optimization: Optimization
     examples: Readable
-    battery: Battery
+    batteries: dict[str, Battery]  # by the prefix of their errors, the first the one that runs are judged by
     images: ImageEvaluation | None  # None: the model is not judged by its images while it trains
     judged_prompts: Sequence[str] | EmbeddedPrompts  # those of the image battery
     meter: Meter
@@ -58,11 +58,18 @@ class Experiment:
     state: dict[str, Stateful]  # what a checkpoint holds
     unquantized: np.ndarray | None  # the battery's errors of the base before it was quantised, to tell the cost
 
+    @property
+    def battery(self) -> Battery:
+        """The battery that runs are judged by."""
+        return next(iter(self.batteries.values()))
+
 
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
     data: Captioned = build(cfg, "dataset")
+    check_data(cfg, data)
+    reference: Captioned | None = load_reference(cfg)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
@@ -77,10 +84,11 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         seed=cfg.seed,
     )
     examples = data.train.examples(model, cfg.cache_dir, cfg.batch_size, draws)
-    battery = _battery(cfg, plan, data, model)
+    batteries = make_batteries(cfg, plan, data, reference, examples, model)
     prompts = model.prompts(cfg.samples.prompts if cfg.sample_every else [])  # to embed none, no encoder is read
     judged_prompts = model.prompts(images.battery.prompts if images else [])
     model.release()
+    battery = next(iter(batteries.values()))
     unquantized = _unquantized(cfg, plan, model, battery, accelerator) if tells_cost(cfg, folder) else None
     if accelerator.device.type == "cpu":
         memory.keep_freed()
@@ -111,7 +119,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
             max_grad_norm=max_grad_norm,
         ),
         examples=examples,
-        battery=battery,
+        batteries=batteries,
         images=images,
         judged_prompts=judged_prompts,
         meter=meter,
@@ -134,21 +142,6 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
     file = cache_file(cfg, plan, model, battery)
     load = partial(load_model, plain, plan, processes.autocast(accelerator))
     return unquantized_errors(load, file, plan, battery, accelerator)
-
-
-def _battery(cfg: DictConfig, plan: Plan, data: Captioned, model: Model) -> Battery:
-    return make_battery(
-        encode(data.validation, model, cfg.cache_dir),
-        data.validation.weights,
-        plan.diffusion,
-        plan.levels,
-        cfg.validation.seed,
-        cfg.validation["items"],
-        identity={
-            "images": data.validation.fingerprint,
-            "autoencoder": hash_of(*model.image_content, memory=Path(cfg.cache_dir).expanduser() / "hashes"),
-        },
-    )
 
 
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
@@ -202,7 +195,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "pictures": {"train": data.train.images, "validation": len(data.validation)},
         "skipped": list(data.skipped),
         "data_fingerprint": experiment.examples.fingerprint,
-        "battery": experiment.battery.facts,
+        **battery_facts(experiment.batteries),
         "weighting": weighting_table(plan),
     }
 

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.distributed import processes
-from t2i.evaluation.battery import evaluate, evaluating
+from t2i.evaluation.batteries import evaluate_all, gaps_since_start
+from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.quantization_cost import quantization_cost, sentence
@@ -24,7 +25,7 @@ from t2i.runs import checkpoints
 from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
 from t2i.runs.full_disk import naming
-from t2i.runs.records import RecordSync, sync_tree
+from t2i.runs.records import RecordSync, headline, sync_tree
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
 from t2i.training.loop import Hooks, Schedule, train
@@ -44,7 +45,7 @@ def run(
     run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
     publisher = Publisher(**cfg.hub)
     if run.finished:
-        log.info("%s is finished already; val/loss %.6f", folder, run.result)
+        log.info("%s is finished already; %s %.6f", folder, _measured(run), run.result)
         if run.writes and "pushed" not in run.info:
             publisher.publish(folder)
         return run.result
@@ -55,10 +56,16 @@ def run(
         run.begin(overrides=overrides, choices=choices or {})
         with Stop(cfg.max_hours) as stop, _failures_noted(run):
             _train(cfg, plan, run, overrides, stop)
-    log.info("%s: %s · val/loss %.5f", run.info["state"], run.folder, run.result)
+    log.info("%s: %s · %s %.5f", run.info["state"], run.folder, _measured(run), run.result)
     if run.writes and run.finished:
         publisher.publish(folder)
     return run.result
+
+
+def _measured(run: Run) -> str:
+    """What `run.result` is, as a message calls it."""
+    name = headline(run.final) or "val/loss"
+    return name if name == "val/loss" else f"{name} (of images that it was trained on)"
 
 
 @contextmanager
@@ -143,10 +150,14 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
     ema = experiment.optimization.ema
 
     def validate(step: int) -> dict[str, float]:
-        metrics, errors = evaluate(experiment.battery, model, plan.diffusion, ema, accelerator)
-        recorder.errors(step, experiment.battery, errors)
+        metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
+        for name, battery in experiment.batteries.items():
+            recorder.errors(step, battery, errors[name], name)
+        at_start = metrics if step == 0 else next(iter(run.metrics()), {})
+        metrics |= gaps_since_start(metrics, at_start)
         if step == 0 and experiment.unquantized is not None:
-            cost = quantization_cost(cfg.model.quantize, experiment.unquantized, errors[""], experiment.battery, plan)
+            raw = next(iter(errors.values()))[""]
+            cost = quantization_cost(cfg.model.quantize, experiment.unquantized, raw, experiment.battery, plan)
             run.update(quantization_cost=cost)
             log.info("%s", sentence(cost))
         return metrics

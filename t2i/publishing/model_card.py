@@ -21,6 +21,8 @@ from t2i.runs.folder import FREE_KEYS, INFO, Run
 from t2i.runs.links import refuse_links, refuse_links_out
 from t2i.runs.text import one_line, printable, printable_lines
 
+VALIDATED = ["val/loss", "val/ema/loss", "val/train_loss", "val/ema/train_loss"]
+
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
     """Write README.md and its images to the run's model/, for the repository `repo` (OWNER/NAME).
@@ -126,7 +128,11 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
         "weight averaging": described(cfg.ema),
         "seed": str(cfg.seed),
         "precision": info["precision"],
-        **{key: f"{info['final'][key]:.5f}" for key in ("val/loss", "val/ema/loss") if key in info["final"]},
+        **{
+            f"{key} (of images that it was trained on)" if "train_" in key else key: f"{info['final'][key]:.5f}"
+            for key in VALIDATED
+            if key in info["final"]
+        },
         "code": ", ".join([f"revision {info['code_revision']}", *packages] if info["code_revision"] else packages),
     }
 
@@ -185,14 +191,12 @@ def draw_curves(metrics: list[dict[str, float]], file: Path) -> bool:
     """Draw training loss and validation loss against the step; returns whether there was anything to draw."""
     from matplotlib.figure import Figure
 
-    lines = {
-        key: [(line["step"], line[key]) for line in metrics if key in line]
-        for key in ("train/loss", "val/loss", "val/ema/loss")
-    }
+    lines = {key: [(line["step"], line[key]) for line in metrics if key in line] for key in ("train/loss", *VALIDATED)}
     if not any(lines.values()):
         return False
     figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, keys in zip(figure.subplots(1, 2), (["train/loss"], ["val/loss", "val/ema/loss"]), strict=True):
+    validated = [key for key in VALIDATED if lines[key]] or VALIDATED[:2]
+    for axes, keys in zip(figure.subplots(1, 2), (["train/loss"], validated), strict=True):
         for key in keys:
             axes.plot(*zip(*lines[key], strict=True) if lines[key] else ([], []), marker=".", label=key)
         axes.set(xlabel="step", yscale="log")

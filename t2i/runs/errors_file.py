@@ -22,7 +22,7 @@ def write_errors(file: Path, level: str, values: np.ndarray, errors: dict[str, n
     num_items = len(next(iter(errors.values())))
     columns = {"item": np.repeat(np.arange(num_items), len(values)), level: np.tile(values, num_items)}
     columns |= {f"{prefix.replace('/', '_')}eps": values.ravel() for prefix, values in errors.items()}
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), file)
 
 

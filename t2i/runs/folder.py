@@ -23,7 +23,7 @@ from t2i.runs import config_file
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
 from t2i.runs.links import refuse_links_out
-from t2i.runs.records import METRICS, count_damaged, is_number, read_metrics
+from t2i.runs.records import METRICS, count_damaged, headline, is_number, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ class Run:
 
     def refuse_changes(self, facts: dict[str, Any]) -> None:
         """Refuse to continue with different data, battery or precision. Raises RunExists."""
-        for key in ("data_fingerprint", "battery", "precision"):
-            if self.has_results and self.info.get(key, facts[key]) != facts[key]:
+        for key in ("data_fingerprint", "battery", "train_battery", "reference_battery", "precision"):
+            if self.has_results and key in facts and self.info.get(key, facts[key]) != facts[key]:
                 before, now = self.info[key], facts[key]
                 raise RunExists(f"{self.folder} began with a different {key} ({before} → {now}); use another run=NAME")
 
@@ -110,9 +110,14 @@ class Run:
 
     @property
     def result(self) -> float:
-        """The final val/loss of a finished run; NaN if validation was switched off."""
+        """The final val/loss of a finished run, or the headline in its place; NaN if validation was switched off."""
+        return self.final.get(headline(self.final), float("nan"))
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The last value of every metric of a run that is finished or paused."""
         final = self.info.get("final")
-        return final.get("val/loss", float("nan")) if isinstance(final, dict) else float("nan")
+        return final if isinstance(final, dict) else {}
 
     @property
     def checkpoints(self) -> Path:
@@ -177,8 +182,8 @@ class Run:
         return list(read_metrics(self.folder).values())
 
     def validated(self) -> dict[int, float]:
-        """step -> val/loss, where it was measured."""
-        return {int(line["step"]): line["val/loss"] for line in self.metrics() if "val/loss" in line}
+        """step -> val/loss, or the headline in its place, where it was measured."""
+        return {int(line["step"]): line[name] for line in self.metrics() if (name := headline(line))}
 
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""

@@ -17,7 +17,19 @@ from t2i.runs.links import read_regular
 
 METRICS = "metrics.jsonl"
 LARGEST = 2_000_000_000  # bytes of metrics.jsonl: a line for each of some million steps
-RECORD = re.compile(r"metrics\.jsonl|validation/step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
+RECORD = re.compile(r"metrics\.jsonl|validation/(?:train/|reference/)?step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
+# Battery -> the folder of its errors, and its headline; {} is "" for the raw weights and "ema/" for averaged ones.
+ERRORS = {"": "validation", "train/": "validation/train", "ref/": "validation/reference"}
+HEADLINES = {"": "val/{}loss", "train/": "val/{}train_loss", "ref/": "ref/{}loss"}
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metric that a validation is judged by: that of held-out images, or of training images if it is the only one.
+
+    "" if there was no validation.
+    """
+    names = (HEADLINES[battery].format("") for battery in ("", "train/"))
+    return next((name for name in names if name in metrics), "")
 
 
 def read_metrics(run: Path) -> dict[str, dict[str, float]]:
@@ -72,7 +84,7 @@ def valid_records(listed: Any) -> bool:
 def records(run: Path, step: int) -> dict[str, int]:
     """The records of the steps up to `step`: path below the run folder -> size in bytes."""
     files = [run / METRICS] if (run / METRICS).is_file() else []
-    for kind, suffix in (("validation", "parquet"), ("samples", "png")):
+    for kind, suffix in (*((folder, "parquet") for folder in ERRORS.values()), ("samples", "png")):
         files += [file for number, file in numbered(run / kind, suffix).items() if number <= step]
     return {file.relative_to(run).as_posix(): file.stat().st_size for file in files}
 

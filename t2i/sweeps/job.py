@@ -15,7 +15,7 @@ from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.runs.files import in_use
 from t2i.runs.folder import INFO, read_info
-from t2i.runs.records import METRICS, parse_metrics
+from t2i.runs.records import METRICS, headline, parse_metrics
 from t2i.runs.text import one_line
 
 # Overrides of hydra.* that concern the sweep; the others are passed on to its jobs.
@@ -140,7 +140,7 @@ class Job:
         succeeded = self.state in ("finished", "stopped")
         result = JobResult(overrides=self.arguments, working_dir=str(self.folder))
         result.status = JobStatus.COMPLETED if succeeded else JobStatus.FAILED
-        result.return_value = self.metrics.get("val/loss", math.nan) if succeeded else error
+        result.return_value = self.metrics.get(headline(self.metrics), math.nan) if succeeded else error
         return result
 
 

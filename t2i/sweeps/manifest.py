@@ -145,7 +145,9 @@ def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:
     """
     begun = begun_with(folder) or _read(folder.parent).get("config", {})
     for key, value in _as_then(begun, overrides).items():
-        OmegaConf.update(config, key, value)
+        table, _, name = key.rpartition(".")
+        if name in (OmegaConf.select(config, table) if table else config):  # not every data set has every setting
+            OmegaConf.update(config, key, value)
 
 
 def _as_then(begun: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from t2i.runs.records import headline
 from t2i.runs.text import printable
 from t2i.sweeps.job import Job
 
@@ -61,7 +62,8 @@ class JobsTable:
     def changed(self, job: Job) -> None:
         """Log that a job has ended or paused."""
         if not self.console.is_terminal:
-            result = f"val/loss {job.metrics['val/loss']:.5f}" if "val/loss" in job.metrics else ""
+            name = headline(job.metrics)
+            result = f"{name} {job.metrics[name]:.5f}" if name else ""
             log.info("%s: %s · %s", *map(printable, (job.name, job.state, job.reason or result)))
 
     def table(self, shown: list[Job]) -> Table:
@@ -73,10 +75,11 @@ class JobsTable:
         table = Table(title=title)
         for heading in ("job", "state"):
             table.add_column(heading)
-        for heading in ("step", "loss", "val/loss", "left"):
+        measured = next(filter(None, (headline(job.metrics) for job in self.jobs)), "val/loss")
+        for heading in ("step", "loss", measured, "left"):
             table.add_column(heading, justify="right")
         for job in shown:
-            losses = [f"{job.metrics[key]:.5f}" if key in job.metrics else "" for key in ("train/loss", "val/loss")]
+            losses = [f"{job.metrics[key]:.5f}" if key in job.metrics else "" for key in ("train/loss", measured)]
             step = f"{job.metrics.get('step', 0):.0f}/{job.steps}"
             state = printable(f"{job.state}: {job.reason}" if job.reason else job.state)
             cells = (Text(printable(job.name)), Text(state, STATES.get(job.state, "")))

@@ -7,11 +7,16 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from t2i.runs.records import headline
+
 log = logging.getLogger(__name__)
 SHOWN = (
     ("train/loss", "loss", ".4f"),
     ("val/loss", "val/loss", ".5f"),
     ("val/ema/loss", "ema", ".5f"),
+    ("val/train_loss", "val/train_loss (training images)", ".5f"),
+    ("val/gap_since_start", "gap since start", "+.3f"),
+    ("ref/loss", "ref", ".5f"),
     ("train/lr", "lr", ".1e"),
     ("speed/images_per_second", "images/s", ".1f"),
 )
@@ -51,7 +56,7 @@ class Bar:
         self.progress.update(self.task, completed=step)
         if "train/loss" in metrics:
             self.progress.update(self.task, metrics=" · ".join(shown))
-        if self.shown and (not self.live or "val/loss" in metrics):
+        if self.shown and (not self.live or headline(metrics)):
             log.info("step %d/%d · %s", step, self.total, " · ".join(shown))
 
 

@@ -18,6 +18,7 @@ from t2i.image_grid import grid
 from t2i.runs.errors_file import write_errors
 from t2i.runs.files import numbered, numbered_file
 from t2i.runs.folder import Run
+from t2i.runs.records import ERRORS
 from t2i.runs.samples_file import read_samples
 from t2i.tracking import RunInfo, Tracker
 from t2i.tracking.guarded import Guarded
@@ -42,10 +43,10 @@ class Recorder:
         self.tracker.log(step, metrics)
         self.bar.advance(step, metrics)
 
-    def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray]) -> None:
-        """Store the battery's errors, one for each image and noise level."""
+    def errors(self, step: int, battery: Battery, errors: dict[str, np.ndarray], name: str = "") -> None:
+        """Store a battery's errors, one for each image and noise level. name: of the battery, as in `ERRORS`."""
         if self.run.writes:
-            file = numbered_file(self.run.folder / "validation", step, "parquet")
+            file = numbered_file(self.run.folder / ERRORS[name], step, "parquet")
             write_errors(file, battery.levels.name, battery.levels.values, errors)
 
     def images(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:

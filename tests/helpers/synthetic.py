@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from t2i.evaluation.metrics import all_metrics
+from t2i.evaluation.metrics import Metric, all_metrics
 from t2i.runs.errors_file import write_errors
 
 PROMPTS = ["cat face", "red apple"]
@@ -92,3 +92,27 @@ def _validate(
     for prefix, values in measured.items():
         line |= {metric.name: metric.value(values) for metric in all_metrics(prefix, len(timesteps))}
     return line | ({"train/loss": 0.5, "speed/images_per_second": 50.0} if step else {})
+
+
+def add_batteries(run: Path, better_on_training_images: float = 0.0, forgotten: float = 0.0) -> Path:
+    """Give a run of `write_run` batteries of training and reference images, on which its errors change so."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        step = line["step"]
+        for battery, folder, change in (
+            ("train/", "train", 0.3 + better_on_training_images),
+            ("ref/", "reference", -forgotten),
+        ):
+            raw = 0.9 * errors(change * step / 200, f"{battery}{run.name}" if step else f"{battery}the start")
+            measured = {"": raw, "ema/": 0.98 * raw if step else raw}
+            file = run / "validation" / folder / f"step-{step:06d}.parquet"
+            write_errors(file, "log_snr", log_snr(TIMESTEPS), measured)
+            for prefix, values in measured.items():
+                name = Metric.named(f"val/{prefix}train_loss" if battery == "train/" else f"ref/{prefix}loss")
+                line[name.name] = name.value(values)
+        line |= {f"val/{p}gap": float(np.log(line[f"val/{p}loss"] / line[f"val/{p}train_loss"])) for p in ("", "ema/")}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = json.loads((run / "run.json").read_text())
+    info |= {"train_battery": {"hash": "two", "on": "train"}, "reference_battery": {"hash": "three"}}
+    (run / "run.json").write_text(json.dumps(info))
+    return run

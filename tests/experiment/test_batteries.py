@@ -1,0 +1,90 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from helpers.runs import compose
+
+from t2i.config import ConfigError
+from t2i.config.checks import check
+from t2i.config.reference import load_reference, reference_dataset
+from t2i.evaluation.batteries import gaps, gaps_since_start
+from t2i.evaluation.metrics import Metric
+from t2i.runs.errors_file import read_errors
+
+
+def test_the_gap_is_a_log_ratio_that_counts_from_step_0():
+    start = {"val/loss": 0.11, "val/train_loss": 0.1, "ref/loss": 0.2}
+    later = {"val/loss": 0.10, "val/train_loss": 0.05, "val/ema/loss": 0.1, "ref/loss": 0.3}
+    assert gaps(start) == pytest.approx({"val/gap": math.log(1.1)})
+    assert gaps(later) == pytest.approx({"val/gap": math.log(2)})  # of averaged weights, one of the two is missing
+    since = gaps_since_start(later | gaps(later), start | gaps(start))
+    assert since == pytest.approx({"val/gap_since_start": math.log(2 / 1.1)})
+    assert gaps_since_start(gaps(start), gaps(start)) == {"val/gap_since_start": 0.0}
+
+
+def test_a_reference_is_an_option_or_a_folder_at_the_resolution_of_the_run(tmp_path):
+    assert reference_dataset(compose()) is None
+    option = reference_dataset(compose("validation.reference=openmoji_known", "dataset.resolution=32")).dataset
+    assert (option.resolution, option.groups.food, option.groups.flags) == (32, 0.0, 1.0)
+    folder = reference_dataset(compose(f"validation.reference={tmp_path}")).dataset
+    assert (folder.path, folder.resolution) == (str(tmp_path), 64)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("no_such", "validation.reference=no_such is neither an option of dataset .* nor a folder"),
+        ("no/such", "validation.reference=no/such is neither an option of dataset .* nor a folder"),
+        ("hub", "validation.reference=hub: dataset.path must be given; write an option of your own"),
+        ("5", "validation.reference=5 must be an option of dataset, a folder, or null"),
+    ],
+)
+def test_a_reference_that_there_is_not_is_refused_by_its_setting(reference, message):
+    cfg = compose(f"validation.reference={reference}")
+
+    def refuse():
+        check(cfg, 1)
+        reference_dataset(cfg)
+
+    with pytest.raises(ConfigError, match=message):
+        refuse()
+
+
+def test_an_empty_reference_names_its_setting(tmp_path):
+    with pytest.raises(ConfigError, match=r"validation.reference=\S*: dataset.path=\S* contains no images"):
+        load_reference(compose(f"validation.reference={tmp_path}"))
+
+
+def test_training_images_are_not_measured_twice():
+    with pytest.raises(ConfigError, match=r"validation.images=train measures training images already"):
+        check(compose("validation.images=train", "validation.train_items=4"), 1)
+
+
+@pytest.mark.slow
+def test_further_batteries_change_no_bit_and_are_stored_like_the_first(train, tmp_path):
+    plain = train(tmp_path / "plain", "steps=4", "validate_every=2", "save_every=2")
+    more = ("validation.train_items=3", "validation.reference=openmoji_known")
+    settings = ("steps=4", "validate_every=2", "save_every=2", *more)
+    train(tmp_path / "more", *settings, "stop_at=2")
+    run = train(tmp_path / "more", *settings)
+
+    kept = [key for key in plain.metrics()[-1] if not key.startswith(("speed/", "memory/"))]
+    for before, after in zip(plain.metrics(), run.metrics(), strict=True):
+        assert {key: before.get(key) for key in kept} == {key: after.get(key) for key in kept}
+    assert run.metrics()[0]["val/gap_since_start"] == 0.0
+    logged = {"train": ("val/train_loss", "val/ema/train_loss"), "reference": ("ref/loss", "ref/ema/loss")}
+    for folder, names in logged.items():
+        for line in run.metrics():
+            if "val/loss" not in line:
+                continue
+            errors = read_errors(run.folder / "validation" / folder / f"step-{line['step']:06d}.parquet")
+            for name, weights in zip(names, ("", "ema/"), strict=True):
+                assert Metric.named(name).value(errors[weights]) == pytest.approx(line[name], rel=1e-12)
+    manifest = json.loads((run.checkpoints / "step-000004" / "manifest.json").read_text())
+    stored = {f"validation/{folder}/step-{step:06d}.parquet" for folder in logged for step in (0, 2, 4)}
+    assert stored <= manifest["records"].keys()
+    facts = run.info
+    assert (facts["train_battery"]["items"], facts["train_battery"]["on"]) == (3, "train")
+    assert len({facts[name]["images"] for name in ("battery", "train_battery", "reference_battery")}) == 3
+    assert np.isclose(run.latest()["val/gap"], math.log(run.latest()["val/loss"] / run.latest()["val/train_loss"]))
