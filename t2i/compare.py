@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from t2i.comparison.tables import Cell
-    from t2i.comparison.verdicts import Comparison
-    from t2i.evaluation.metrics import Metric
+    from t2i.comparison.verdicts import AnyMetric, Comparison
 
 STYLES = {
     "better": "bright_blue",
@@ -48,26 +47,41 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     from t2i.comparison.grouping import compare
     from t2i.comparison.results import read_results
-    from t2i.evaluation.metrics import Metric
     from t2i.runs.links import refuse_links_out
 
-    metric = Metric.named(options.metric) if options.metric else None
     out = options.out or options.paths[0] / "comparison"
     for path in options.paths:  # may be a stranger's
         if Path(os.path.abspath(out)).is_relative_to(os.path.abspath(path)):
             refuse_links_out(path, out)
     by = options.by.split(",") if options.by else None
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
-    metric = metric or comparison.headline
-    if metric not in comparison.metrics:
-        raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
+    metric = choose_metric(comparison, options.metric)
     show(comparison, metric)
     out.mkdir(parents=True, exist_ok=True)
     write(comparison, metric, out)
     print(out / "comparison.html")
 
 
-def show(comparison: "Comparison", metric: "Metric") -> None:
+def choose_metric(comparison: "Comparison", name: str | None) -> "AnyMetric":
+    """The metric of this name; None: what the runs are judged by."""
+    from t2i.evaluation.metrics import Metric
+
+    if name is None:
+        return comparison.headline
+    name = name.removeprefix("images/")
+    if found := next((metric for metric in comparison.metrics if metric.name == name), None):
+        return found
+    if "/" in name:
+        Metric.named(name)  # or raise ConfigError
+        raise ConfigError(f"--metric {name} was not measured in every run; choose one of val/...")
+    known = ", ".join(metric.name for metric in comparison.scores) or "by none yet"
+    raise ConfigError(
+        f"--metric {name}: not all runs' images were judged by it ({known}); do so first: "
+        f"t2i evaluate RUN ... 'metric=[{name}]'"
+    )
+
+
+def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     """Print the tables and the verdicts."""
     from rich.console import Console
 
@@ -79,16 +93,18 @@ def show(comparison: "Comparison", metric: "Metric") -> None:
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
         console.print(printable(note))
-    bins = bin_names(comparison)
+    bins = bin_names(comparison, metric)
     groups: dict[str, Sequence[str]] = {
-        f"{metric.name}, lowest first: mean and standard deviation over seeds": (),
+        f"{metric.name}, best first: mean and standard deviation over seeds": (),
         "Cost": ("images/s", "GB", "hours"),
-        f"Epsilon error by SNR bin, {weights_name(metric)}": bins,
     }
+    if bins:
+        groups[f"Epsilon error by SNR bin, {weights_name(metric)}"] = bins
     _print_groups(console, variant_rows(comparison, metric), groups)
     if rows := difference_rows(comparison, metric):
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
-        _print_groups(console, rows, {title: (), "Difference by SNR bin in %; * larger than the noise": bins})
+        by_bin = {"Difference by SNR bin in %; * larger than the noise": bins} if bins else {}
+        _print_groups(console, rows, {title: (), **by_bin})
         for outcome, sentence in sentences(comparison, metric):
             console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
     if found := points(comparison, metric.averaged):
@@ -157,7 +173,7 @@ def _table(rows: list[dict[str, "Cell"]], columns: list[str]) -> "Table":
     return table
 
 
-def write(comparison: "Comparison", metric: "Metric", folder: Path) -> None:
+def write(comparison: "Comparison", metric: "AnyMetric", folder: Path) -> None:
     """Write the page, the figures and the numbers to `folder`."""
     from rich.progress import track
 

@@ -30,6 +30,7 @@ BETTER, WORSE, SAME = "#0072B2", "#D55E00", "#767676"  # distinguishable for the
 BETTER_TO_WORSE = LinearSegmentedColormap.from_list("better to worse", ["#4a98cf", "#ffffff", "#ee9a5e"])
 COLORS = {"better": BETTER, "worse": WORSE, "same": SAME}
 PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 6):+g} %".replace("-", "−") if value else "0 %")
+SIGNED = FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if round(value, 12) else "0")
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 VALUE = FuncFormatter(lambda value, _: as_text(value))
 CHARACTER_WIDTH, LINE_HEIGHT = 0.08, 0.2  # of text
@@ -52,16 +53,20 @@ def create_axes(
     return figure, axes
 
 
-def draw_cells(figure: Figure, axes: Axes, change: np.ndarray) -> None:
-    """Cells coloured by their change from the baseline, and a colour bar in the margin at the right."""
+def draw_cells(figure: Figure, axes: Axes, change: np.ndarray, sign: int = 1, format: FuncFormatter = PERCENT) -> None:
+    """Cells coloured by their change from the baseline, and a colour bar in the margin at the right.
+
+    sign: -1 where more is better.
+    """
     largest = max(np.nanmax(np.abs(change)), 1e-9)
-    image = axes.imshow(change, cmap=BETTER_TO_WORSE, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
+    colors = BETTER_TO_WORSE if sign == 1 else BETTER_TO_WORSE.reversed()
+    image = axes.imshow(change, cmap=colors, norm=TwoSlopeNorm(0, -largest, largest), aspect="auto")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     inch = 1 / (axes.get_position().width * figure.get_figwidth())
     bar_axes = axes.inset_axes((1 + 0.15 * inch, 0, 0.2 * inch, 1))
-    bar = figure.colorbar(image, cax=bar_axes, format=PERCENT, ticks=MaxNLocator(5))
+    bar = figure.colorbar(image, cax=bar_axes, format=format, ticks=MaxNLocator(5))
     bar.set_label("against the baseline")
     bar.outline.set_visible(False)
 

@@ -6,10 +6,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from t2i.comparison.charts import PERCENT, PLAIN, SAME, baseline_in_title, create_axes, draw_legend, figure_label
+from t2i.comparison.charts import (
+    PERCENT,
+    PLAIN,
+    SAME,
+    SIGNED,
+    baseline_in_title,
+    create_axes,
+    draw_legend,
+    figure_label,
+)
 from t2i.comparison.figures import find_grid
-from t2i.comparison.verdicts import Comparison, Variant
-from t2i.evaluation.metrics import Metric
+from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#5B4FA2")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
@@ -28,7 +36,7 @@ def line_styles(comparison: Comparison) -> dict[Variant, dict]:
     return styles
 
 
-def curves(comparison: Comparison, metric: Metric) -> Figure:
+def curves(comparison: Comparison, metric: AnyMetric) -> Figure:
     """Validation against steps, relative to the baseline at the same step, and against hours if they were logged."""
     longest = max((run.hours for run in comparison.runs if np.isfinite(run.hours)), default=0.0)
     num_axes = 1 + (len(comparison.variants) > 1) + (longest > 0)
@@ -54,7 +62,7 @@ def draw_runs(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, label:
         axes.add_collection(LineCollection(runs, color=style["color"], linewidth=0.6, alpha=0.45))
 
 
-def _draw_over_steps(axes: Axes, comparison: Comparison, metric: Metric) -> None:
+def _draw_over_steps(axes: Axes, comparison: Comparison, metric: AnyMetric) -> None:
     for variant, style in line_styles(comparison).items():
         steps, _, values = _common_points([run.curve(metric) for run in variant.runs.values()])
         draw_runs(axes, steps, values, style, figure_label(variant, comparison))
@@ -67,7 +75,7 @@ def _draw_over_steps(axes: Axes, comparison: Comparison, metric: Metric) -> None
     _log_if_wide(axes)
 
 
-def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
+def _draw_relative(axes: Axes, comparison: Comparison, metric: AnyMetric) -> None:
     for variant, style in line_styles(comparison).items():
         pairs = comparison.pairs(variant)
         if variant is comparison.baseline:
@@ -77,10 +85,10 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: Metric) -> None:
             steps, _, values = _common_points(both)
             draw_runs(axes, steps, metric.ratio(values[: len(pairs)], values[len(pairs) :]), style)
     axes.set(xlabel="step", title=f"against {baseline_in_title(comparison)} at the same step")
-    axes.yaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT if metric.relative else SIGNED)
 
 
-def _draw_over_time(axes: Axes, comparison: Comparison, metric: Metric, in_minutes: bool) -> None:
+def _draw_over_time(axes: Axes, comparison: Comparison, metric: AnyMetric, in_minutes: bool) -> None:
     for variant, style in line_styles(comparison).items():
         _, hours, values = _common_points([run.curve(metric) for run in variant.runs.values()])
         draw_runs(axes, hours.mean(0) * (60 if in_minutes else 1), values, style)

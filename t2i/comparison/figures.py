@@ -13,6 +13,7 @@ from t2i.comparison.charts import (
     COLORS,
     PERCENT,
     SAME,
+    SIGNED,
     VALUE,
     baseline_in_title,
     create_axes,
@@ -23,9 +24,8 @@ from t2i.comparison.charts import (
 )
 from t2i.comparison.factors import as_text
 from t2i.comparison.results import Result
-from t2i.comparison.verdicts import Comparison, Variant
-from t2i.comparison.wording import interval, number, percent
-from t2i.evaluation.metrics import Metric
+from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
+from t2i.comparison.wording import difference_text, number, percent
 
 FULL_ENOUGH = 0.6  # fraction of a grid's cells that must hold a variant
 
@@ -66,7 +66,7 @@ def _grid(comparison: Comparison, column_key: str) -> Grid:
     return Grid(column_key, rows, columns, dict(zip(cells, comparison.variants, strict=True)))
 
 
-def overview(comparison: Comparison, metric: Metric) -> Figure:
+def overview(comparison: Comparison, metric: AnyMetric) -> Figure:
     """The metric of every variant: as a heat map over a grid, against the values of one number, or in rows."""
     if grid := find_grid(comparison):
         return _heat_map(comparison, metric, grid)
@@ -76,7 +76,7 @@ def overview(comparison: Comparison, metric: Metric) -> Figure:
     return _in_rows(comparison, metric)
 
 
-def _heat_map(comparison: Comparison, metric: Metric, grid: Grid) -> Figure:
+def _heat_map(comparison: Comparison, metric: AnyMetric, grid: Grid) -> Figure:
     verdicts = {verdict.variant: verdict for verdict in comparison.verdicts(metric)}
     change = np.full((len(grid.rows), len(grid.columns)), np.nan)
     rows, columns = list(map(shorten, grid.rows)), list(map(shorten, grid.columns))
@@ -89,18 +89,18 @@ def _heat_map(comparison: Comparison, metric: Metric, grid: Grid) -> Figure:
             axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=1))
         elif variant in verdicts:
             change[row, column] = verdicts[variant].total.estimate
-            text = percent(change[row, column])
+            text = percent(change[row, column]) if metric.relative else f"{change[row, column]:+.3g}".replace("-", "−")
             weight = "normal" if verdicts[variant].outcome == "same" else "bold"
         text = f"{number(variant.mean(metric))}\n{text}"
         axes.text(column, row, text, ha="center", va="center", fontweight=weight, fontsize=9)
-    draw_cells(figure, axes, change)
+    draw_cells(figure, axes, change, metric.sign, PERCENT if metric.relative else SIGNED)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=grid.column_key, title=f"{metric.name} (bold: larger than the noise)")
     return figure
 
 
-def _against_values(comparison: Comparison, metric: Metric, values: list[float]) -> Figure:
+def _against_values(comparison: Comparison, metric: AnyMetric, values: list[float]) -> Figure:
     figure, (axes,) = create_axes([6], 3.6)
     if min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log")
@@ -113,8 +113,8 @@ def _against_values(comparison: Comparison, metric: Metric, values: list[float])
     return figure
 
 
-def _in_rows(comparison: Comparison, metric: Metric) -> Figure:
-    variants = sorted(comparison.variants, key=lambda variant: -variant.mean(metric))
+def _in_rows(comparison: Comparison, metric: AnyMetric) -> Figure:
+    variants = sorted(comparison.variants, key=lambda variant: -metric.sign * variant.mean(metric))
     labels = [figure_label(variant, comparison) for variant in variants]
     figure, (axes,) = create_axes([6], 0.3 * len(variants) + 0.2, left=0.3 + label_width(labels))
     _draw_points(axes, comparison, metric, {variant: float(i) for i, variant in enumerate(variants)}, upright=False)
@@ -126,7 +126,7 @@ def _in_rows(comparison: Comparison, metric: Metric) -> Figure:
 
 
 def _draw_points(
-    axes: Axes, comparison: Comparison, metric: Metric, positions: dict[Variant, float], upright: bool
+    axes: Axes, comparison: Comparison, metric: AnyMetric, positions: dict[Variant, float], upright: bool
 ) -> None:
     """The mean and every run of each variant, and the interval of its difference from the baseline.
 
@@ -138,7 +138,8 @@ def _draw_points(
         color = COLORS[verdict.outcome] if verdict else "black"
         marks = [(variant.values(lambda run: run.value(metric)), "o", 3), (np.array([mean]), "D", 7)]
         if verdict:
-            center = metric.moved(mean, 1 / (1 + verdict.total.estimate) - 1)  # the baseline, as the pairs see it
+            back = 1 / (1 + verdict.total.estimate) - 1 if metric.relative else -verdict.total.estimate
+            center = metric.moved(mean, back)  # the baseline, as the pairs see it
             marks.append((metric.moved(center, [verdict.total.low, verdict.total.high]), "-", 0))
         for values, marker, size in marks:
             across = np.full(len(values), position)
@@ -146,7 +147,7 @@ def _draw_points(
     axes.set_title(f"{metric.name}: means, runs, and 95 % intervals of the difference")
 
 
-def differences(comparison: Comparison, metric: Metric) -> Figure:
+def differences(comparison: Comparison, metric: AnyMetric) -> Figure:
     """The difference of each variant from the baseline with its interval, best at the top."""
     verdicts = comparison.verdicts(metric)[::-1]
     labels = [figure_label(verdict.variant, comparison) for verdict in verdicts]
@@ -157,13 +158,14 @@ def differences(comparison: Comparison, metric: Metric) -> Figure:
     axes.hlines(rows, [total.low for total in totals], [total.high for total in totals], colors, linewidth=2)
     axes.scatter([total.estimate for total in totals], rows, 45, faces, edgecolors=colors, linewidths=1.2, zorder=3)
     for row, total, color in zip(rows, totals, colors, strict=True):
-        text = f"{percent(total.estimate)} {interval(total)}"
+        text = difference_text(total, metric)
         axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=color)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(rows, labels)
     axes.set_ylim(-0.6, len(verdicts) - 0.4)
-    axes.xaxis.set(major_formatter=PERCENT, major_locator=MaxNLocator(6))
-    axes.set_xlabel("difference, 95 % interval (below 0: better; hollow: within noise)")
+    axes.xaxis.set(major_formatter=PERCENT if metric.relative else SIGNED, major_locator=MaxNLocator(6))
+    side = "below" if metric.sign == 1 else "above"
+    axes.set_xlabel(f"difference, 95 % interval ({side} 0: better; hollow: within noise)")
     axes.set_title(f"{metric.name} against {baseline_in_title(comparison)}")
     return figure
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from t2i.comparison.results import Result
 from t2i.evaluation.metrics import Metric
+from t2i.evaluation.score_metric import ScoreMetric
 
 Runs = Mapping[tuple, Result]  # of a variant, by the key that pairs them: (seed, ...), a fold at the end
 
@@ -49,10 +50,10 @@ def stacked(runs: Runs, pairs: Sequence[tuple], prefix: str) -> tuple[np.ndarray
     return np.stack([np.concatenate([runs[pair].errors[prefix] for pair in row]) for row in by_seed]), folds
 
 
-def values(runs: Runs, metric: Metric) -> np.ndarray:
+def values(runs: Runs, metric: Metric | ScoreMetric) -> np.ndarray:
     """The metric of each run; of runs with folds, that of each seed, over the images of all of its folds."""
     pairs = complete(runs, list(runs))
-    if runs[pairs[0]].fold is None:
+    if runs[pairs[0]].fold is None or isinstance(metric, ScoreMetric):
         return np.array([run.value(metric) for run in runs.values()])
     prefixes = [prefix for prefix in (metric.prefix, metric.against) if prefix is not None]
     if not all(metric.measured_in(runs[pair].errors) for pair in pairs):

@@ -17,12 +17,12 @@ from t2i.comparison.charts import STYLE
 from t2i.comparison.sample_grid import gallery, gallery_image, row_note, strip
 from t2i.comparison.tables import difference_rows, run_rows, variant_rows
 from t2i.comparison.tradeoff import judgements, points, tradeoff
-from t2i.comparison.verdicts import Comparison
+from t2i.comparison.verdicts import AnyMetric, Comparison
 from t2i.comparison.wording import sentences
-from t2i.evaluation.metrics import Metric
+from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.text import printable
 
-FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
+FIGURES: dict[str, Callable[[Comparison, Any], Figure]] = {
     "overview": figures.overview,
     "differences": figures.differences,
     "curves": curves.curves,
@@ -31,7 +31,10 @@ FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
 
 
 def write_page(
-    comparison: Comparison, metric: Metric, folder: Path, progress: Callable[[list[Metric]], Iterable[Metric]] = iter
+    comparison: Comparison,
+    metric: AnyMetric,
+    folder: Path,
+    progress: Callable[[list[AnyMetric]], Iterable[AnyMetric]] = iter,
 ) -> None:
     """Write comparison.html with all metrics, `metric` selected, and the figures of `metric` as PNG files.
 
@@ -77,12 +80,16 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _figure_names(comparison: Comparison, metric: Metric) -> list[str]:
-    """The figures that can be drawn: without a verdict, only those that need no baseline."""
-    return list(FIGURES) if comparison.verdicts(metric) else ["overview", "curves"]
+def _figure_names(comparison: Comparison, metric: AnyMetric) -> list[str]:
+    """The figures that can be drawn: without a verdict, only those that need no baseline; of images no "snr"."""
+    names = list(FIGURES) if comparison.verdicts(metric) else ["overview", "curves"]
+    if not isinstance(metric, ScoreMetric):
+        return names
+    once = any(len(run.curve(metric)) < 2 for run in comparison.runs)  # measured at the end, or after it
+    return [name for name in names if name != "snr" and not (once and name == "curves")]
 
 
-def _figure_uris(comparison: Comparison, metric: Metric) -> dict[str, str]:
+def _figure_uris(comparison: Comparison, metric: AnyMetric) -> dict[str, str]:
     """Name -> the figure as a data URI. "snr" is the same for all metrics of the same weights, so only one has it."""
     return {
         name: _svg_uri(FIGURES[name](comparison, metric))

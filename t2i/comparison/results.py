@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.evaluation.metrics import Metric
+from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
 from t2i.runs.errors_file import read_errors
 from t2i.runs.files import check_fields, in_use, numbered, numbered_file
 from t2i.runs.folder import INFO, read_info
+from t2i.runs.image_files import ImageFiles, all_images
 from t2i.runs.records import ERRORS, headline, is_count, read_metrics
+from t2i.runs.scores_file import StoredScores, read_scores, stored_metrics
 from t2i.runs.text import one_line, printable
 
 TYPES = {"seed": (int, type(None)), "steps": (int, type(None)), "samples.prompts": list}  # of config.yaml
@@ -96,26 +100,48 @@ class Result:
             return one_line(error)
         return ""
 
-    def value(self, metric: Metric) -> float:
+    @cached_property
+    def images(self) -> list[ImageFiles]:
+        """Images at `step`, of any number of batteries. Those that are damaged are left out."""
+        try:
+            found = all_images(self.folder)
+        except ConfigError:
+            return []
+        return [images for (_, step), images in found.items() if step == self.step]
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], StoredScores]:
+        """(hash of the image battery, metric) -> scores of the images at `step`."""
+        found = {}
+        for images in self.images:
+            for name in stored_metrics(images.folder):
+                with suppress(ConfigError):
+                    found[images.hash, name] = read_scores(images.folder, name)
+        return found
+
+    def value(self, metric: Metric | ScoreMetric) -> float:
         """NaN if the metric was not measured, or its errors can't be read."""
+        if isinstance(metric, ScoreMetric):
+            scores = self.scores.get((metric.battery, metric.name))
+            return scores.value if scores else float("nan")
         if self.damage:
             return float("nan")
         return metric.of(self.errors) if metric.measured_in(self.errors) else float("nan")
 
-    def change(self, metric: Metric) -> float:
+    def change(self, metric: Metric | ScoreMetric) -> float:
         """Relative change since the validation before the first step, of a gap that of the ratio; NaN without it."""
-        start = next((line[metric.name] for line in self.lines if line["step"] == 0 and metric.name in line), None)
+        start = next((line[metric.logged] for line in self.lines if line["step"] == 0 and metric.logged in line), None)
         if start is None or (start == 0 and metric.against is None):
             return float("nan")
         return float(metric.ratio(self.value(metric), start))
 
-    def curve(self, metric: Metric) -> list[tuple[int, float, float]]:
+    def curve(self, metric: Metric | ScoreMetric) -> list[tuple[int, float, float]]:
         """Step, hours and value at every validation; hours are NaN if they were not logged."""
         points, hours = [], float("nan")
         for line in self.lines:
             hours = line.get("speed/hours", hours)
-            if metric.name in line:
-                points.append((int(line["step"]), hours, line[metric.name]))
+            if metric.logged in line:
+                points.append((int(line["step"]), hours, line[metric.logged]))
         return points
 
     @cached_property

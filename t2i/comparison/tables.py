@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from t2i.comparison.factors import as_text
 from t2i.comparison.results import Result
-from t2i.comparison.verdicts import Comparison, Variant
-from t2i.comparison.wording import interval, number, percent, verdict_word
-from t2i.evaluation.metrics import Metric, bin_metrics
+from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
+from t2i.comparison.wording import difference_text, number, percent, verdict_word
 from t2i.runs.text import printable, spreadsheet_cell
 
 
@@ -25,26 +24,25 @@ class Cell:
     shade: float | None = None  # strength of the background colour, from 0 to 1
 
 
-def bin_names(comparison: Comparison) -> list[str]:
+def bin_names(comparison: Comparison, metric: AnyMetric) -> list[str]:
     """Headings of the SNR bins."""
-    last = len(bin_metrics("", comparison.num_timesteps)) - 1
+    last = len(comparison.bins(metric)) - 1
     return [{0: "0 noisy", last: f"{last} clean"}.get(i, str(i)) for i in range(last + 1)]
 
 
-def variant_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
+def variant_rows(comparison: Comparison, metric: AnyMetric) -> list[dict[str, Cell]]:
     """One row for each variant with its seeds pooled, best first."""
-    variants = sorted(comparison.variants, key=lambda variant: variant.mean(metric))
+    variants = sorted(comparison.variants, key=lambda variant: metric.sign * variant.mean(metric))
     return [_variant_row(comparison, metric, variant) for variant in variants]
 
 
-def _variant_row(comparison: Comparison, metric: Metric, variant: Variant) -> dict[str, Cell]:
-    raw, averaged = (metric.twin, metric) if metric.averaged else (metric, metric.twin)
-    bins = zip(bin_names(comparison), bin_metrics(metric.prefix, comparison.num_timesteps), strict=True)
+def _variant_row(comparison: Comparison, metric: AnyMetric, variant: Variant) -> dict[str, Cell]:
+    pair = (metric.twin, metric) if metric.averaged else (metric, metric.twin)  # raw, then averaged weights
+    bins = zip(bin_names(comparison, metric), comparison.bins(metric), strict=True)
     return {
         "variant": _label(comparison, variant),
         "seeds": _seeds(variant.runs),
-        raw.name: _mean_and_deviation(variant, raw),
-        averaged.name: _mean_and_deviation(variant, averaged),
+        **{one.name: _mean_and_deviation(variant, one) for one in pair if one is not None},
         "since start": _percent(variant.values(lambda run: run.change(metric)).mean()),
         **{name: _number(variant.mean(bin_metric), 3) for name, bin_metric in bins},
         "images/s": _number(variant.values(lambda run: run.images_per_second).mean(), 3),
@@ -53,7 +51,7 @@ def _variant_row(comparison: Comparison, metric: Metric, variant: Variant) -> di
     }
 
 
-def difference_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
+def difference_rows(comparison: Comparison, metric: AnyMetric) -> list[dict[str, Cell]]:
     """One row for each variant that is tested against the baseline, best first."""
     verdicts = comparison.verdicts(metric)
     largest = max((abs(snr_bin.estimate) for verdict in verdicts for snr_bin in verdict.bins), default=0) or 1
@@ -63,18 +61,20 @@ def difference_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Ce
         row = {
             "variant": Cell(verdict.variant.label),
             "seeds": Cell(str(verdict.seeds), verdict.seeds),
-            "difference": Cell(f"{percent(total.estimate)} {interval(total)}", total.estimate),
+            "difference": Cell(difference_text(total, metric), total.estimate),
             "p": Cell("<0.001" if p < 0.001 else f"{p:.3f}", p),
             "verdict": Cell(verdict_word(verdict), style=verdict.outcome),
         }
-        for name, snr_bin, outcome in zip(bin_names(comparison), verdict.bins, verdict.bin_outcomes, strict=True):
+        for name, snr_bin, outcome in zip(
+            bin_names(comparison, metric), verdict.bins, verdict.bin_outcomes, strict=True
+        ):
             text, shade = percent(snr_bin.estimate).removesuffix(" %"), round(abs(snr_bin.estimate) / largest, 3)
             row[name] = Cell(text, snr_bin.estimate, outcome, shade)
         rows.append(row)
     return rows
 
 
-def run_rows(comparison: Comparison, metric: Metric) -> list[dict[str, Cell]]:
+def run_rows(comparison: Comparison, metric: AnyMetric) -> list[dict[str, Cell]]:
     """One row for each run in the folders; those that are not compared come last."""
     left_out = comparison.left_out
     return [
@@ -157,7 +157,7 @@ def _seeds(runs: dict[tuple, Result]) -> Cell:
     return Cell(str(len(seeds)) if len(seeds) == len(runs) else f"{len(seeds)} ({len(runs)} runs)", len(seeds))
 
 
-def _mean_and_deviation(variant: Variant, metric: Metric) -> Cell:
+def _mean_and_deviation(variant: Variant, metric: AnyMetric) -> Cell:
     """Mean and standard deviation over the runs; of folds, over seeds."""
     values = variant.estimates(metric)
     mean = float(values.mean())

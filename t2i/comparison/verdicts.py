@@ -5,16 +5,22 @@ Runs are paired: each with the baseline's run of the same seed, on the same imag
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from t2i.comparison import folds
 from t2i.comparison.factors import Factors
+from t2i.comparison.image_scores import score_metrics
 from t2i.comparison.results import Result
 from t2i.comparison.same_battery import share
+from t2i.comparison.score_significance import score_difference
 from t2i.comparison.significance import LEVEL, Difference, Sides, difference, gap_difference, holm
 from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics, gap_metrics
+from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.records import ERRORS
+
+AnyMetric = Metric | ScoreMetric
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +34,11 @@ class Variant:
         """One number for each run."""
         return np.array([of(run) for run in self.runs.values()])
 
-    def mean(self, metric: Metric) -> float:
+    def mean(self, metric: AnyMetric) -> float:
         """The metric's mean over the runs; of folds, over seeds."""
         return float(self.estimates(metric).mean())
 
-    def estimates(self, metric: Metric) -> np.ndarray:
+    def estimates(self, metric: AnyMetric) -> np.ndarray:
         """The metric of each run; of runs with folds, that of each seed over the images of all folds."""
         return folds.values(self.runs, metric)
 
@@ -47,15 +53,16 @@ class Verdict:
     bins: list[Difference]  # in each SNR bin, noisiest first
     bins_p: list[float]  # adjusted for the number of variants and bins
     seeds: int
+    sign: int = 1  # -1 where a higher value is better
 
     @property
     def outcome(self) -> str:
         """better, worse or same, which means that no difference was proven."""
-        return _outcome(self.total, self.p)
+        return _outcome(self.sign * self.total.estimate, self.p)
 
     @property
     def bin_outcomes(self) -> list[str]:
-        return list(map(_outcome, self.bins, self.bins_p))
+        return [_outcome(snr_bin.estimate, p) for snr_bin, p in zip(self.bins, self.bins_p, strict=True)]
 
     @property
     def lost_by_correction(self) -> bool:
@@ -63,10 +70,10 @@ class Verdict:
         return self.outcome == "same" and self.total.p < LEVEL
 
 
-def _outcome(difference: Difference, p: float) -> str:
+def _outcome(change: float, p: float) -> str:
     if not p < LEVEL:
         return "same"
-    return "better" if difference.estimate < 0 else "worse"
+    return "better" if change < 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Comparison:
     left_out: dict[Result, str]  # run -> why it is not compared
     notes: list[str]  # how the runs were pooled and paired
     warnings: list[str]  # what may make the comparison unfair, and what it leaves out
-    differences: dict[tuple[Variant, Metric], Difference] = field(default_factory=dict)  # those computed so far
+    differences: dict[tuple[Variant, AnyMetric], Difference] = field(default_factory=dict)  # those computed so far
 
     @property
     def runs(self) -> list[Result]:
@@ -92,8 +99,18 @@ class Comparison:
         return self.runs[0].errors[self.runs[0].battery].shape[1]
 
     @property
-    def metrics(self) -> list[Metric]:
-        """The metrics that can be compared: those that every run has, on the same images."""
+    def metrics(self) -> list[AnyMetric]:
+        """The metrics that can be compared: those that every run has, on the same images; then those of its images."""
+        return [*self.errors, *self.scores]
+
+    @cached_property
+    def scores(self) -> list[ScoreMetric]:
+        """The metrics of the images that the models draw."""
+        return score_metrics(self.runs)
+
+    @property
+    def errors(self) -> list[Metric]:
+        """The metrics of the denoising error."""
         prefixes = [f"{battery}{weights}" for battery in ERRORS for weights in ("", "ema/")]
         shared = [prefix for prefix in prefixes if share(self.runs, prefix)]
         metrics = [metric for prefix in shared for metric in all_metrics(prefix, self.num_timesteps)] + gap_metrics()
@@ -102,22 +119,34 @@ class Comparison:
     @property
     def headline(self) -> Metric:
         """The metric that the runs are judged by."""
-        return self.metrics[0]
+        return self.errors[0]
 
     def pairs(self, variant: Variant) -> list[tuple]:
         """The keys under which both the variant and the baseline have a run; of folds, those of seeds that have all."""
         return folds.complete(variant.runs, [pair for pair in variant.runs if pair in self.baseline.runs])
 
-    def difference(self, variant: Variant, metric: Metric) -> Difference:
+    def difference(self, variant: Variant, metric: AnyMetric) -> Difference:
         """The difference between a variant that has pairs and the baseline."""
         if (variant, metric) not in self.differences:
-            sides = self._sides(variant, metric, metric.prefix)
-            if metric.against is None:
-                self.differences[variant, metric] = difference(*sides[:2], metric.mean, sides[2])
-            else:
-                train = self._sides(variant, metric, metric.against)
-                self.differences[variant, metric] = gap_difference(sides, train, metric.mean)
+            self.differences[variant, metric] = (
+                self._of_scores(variant, metric)
+                if isinstance(metric, ScoreMetric)
+                else self._of_errors(variant, metric)
+            )
         return self.differences[variant, metric]
+
+    def _of_scores(self, variant: Variant, metric: ScoreMetric) -> Difference:
+        ours, theirs = (
+            np.stack([side.runs[pair].scores[metric.battery, metric.name].values for pair in self.pairs(variant)])
+            for side in (variant, self.baseline)
+        )
+        return score_difference(ours, theirs)
+
+    def _of_errors(self, variant: Variant, metric: Metric) -> Difference:
+        sides = self._sides(variant, metric, metric.prefix)
+        if metric.against is None:
+            return difference(*sides[:2], metric.mean, sides[2])
+        return gap_difference(sides, self._sides(variant, metric, metric.against), metric.mean)
 
     def _sides(self, variant: Variant, metric: Metric, prefix: str) -> Sides:
         """The errors that the metric averages of the variant's runs and the baseline's, and the images' folds."""
@@ -125,14 +154,20 @@ class Comparison:
         (errors, of), (baseline, _) = (folds.stacked(side.runs, pairs, prefix) for side in (variant, self.baseline))
         return metric.part(errors), metric.part(baseline), of
 
-    def verdicts(self, metric: Metric) -> list[Verdict]:
+    def bins(self, metric: AnyMetric) -> list[Metric]:
+        """The same metric in each SNR bin; none of the metrics of images."""
+        if isinstance(metric, ScoreMetric):
+            return []
+        return [replace(snr_bin, against=metric.against) for snr_bin in bin_metrics(metric.prefix, self.num_timesteps)]
+
+    def verdicts(self, metric: AnyMetric) -> list[Verdict]:
         """The verdict on every variant that has pairs with the baseline, best first."""
         tested = [variant for variant in self.variants if variant is not self.baseline and self.pairs(variant)]
-        bins = [replace(snr_bin, against=metric.against) for snr_bin in bin_metrics(metric.prefix, self.num_timesteps)]
+        bins = self.bins(metric)
         totals = [self.difference(variant, metric) for variant in tested]
         per_bin = [[self.difference(variant, snr_bin) for snr_bin in bins] for variant in tested]
         p = holm([total.p for total in totals]).tolist()
-        bins_p = holm([snr_bin.p for row in per_bin for snr_bin in row]).reshape(-1, len(bins)).tolist()
+        bins_p = holm([snr_bin.p for row in per_bin for snr_bin in row]).reshape(len(tested), len(bins)).tolist()
         verdicts = [
             Verdict(
                 variant=variant,
@@ -141,7 +176,8 @@ class Comparison:
                 bins=per_bin[i],
                 bins_p=bins_p[i],
                 seeds=len({seed for seed, *_ in self.pairs(variant)}),
+                sign=metric.sign,
             )
             for i, variant in enumerate(tested)
         ]
-        return sorted(verdicts, key=lambda verdict: verdict.total.estimate)
+        return sorted(verdicts, key=lambda verdict: metric.sign * verdict.total.estimate)

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from t2i.comparison.image_scores import score_notes
 from t2i.comparison.significance import Difference
-from t2i.comparison.verdicts import Comparison, Verdict
-from t2i.evaluation.metrics import Metric
+from t2i.comparison.verdicts import AnyMetric, Comparison, Verdict
+from t2i.evaluation.score_metric import ScoreMetric
 
 
-def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
+def sentences(comparison: Comparison, metric: AnyMetric) -> list[tuple[str, str]]:
     """(outcome, sentence) for every verdict; at the end ("scope", what the intervals cover)."""
     verdicts = comparison.verdicts(metric)
     if not verdicts:
@@ -17,9 +18,10 @@ def sentences(comparison: Comparison, metric: Metric) -> list[tuple[str, str]]:
     for verdict in verdicts:
         sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
-        bins = _bins_clause(verdict) if metric.snr_bin is None else ""
+        bins = _bins_clause(verdict) if metric.snr_bin is None and verdict.bins else ""
         spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
-    return [*spoken, ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
+    notes = score_notes(comparison.runs, metric) if isinstance(metric, ScoreMetric) else []
+    return [*spoken, *(("note", note) for note in notes), ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
 
 
 def verdict_word(verdict: Verdict) -> str:
@@ -29,11 +31,11 @@ def verdict_word(verdict: Verdict) -> str:
     return "not proven" if verdict.lost_by_correction else "within noise"
 
 
-def weights_name(metric: Metric) -> str:
+def weights_name(metric: AnyMetric) -> str:
     return "averaged weights" if metric.averaged else "raw weights"
 
 
-def _claim(metric: Metric, outcome: str) -> str:
+def _claim(metric: AnyMetric, outcome: str) -> str:
     """What a variant does if it is better or worse, such as "is better than"."""
     if metric.against is not None:
         return f"has a {'smaller' if outcome == 'better' else 'larger'} gap than"
@@ -43,7 +45,7 @@ def _claim(metric: Metric, outcome: str) -> str:
     }.get(metric.prefix.removesuffix("ema/"), f"is {outcome} than")
 
 
-def _sentence(verdict: Verdict, metric: Metric, baseline: str, num_tests: int) -> str:
+def _sentence(verdict: Verdict, metric: AnyMetric, baseline: str, num_tests: int) -> str:
     total, label = verdict.total, verdict.variant.label
     if verdict.outcome == "same":
         kind = (
@@ -51,8 +53,12 @@ def _sentence(verdict: Verdict, metric: Metric, baseline: str, num_tests: int) -
             if verdict.lost_by_correction
             else "larger than the noise"
         )
-        return f"{label}: no difference {kind}, {percent(total.estimate)} {interval(total)}"
+        return f"{label}: no difference {kind}, {difference_text(total, metric)}"
     least, most = sorted((abs(total.low), abs(total.high)))
+    if not metric.relative:
+        digits = places(most - least)
+        by = f"{abs(total.estimate):.{digits}f} [{least:.{digits}f}, {most:.{digits}f}]"
+        return f"{label} is {verdict.outcome} than {baseline} by {by} in {metric.name}"
     by = f"{100 * abs(total.estimate):.1f} % [{100 * least:.1f}, {100 * most:.1f}]"
     return f"{label} {_claim(metric, verdict.outcome)} {baseline} by {by}"
 
@@ -115,6 +121,11 @@ def number(value: float, digits: int = 4) -> str:
 def places(width: float) -> int:
     """Decimal places that show two digits of an interval's width."""
     return int(np.clip(1 - np.floor(np.log10(width)), 0, 6)) if np.isfinite(width) and width > 0 else 3
+
+
+def difference_text(difference: Difference, metric: AnyMetric) -> str:
+    """The difference with its interval, in percent or in the metric's own units."""
+    return f"{percent(difference.estimate)} {interval(difference)}" if metric.relative else signed(difference)
 
 
 def signed(difference: Difference) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +32,8 @@ class Metric:
     mean: str  # over the noise levels: geometric or arithmetic
     snr_bin: int | None = None
     against: str | None = None  # of a gap: the prefix of the errors that it is relative to
+    sign: ClassVar[int] = 1  # the smaller, the better; metrics of images may have -1
+    relative: ClassVar[bool] = True  # differences are fractions; those of metrics of images are not
 
     @classmethod
     def named(cls, name: str) -> "Metric":
@@ -52,6 +54,11 @@ class Metric:
             snr_bin=None if match["snr_bin"] is None else int(match["snr_bin"]),
             against=f"train/{averaged}" if match["gap"] else None,
         )
+
+    @property
+    def logged(self) -> str:
+        """Its name in metrics.jsonl."""
+        return self.name
 
     @property
     def averaged(self) -> bool:
