@@ -22,10 +22,11 @@ from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
 from t2i.models.quantization import check_quantize
-from t2i.optim.ema import WeightAverage
+from t2i.optim.ema import NoEMA, WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
 from t2i.tracking import Tracker
+from t2i.training.early_stop import EarlyStop, early_stop_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Plan:
     diffusion: Diffusion
     levels: NoiseLevels  # of the battery
     metrics: dict[str, ImageMetric]  # of the images of evaluate_every; none if it is 0
+    early_stop: EarlyStop
 
 
 def make_plan(cfg: DictConfig) -> Plan:
@@ -82,6 +84,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         tracker=tracker,
         scheduler=scheduler,
         diffusion=diffusion,
+        early_stop=early_stop_of(cfg, averages=not isinstance(ema, NoEMA)),
         levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
         metrics=_metrics(cfg),
     )

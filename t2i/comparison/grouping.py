@@ -51,7 +51,7 @@ def compare(
     chosen, why = _choose_baseline(variants, factors, baseline)
     notes = _explain(factors, automatic=by is None)
     notes.append(f"Baseline: {chosen.label} ({why})." if len(variants) > 1 else "There is no other variant to compare.")
-    warnings += [*_folds(variants, compared), *_on_training_images(compared)]
+    warnings += [*_stopped_early(compared, step), *_folds(variants, compared), *_on_training_images(compared)]
     warnings += [*_unpaired(variants, chosen), *_quantized_otherwise(variants, chosen, factors)]
     return Comparison(results, factors, variants, chosen, left_out, notes, warnings)
 
@@ -82,7 +82,7 @@ def _choose_step(results: Sequence[Result], factors: Factors, step: int | None) 
 
 def _why_left_out(result: Result, step: int | None) -> str:
     """Why the run can't be compared; "" if it can."""
-    if step is None and (result.reason or result.step != result.config.get("steps")):
+    if step is None and (result.reason or result.step not in (result.config.get("steps"), result.stopped_early_at)):
         return result.reason or "its last step was not validated (validate_every=0), or its errors are missing"
     if step is not None and step not in result.validations:
         return result.reason or f"it was not validated at step {step}"
@@ -189,6 +189,19 @@ def _folds(variants: Sequence[Variant], results: Sequence[Result]) -> list[str]:
         (result.config_value("validation.folds") or 0 for result in results if result.fold is not None), default=0
     )
     return folds.missing({variant.label: list(variant.runs.values()) for variant in variants}, number)
+
+
+def _stopped_early(results: Sequence[Result], step: int | None) -> list[str]:
+    """A warning of runs that ended before their learning-rate schedules did."""
+    if step is not None or not (stopped := [result for result in results if result.stopped_early_at is not None]):
+        return []
+    listed = ", ".join(f"{run.name} at step {run.stopped_early_at} of {run.config.get('steps')}" for run in stopped)
+    last_shared = max(set.intersection(*(set(result.validations) for result in results)), default=0)
+    remedy = f" --step {last_shared} compares all runs at that step." if last_shared else ""
+    return [
+        f"Stopped early by early_stop.patience: {listed}. Each is compared at its own end, where its learning-rate "
+        f"schedule had not ended, and with as many steps as its own validation chose.{remedy}"
+    ]
 
 
 def _on_training_images(results: Sequence[Result]) -> list[str]:

@@ -61,6 +61,12 @@ class Result:
         return fold if is_count(fold) else None
 
     @property
+    def stopped_early_at(self) -> int | None:
+        """The step at which early_stop ended the run; None if it went to its last step."""
+        step = self.info.get("early_stop", {}).get("step")
+        return step if is_count(step) else None
+
+    @property
     def choices(self) -> dict[str, str | None]:
         """Config group -> chosen option."""
         return self.info.get("choices", {})

@@ -38,6 +38,7 @@ AT_LEAST = {
 }
 FRACTIONAL = ("max_grad_norm", "caption_dropout", "noise_offset", "input_perturbation")  # the others are whole
 POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
+    "early_stop.patience": (int, "at least 1", "to go to the end"),
     "stop_at": (int, "at least 1", "to go to the end"),
     "max_hours": ((int, float), "above 0", "for no limit"),
     "checkpoint_levels": (int, "at least 1", "for all"),
@@ -46,6 +47,7 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
 }
 FIXED = {  # the tables that are not components -> their settings
     "evaluation": ("prompts", "column", "items", "seeds", "steps", "guidance_scale", "size", "sampler", "clip"),
+    "early_stop": ("patience", "metric"),
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
@@ -57,7 +59,8 @@ FIXED = {  # the tables that are not components -> their settings
 NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
     **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost"), bool),
-    **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights", "validation.images"), str),
+    **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
+    **dict.fromkeys(("validation.images", "early_stop.metric"), str),
     **dict.fromkeys(("samples.guidance_scale", "evaluation.guidance_scale"), (int, float)),
 }
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))

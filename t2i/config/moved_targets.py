@@ -42,6 +42,7 @@ MOVED = {
 ADDED = {
     **{"continuous_time": False, "validation.log_snr": None, "model.quantize": None},
     **{"dataset.min_validation_samples": 0, "validation.images": "held_out", "validation.train_items": 0},
+    **{"early_stop.metric": "val/loss"},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from t2i.runs.full_disk import naming
 from t2i.runs.records import RecordSync, headline, sync_tree
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
+from t2i.training.early_stop import in_words
 from t2i.training.loop import Hooks, Schedule, train
 from t2i.training.recorder import Recorder, recording
 from t2i.training.signals import Interrupted, Stop
@@ -100,30 +101,44 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
         experiment.meter.reset()  # the main process has the counts of all
     tracker = plan.tracker if is_main else NoTracker()
     with recording(run, tracker, cfg.sweep, overrides, cfg.steps, -1 if last_step is None else last_step) as recorder:
-        with stop.patiently():
-            done = train(
-                model=experiment.model,
-                diffusion=plan.diffusion,
-                loss=plan.loss,
-                optimization=experiment.optimization,
-                examples=experiment.examples,
-                schedule=schedule(cfg, first_step=last_step or 0),
-                hooks=hooks(experiment, run, recorder, stop),
-                accelerator=experiment.accelerator,
-            )
-        if done == cfg.steps:
-            optimization = experiment.optimization
-            exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
-            plan.adapter.export(*exported, run.folder / "model", is_main)
-            if run.writes:  # a power cut must not leave a finished run without its results
-                RecordSync(run.folder)(done)
-                respect_umask(run.folder / "model")
-                sync_tree(run.folder / "model")
-            run.end("finished", final=run.latest())
+        to_call, done = hooks(experiment, run, recorder, stop), last_step or 0
+        if last_step is None or not to_call.ends_early():  # a run that was killed before its export has ended already
+            with stop.patiently():
+                done = train(
+                    model=experiment.model,
+                    diffusion=plan.diffusion,
+                    loss=plan.loss,
+                    optimization=experiment.optimization,
+                    examples=experiment.examples,
+                    schedule=schedule(cfg, first_step=done),
+                    hooks=to_call,
+                    accelerator=experiment.accelerator,
+                )
+        ended_early = done < cfg.steps and to_call.ends_early()
+        if ended_early and cfg.sample_every and done % cfg.sample_every:
+            to_call.sample(done)
+        if done == cfg.steps or ended_early:
+            _finish(experiment, run, done)
         elif stop.signum is not None:
             raise Interrupted(stop.signum)
         else:
             run.end("paused", paused_at=done, final=run.latest())
+
+
+def _finish(experiment: Experiment, run: Run, done: int) -> None:
+    """Export the model of a run that has ended, and say so in run.json."""
+    plan, optimization, is_main = experiment.plan, experiment.optimization, experiment.accelerator.is_main_process
+    exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
+    plan.adapter.export(*exported, run.folder / "model", is_main)
+    if run.writes:  # a power cut must not leave a finished run without its results
+        RecordSync(run.folder)(done)
+        respect_umask(run.folder / "model")
+        sync_tree(run.folder / "model")
+    steps, stopped = experiment.cfg.steps, {}
+    if done < steps and (verdict := plan.early_stop.verdict(run.metrics())):
+        stopped = {"early_stop": verdict}
+        log.info("%s", in_words(verdict, steps))
+    run.end("finished", final=run.latest(), **stopped)
 
 
 def schedule(cfg: DictConfig, first_step: int) -> Schedule:
@@ -153,7 +168,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
         for name, battery in experiment.batteries.items():
             recorder.errors(step, battery, errors[name], name)
-        at_start = metrics if step == 0 else next(iter(run.metrics()), {})
+        at_start = metrics if step == 0 else next((line for line in run.metrics() if line["step"] == 0), {})
         metrics |= gaps_since_start(metrics, at_start)
         if step == 0 and experiment.unquantized is not None:
             raw = next(iter(errors.values()))[""]
@@ -195,13 +210,21 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         evaluate=judge_images,
         log=recorder.log,
         save=save,
-        should_stop=partial(_any_process_stops, stop, accelerator),
+        should_stop=partial(_any_process, stop, accelerator),
+        ends_early=partial(_ends_early, plan, run, accelerator),
     )
 
 
-def _any_process_stops(stop: Stop, accelerator: Accelerator) -> bool:
-    """Whether any process was asked to stop: all stop at the same step."""
-    asked = stop()
+def _ends_early(plan: Plan, run: Run, accelerator: Accelerator) -> bool:
+    """Whether the last validation ends the run: the main process, which has written it, decides."""
+    if plan.early_stop.patience is None:
+        return False
+    return _any_process(lambda: run.writes and plan.early_stop.verdict(run.metrics()) is not None, accelerator)
+
+
+def _any_process(asks: Callable[[], bool], accelerator: Accelerator) -> bool:
+    """Whether any process asks to stop: all stop at the same step."""
+    asked = asks()
     if accelerator.num_processes > 1:
         asked = bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device)) > 0)
     return asked

@@ -120,7 +120,8 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
         if is_adapter
         else f"all {parameters:.1f} M parameters of the denoiser",
         "data": f"{data}, {cfg.dataset.resolution} pixels: {images}",
-        "steps": f"{cfg.steps}, with {cfg.batch_size} images each; {cfg.caption_dropout:.0%} of captions dropped",
+        "steps": f"{_steps(info, cfg.steps)}, with {cfg.batch_size} images each; "
+        f"{cfg.caption_dropout:.0%} of captions dropped",
         "optimizer": f"{described(cfg.optimizer)}; max_grad_norm {cfg.max_grad_norm}",
         "learning-rate schedule": described(cfg.lr_scheduler),
         "noise schedule": f"{scheduler['_class_name']}; predicts {predicted}",
@@ -135,6 +136,14 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
         },
         "code": ", ".join([f"revision {info['code_revision']}", *packages] if info["code_revision"] else packages),
     }
+
+
+def _steps(info: dict[str, Any], steps: int) -> str:
+    """How many steps were taken."""
+    if not (stopped := info.get("early_stop")):
+        return str(steps)
+    why = f"stopped early by {stopped.get('metric')}, the best was step {stopped.get('best_step')}"
+    return f"{stopped.get('step')} of {steps} ({why})"
 
 
 def described(component: DictConfig) -> str:

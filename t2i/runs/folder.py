@@ -45,7 +45,7 @@ FILES = (INFO, config_file.NAME, METRICS, LOCK)
 REMEDY = "delete this file, and the run continues from its newest checkpoint"
 TYPES = {  # of the fields of run.json that t2i reads
     **dict.fromkeys(("state", "started", "ended", "error", "stopped", "config_hash", "process"), str),
-    **dict.fromkeys(("choices", "battery", "final"), dict),
+    **dict.fromkeys(("choices", "battery", "final", "early_stop"), dict),
     **{"overrides": list, "paused_at": int, "tracker_id": (str, type(None)), "code_revision": (str, type(None))},
 }
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")

@@ -69,6 +69,7 @@ class Hooks:
     log: Callable[[int, dict[str, float]], None]
     save: Callable[[int], Any]  # a checkpoint
     should_stop: Callable[[], bool]  # asked after every step; the same answer on every process
+    ends_early: Callable[[], bool]  # asked after every validation, likewise: whether it is time to end the run
 
 
 def train(  # noqa: C901  (the loop is meant to be read as one page)
@@ -83,7 +84,8 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
 ) -> int:
     """Train the model's denoiser from the schedule's first step to its last; returns the number of steps done.
 
-    Fewer than `schedule.steps` if the run was told to stop or pause; then there is a checkpoint of that step.
+    Fewer than `schedule.steps` if the run was told to stop or pause, or ends early; then there is a checkpoint of that
+    step.
     """
     optimizer, meter = optimization.optimizer, hooks.meter
     weights = list(optimization.trained.weights.values())
@@ -138,6 +140,9 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
             metrics |= hooks.evaluate(done)
         if metrics:
             hooks.log(done, metrics)
+        if schedule.due(done, schedule.validate_every) and hooks.ends_early():
+            stopping = saving = True
+            meter.gather(accelerator)
         if saving:
             hooks.save(done)
         if stopping:
