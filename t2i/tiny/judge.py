@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
 
-from t2i.models.loading import hide_loading_bars
-from t2i.tiny.vae import RESOLUTION
+from t2i.evaluation.image_metrics.network import FeatureNetwork
 
 TINY = Path(__file__).parent
 
@@ -27,21 +25,17 @@ class Match:
 
 
 class Judge:
-    """Scores images against captions with a small CLIP; insensitive to blur."""
+    """Scores images against captions with a small CLIP, that of metric=clip_score; insensitive to blur."""
 
     def __init__(self, device: str | torch.device = "cpu"):
-        hide_loading_bars()
-        self.clip = CLIPModel.from_pretrained(TINY / "judge", dtype=torch.float32).eval()
-        nn.Module.to(self.clip, device)
-        self.tokenizer = CLIPTokenizer.from_pretrained(TINY / "pipeline" / "tokenizer")
+        network = FeatureNetwork(setting="metric.clip_score.model", model="tiny", reads_text=True)
+        self.network = network.load(torch.device(device))
 
-    def score(self, images: Tensor | Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
-        """Cosine similarity of each image, [B, 3, H, W] in [-1, 1] or PIL, and its caption, [B]."""
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
+        """Cosine similarity of each image and its caption, [B]."""
         return (self.image_features(images) * self.text_features(captions)).sum(-1)
 
-    def match(
-        self, images: Tensor | Sequence[Image.Image], captions: Sequence[str], candidates: Sequence[str] = ()
-    ) -> Match:
+    def match(self, images: Sequence[Image.Image], captions: Sequence[str], candidates: Sequence[str] = ()) -> Match:
         """candidates: captions that compete with a sample's own for recall; by default those of the other samples."""
         distinct = list(dict.fromkeys(captions))
         # A fixed permutation that moves every caption: each takes its neighbour's in a shuffled list.
@@ -53,25 +47,13 @@ class Judge:
         best = (features @ self.text_features(sorted({*candidates, *captions})).T).max(dim=1).values
         return Match(own.mean().item(), shuffled.mean().item(), (own >= best - 1e-5).float().mean().item())
 
-    @torch.no_grad()
-    def image_features(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
+    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit vectors, [B, D]."""
-        if not isinstance(images, Tensor):
-            stacked = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
-            images = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
-        size = (RESOLUTION, RESOLUTION)
-        images = images.to(self.clip.device, torch.float32)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        pooled = self.clip.vision_model(pixel_values=images).pooler_output
-        return F.normalize(self.clip.visual_projection(pooled), dim=-1)
+        return F.normalize(self.network.images(images), dim=-1)
 
-    @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors, [B, D]."""
-        tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        pooled = self.clip.text_model(input_ids=tokens.to(self.clip.device)).pooler_output
-        return F.normalize(self.clip.text_projection(pooled), dim=-1)
+        return self.network.texts(captions)
 
 
 def nearest_is_own(samples: Sequence[Image.Image], real: Sequence[Image.Image]) -> float:

@@ -65,7 +65,7 @@ def test_pick_score_may_have_its_processor_elsewhere(judged, clip, tmp_path):
     (tmp_path / "model").mkdir()
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "model" / name).write_bytes((clip / name).read_bytes())
-    with pytest.raises(ConfigError, match="has no preprocessor_config.json"):
+    with pytest.raises(ConfigError, match=r"has no preprocessor_config.json"):
         PickScore(str(tmp_path / "model"), None, None, 4).check()
     apart = PickScore(str(tmp_path / "model"), str(clip), None, 4)
     apart.check()

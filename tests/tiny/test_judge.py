@@ -36,21 +36,18 @@ def test_samples_of_one_caption_are_not_their_own_control(judge, held_out):
     assert twice.shuffled == pytest.approx(once.shuffled, abs=1e-5)
 
 
-def test_the_judge_sees_the_same_in_every_form_and_size(judge):
+def test_the_judge_sees_the_same_in_every_size(judge):
     image, large = draw("🍎", 64), draw("🍎", 256)
-    tensor = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, 64, 64, 3).permute(0, 3, 1, 2)
-    from_image = judge.score([image], ["red apple"])
-    assert torch.allclose(judge.score(tensor / 127.5 - 1, ["red apple"]), from_image, atol=1e-5)
-    assert torch.allclose(judge.score([large], ["red apple"]), from_image, atol=0.1)
+    assert torch.allclose(judge.score([large], ["red apple"]), judge.score([image], ["red apple"]), atol=0.1)
 
 
 def test_the_text_encoder_is_the_judge_s(judge):
     """And the empty caption, which stands for no caption, is one like any other."""
     text_encoder = CLIPTextModel.from_pretrained(TINY / "pipeline" / "text_encoder", dtype=torch.float32)
-    tokens = judge.tokenizer(["", "red apple"], padding="max_length", return_tensors="pt").input_ids
+    tokens = judge.network.tokenizer(["", "red apple"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         hidden = text_encoder(tokens).last_hidden_state
-        assert torch.allclose(hidden, judge.clip.text_model(tokens).last_hidden_state, atol=1e-5)
+        assert torch.allclose(hidden, judge.network.model.text_model(tokens).last_hidden_state, atol=1e-5)
     assert hidden.shape == (2, 24, 128)
     assert hidden.isfinite().all()
 
