@@ -130,7 +130,7 @@ def test_the_expectation_of_cmmd_does_not_depend_on_the_number_of_images():
     variance = 2 * (between + within)
     truth = 2 * (gaussian_kernel(0 * shift, variance, sigma) - gaussian_kernel(shift, variance, sigma))
     rng = np.random.default_rng(0)
-    for prompts, seeds in ((4, 1), (4, 3), (12, 2)):
+    for prompts, seeds in ((4, 3), (12, 2)):
         clusters, values, paper = Clusters.of(judged(prompts, seeds, prompts, range(prompts))), [], []
         for _ in range(1500):
             means = rng.normal(size=(prompts, 1, width)) * between**0.5
