@@ -11,11 +11,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPProcessor, SiglipModel
 
 from t2i.config import ConfigError
-from t2i.data.openmoji import draw
 from t2i.evaluation.image_metrics.clip_score import ClipScore, PickScore
 from t2i.evaluation.image_metrics.metric import Judged
 from t2i.evaluation.image_metrics.preferences import HPSv2, ImageReward
-from t2i.tiny.judge import Judge
 
 CPU = torch.device("cpu")
 PROMPTS = ["red apple", "a cat that sleeps"]
@@ -84,12 +82,6 @@ def test_the_clip_score_of_siglip_is_its_logit_without_scale_and_bias(judged, tm
         cosines = ((logits - model.logit_bias) / model.logit_scale.exp()).numpy()
     scores = ClipScore(str(folder), None, 4)(judged, CPU, None)
     assert np.allclose(scores.values, cosines.reshape(2, 3, 2)[[0, 1], :, [0, 1]], atol=1e-4)
-
-
-def test_the_tiny_network_is_the_judge():
-    images = [draw(emoji, 64) for emoji in "🍎🐈"]
-    scores = ClipScore("tiny", None, 32)(Judged(prompts=["red apple", "cat"], images=images), CPU, None)
-    assert np.allclose(scores.values[:, 0], Judge().score(images, ["red apple", "cat"]), atol=1e-6)
 
 
 def test_prompts_that_are_cut_are_counted(judged, clip):

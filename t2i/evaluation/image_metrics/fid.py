@@ -59,13 +59,20 @@ class Inception:
     def load(self, device: torch.device) -> "Inception":
         """With its network; raises ConfigError if the file holds anything but tensors."""
         file = self._file()
+        try:  # first, because torch-fidelity itself would execute a pickle
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # the unpickler raises anything
+            raise ConfigError(
+                f"metric.fid.weights={file} holds something other than tensors, or is damaged; "
+                f"fetch it again from {URL}"
+            ) from error
         try:
-            torch.load(file, map_location="cpu", weights_only=True)  # torch-fidelity itself would execute a pickle
             module = import_module("torch_fidelity.feature_extractor_inceptionv3")
             self.extractor = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(file)).to(device)
         except Exception as error:  # of the import, and of a file of other weights
             raise ConfigError(
-                f"metric.fid.weights={file} can't be used by torch-fidelity: {one_line(error)}; delete or replace it"
+                f"metric.fid.weights={file} can't be used by torch-fidelity: {one_line(error)}; "
+                f"fetch it again from {URL}"
             ) from error
         self.device = device
         return self
