@@ -20,6 +20,7 @@ from t2i.config import ConfigError
 from t2i.data import openmoji
 from t2i.data.splits import Captioned, Split
 from t2i.distributed.processes import assigned
+from t2i.evaluation.copy_pairs import copy_pairs
 from t2i.evaluation.image_battery import (
     Drawn,
     ImageBattery,
@@ -32,12 +33,14 @@ from t2i.evaluation.image_battery import (
 )
 from t2i.evaluation.image_metrics.metric import ImageMetric, Judged, Pictures
 from t2i.evaluation.prompt_list import read_prompts
+from t2i.runs.full_disk import naming
 from t2i.runs.image_files import INDEX, ImageFiles, images_folder, read_images
 from t2i.runs.scores_file import StoredScores, write_scores
 from t2i.sampling.images import draw
 from t2i.sampling.samplers import with_sampler
 
 log = logging.getLogger(__name__)
+PAIRS = "nearest.png"  # in the folder of the images: the samples and the training images that are most alike
 RESOLUTION = 64  # pixels of an emoji
 MOST_REFERENCES = 10_000  # held-out images that a set of images is compared with, and training images to look for
 
@@ -73,9 +76,14 @@ class ImageEvaluation:
 
     def judge(self, files: ImageFiles, device: Any) -> dict[str, StoredScores]:
         """The scores of a battery's images, which are stored next to them."""
-        found = self.score(Drawn(files), device)
+        images = Drawn(files)
+        found = self.score(images, device)
         for name, scores in found.items():
             write_scores(files.folder, name, scores)
+            if self.trained_on is not None and scores.details.get("pairs"):
+                pairs = copy_pairs(images, self.trained_on, files.prompts, scores.details["pairs"])
+                with naming(files.folder):
+                    pairs.save(files.folder / PAIRS)
         return found
 
 
