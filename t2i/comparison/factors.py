@@ -10,10 +10,11 @@ from t2i.config.keys import belongs
 from t2i.runs.folder import FREE_KEYS
 from t2i.runs.text import printable
 
-OBSERVATION = (
-    *("log_every", "validate_every", "sample_every", "samples", "validation.train_items", "validation.reference"),
+OBSERVATION = (  # these change what is recorded of a run only
+    *("log_every", "validate_every", "sample_every", "samples"),
     *("evaluate_every", "evaluation", "metric"),
-)  # these change what is recorded of a run only
+    *("validation.train_items", "validation.reference", "validation.reference_items"),
+)
 SPLIT = ("validation.fold", "dataset.fold", "dataset.min_validation_samples", "validation.images")  # the battery tells
 NO_FACTORS = ("seed", *FREE_KEYS, *OBSERVATION, *SPLIT)
 

@@ -82,7 +82,8 @@ def _choose_step(results: Sequence[Result], factors: Factors, step: int | None) 
 
 def _why_left_out(result: Result, step: int | None) -> str:
     """Why the run can't be compared; "" if it can."""
-    if step is None and (result.reason or result.step not in (result.config.get("steps"), result.stopped_early_at)):
+    end = result.config.get("steps") if result.stopped_early_at is None else result.stopped_early_at
+    if step is None and (result.reason or result.step != end):
         return result.reason or "its last step was not validated (validate_every=0), or its errors are missing"
     if step is not None and step not in result.validations:
         return result.reason or f"it was not validated at step {step}"

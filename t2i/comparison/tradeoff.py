@@ -1,5 +1,6 @@
 """What each variant gained and what it forgot since it began, and which variants no other beats in both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,12 +9,14 @@ from matplotlib.figure import Figure
 
 from t2i.comparison import folds
 from t2i.comparison.charts import PERCENT, create_axes, draw_legend, figure_label
-from t2i.comparison.curves import line_styles
+from t2i.comparison.curves import DASHES, line_styles
 from t2i.comparison.results import Result
 from t2i.comparison.significance import LEVEL, Difference, difference, holm
 from t2i.comparison.verdicts import Comparison, Variant
 
 LOSSES = {False: ("", "ref/"), True: ("ema/", "ref/ema/")}  # averaged weights or not -> held-out and reference errors
+
+MARKERS = "os^Dv"  # for the dashes of the curves: in a grid, variants of one row share a colour
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ def tradeoff(comparison: Comparison, found: list[Point]) -> Figure:
     figure, (axes,) = create_axes([6], 4, legend=[*labels, "no other is better in both"])
     styles = line_styles(comparison)
     for point, label in zip(found, labels, strict=True):
-        color = styles[point.variant]["color"]
+        color, marker = styles[point.variant]["color"], MARKERS[DASHES.index(styles[point.variant]["linestyle"])]
         x, y = point.reference, point.held_out
         axes.plot([x.low, x.high], [-y.estimate] * 2, color=color, linewidth=1.4)
         axes.plot([x.estimate] * 2, [-y.low, -y.high], color=color, linewidth=1.4)
-        axes.plot(x.estimate, -y.estimate, "o", color=color, markersize=6, label=label)
+        axes.plot(x.estimate, -y.estimate, marker, color=color, markersize=6, linestyle="none", label=label)
     front = [point for point in found if not any(point.is_behind(other) for other in found)]
     best = np.array([(point.reference.estimate, -point.held_out.estimate) for point in front]).T
     axes.plot(*best, "o", markersize=14, fillstyle="none", color="black", label="no other is better in both")
@@ -75,8 +78,9 @@ def tradeoff(comparison: Comparison, found: list[Point]) -> Figure:
 
 
 def _finish(axes: Axes) -> None:
-    for draw_line in (axes.axhline, axes.axvline):
-        draw_line(0, color="black", linewidth=0.8, zorder=0)
+    for (low, high), draw_line in ((axes.get_xlim(), axes.axvline), (axes.get_ylim(), axes.axhline)):
+        if low < 0 < high:
+            draw_line(0, color="black", linewidth=0.8, zorder=0)
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set(xlabel="forgotten: ref/loss since step 0", ylabel="gained: val/loss below step 0")
@@ -97,13 +101,18 @@ def judgements(comparison: Comparison, found: list[Point], averaged: bool) -> li
         names = beaten.setdefault(point.variant.label, [])
         if value < LEVEL:
             names.append(other.variant.label)
-    labels = " and ".join(point.variant.label for point in front)
-    sentences = [f"No other setting is better than {labels} in both gain and forgetting."]
-    if proven := [f"{label} (by {' and '.join(names)})" for label, names in beaten.items() if names]:
+    labels = listed([point.variant.label for point in front])
+    sentences = [f"No other setting measured better than {labels} in both gain and forgetting."]
+    if proven := [f"{label} (by {listed(names)})" for label, names in beaten.items() if names]:
         sentences.append(f"Beaten in both by more than the noise: {', '.join(proven)}.")
     if open_ := [label for label, names in beaten.items() if not names]:
         sentences.append(f"Behind in both, but not by more than the noise, so they may be as good: {', '.join(open_)}.")
     return sentences
+
+
+def listed(labels: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(labels[:-1]), *labels[-1:]]))
 
 
 def _p(comparison: Comparison, point: Point, other: Point, averaged: bool) -> float:

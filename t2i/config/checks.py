@@ -29,6 +29,7 @@ AT_LEAST = {
     "num_workers": 0,
     "validation.items": 1,
     "validation.train_items": 0,
+    "validation.reference_items": 1,
     "validation.timesteps": 1,
     "validation.seed": 0,
     "samples.steps": 1,
@@ -53,7 +54,7 @@ FIXED = {  # the tables that are not components -> their settings
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
     "validation": (
         *("seed", "items", "timesteps", "images", "train_items", "reference", "folds", "fold", "log_snr"),
-        "quantization_cost",
+        *("reference_items", "quantization_cost"),
     ),
 }
 NEEDED = {  # further settings that can't be null -> what they must be

@@ -40,9 +40,9 @@ MOVED = {
 
 # Settings that there were not -> the values that say what t2i then did; a run that began so goes on so.
 ADDED = {
-    **{"continuous_time": False, "validation.log_snr": None, "model.quantize": None},
+    **{"continuous_time": False, "validation.log_snr": None, "model.quantize": None, "early_stop.metric": "val/loss"},
     **{"dataset.min_validation_samples": 0, "validation.images": "held_out", "validation.train_items": 0},
-    **{"early_stop.metric": "val/loss"},
+    **{"validation.reference": None, "validation.reference_items": 64},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",

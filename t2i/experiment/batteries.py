@@ -58,17 +58,17 @@ def make_batteries(
         assert isinstance(examples, Examples)
         return of_fold(of_training_images(battery(examples.encoded, data.train, items)), data.fold)
 
-    def on_held_out_images(split: Split) -> Battery:
-        return battery(encode(split, model, cfg.cache_dir), split, cfg.validation["items"])
+    def on_held_out_images(split: Split, items: int) -> Battery:
+        return battery(encode(split, model, cfg.cache_dir), split, items)
 
     if cfg.validation.images == "train":
         batteries = {TRAIN: on_training_images(cfg.validation["items"])}
     else:
-        batteries = {HELD_OUT: of_fold(on_held_out_images(data.validation), data.fold)}
+        batteries = {HELD_OUT: of_fold(on_held_out_images(data.validation, cfg.validation["items"]), data.fold)}
     if cfg.validation.train_items:
         batteries[TRAIN] = on_training_images(cfg.validation.train_items)
     if reference is not None:
-        batteries[REFERENCE] = on_held_out_images(reference.validation)
+        batteries[REFERENCE] = on_held_out_images(reference.validation, cfg.validation.reference_items)
     return batteries
 
 

@@ -60,7 +60,7 @@ def test_the_front_is_what_no_other_beats_in_both(sweep):
     assert five.reference.estimate == pytest.approx(0.1, abs=0.01)
     assert [one.is_behind(other) for other in found] == [False, True, False]
     assert judgements(comparison, found, averaged=False) == [
-        "No other setting is better than snr_gamma=5 and snr_gamma=20 in both gain and forgetting.",
+        "No other setting measured better than snr_gamma=5 and snr_gamma=20 in both gain and forgetting.",
         "Beaten in both by more than the noise: snr_gamma=1 (by snr_gamma=5).",
     ]
 
@@ -90,7 +90,7 @@ def test_the_page_draws_it_and_says_it_in_words(sweep, tmp_path):
     write_page(comparison, REF, out)
     page = (out / "comparison.html").read_text()
     assert "Gained and forgotten" in page
-    assert "No other setting is better than snr_gamma=5 and snr_gamma=20" in page
+    assert "No other setting measured better than snr_gamma=5 and snr_gamma=20" in page
     assert (out / "tradeoff.png").is_file()
 
 
