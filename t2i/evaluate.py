@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from t2i.data.openmoji import draw
     from t2i.image_grid import grid
+    from t2i.runs.files import replacing
     from t2i.runs.full_disk import naming
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline
@@ -75,8 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("real", real, 1)
     Console().print(table)
     if options.grid:
-        with naming(options.grid):
-            grid(rows, captions[:IN_GRID], [Path(source).name for source in options.sources]).save(options.grid)
+        with naming(options.grid), replacing(options.grid) as temporary:
+            grid(rows, captions[:IN_GRID], [Path(source).name for source in options.sources]).save(temporary)
 
 
 def choose(groups: str, split: str, count: int) -> Sequence["Emoji"]:

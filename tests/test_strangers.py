@@ -328,6 +328,8 @@ FORBIDDEN = {
     "a token by default": "hub: {repo: '${oc.env:NO_SUCH_VARIABLE,${oc.env:HF_TOKEN}}'}",
     "a token from parts": "a: HF_TOKEN\nhub: {repo: '${oc.env:${a}}'}",
     "a token in an option": "defaults:\n  - override /dataset: ${oc.env:HF_TOKEN}\n",
+    "a value that doubles": "a0: xxxxxxxxxx\n" + "".join(f"a{i}: '${{a{i - 1}}}${{a{i - 1}}}'\n" for i in range(1, 40)),
+    "bytes": "notes: !!binary aGVsbG8=",
     "permission": "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",
     "permission from Hydra": "hydra: {overrides: {task: ['allowed_targets=[os]']}}\n"
     "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",

@@ -19,6 +19,7 @@ from t2i.comparison.tables import difference_rows, run_rows, variant_rows
 from t2i.comparison.verdicts import Comparison
 from t2i.comparison.wording import sentences
 from t2i.evaluation.metrics import Metric
+from t2i.runs.files import replacing
 from t2i.runs.text import printable
 
 FIGURES: dict[str, Callable[[Comparison, Metric], Figure]] = {
@@ -38,11 +39,13 @@ def write_page(
     """
     with matplotlib.rc_context(STYLE):
         for name in _figure_names(comparison, metric):
-            FIGURES[name](comparison, metric).savefig(folder / f"{name}.png", dpi=150)
+            with replacing(folder / f"{name}.png") as file:
+                FIGURES[name](comparison, metric).savefig(file, dpi=150)
         drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
     shown = gallery(comparison)
     if shown.rows:
-        gallery_image(comparison, shown).save(folder / "samples.png")
+        with replacing(folder / "samples.png") as file:
+            gallery_image(comparison, shown).save(file)
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     ).from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -59,7 +62,8 @@ def write_page(
         row_note=row_note,
         strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
     )
-    (folder / "comparison.html").write_text(text, encoding="utf-8")
+    with replacing(folder / "comparison.html") as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _printable(value: Any) -> Any:
