@@ -6,6 +6,7 @@ figures and the numbers behind them.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     if metric not in comparison.metrics:
         raise ConfigError(f"--metric {metric.name} was not measured in every run; choose one of val/...")
     show(comparison, metric)
-    out.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):
+        out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"{out} can't be written; use --out DIR for the page, the figures and the numbers")
     write(comparison, metric, out)
     print(out / "comparison.html")
 

@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from t2i.data.openmoji import draw
     from t2i.image_grid import grid
+    from t2i.models.loading import naming_model
     from t2i.runs.files import replacing
     from t2i.runs.full_disk import naming
     from t2i.sampling.images import sample
@@ -70,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     for source in options.sources:
         pipeline = load_pipeline(source, options.weights)
         settings = {"steps": options.steps, "guidance_scale": options.guidance_scale}
-        images = [image for seed in range(options.seeds) for image in sample(pipeline, captions, seed, **settings)]
+        with naming_model(source, "sampled from"):  # the model may be anybody's
+            images = [image for seed in range(options.seeds) for image in sample(pipeline, captions, seed, **settings)]
         rows.append(images[:IN_GRID])
         add(source, images, options.seeds)
     add("real", real, 1)

@@ -438,3 +438,11 @@ def test_a_folder_that_is_used_by_other_means_is_refused_too(home, tmp_path):
     linked(run, "samples", home)
     with pytest.raises(ValueError, match="leads to"), Run(run, OmegaConf.create(read_config(run))).claimed():
         pass
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
+    """As in somebody else's folder; root may write everywhere, so that a folder stands there."""
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "multirun" / "r" / "train.log"
+    log.mkdir(parents=True)
+    assert end_of(train.cli, ["run=r", "optimizer.lr=-1"], capsys) == f"t2i: {log}: Is a directory\n"
