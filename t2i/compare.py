@@ -6,6 +6,7 @@ figures and the numbers behind them.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
     metric = choose_metric(comparison, options.metric)
     show(comparison, metric)
-    out.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):
+        out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"{out} can't be written; use --out DIR for the page, the figures and the numbers")
     write(comparison, metric, out)
     print(out / "comparison.html")
 

@@ -165,6 +165,7 @@ def show(evaluation: "ImageEvaluation", rows: Sequence[Row]) -> None:
 def write_grid(file: Path, rows: Sequence[Row], evaluation: "ImageEvaluation") -> None:
     """The first prompts' images from the first seed, with a row for each source."""
     from t2i.image_grid import grid
+    from t2i.runs.files import replacing
     from t2i.runs.full_disk import naming
 
     prompts, seeds = evaluation.battery.prompts[:IN_GRID], len(evaluation.battery.seeds)
@@ -172,8 +173,8 @@ def write_grid(file: Path, rows: Sequence[Row], evaluation: "ImageEvaluation") -
     size = images[0][0].size
     same = [[image if image.size == size else image.resize(size) for image in row] for row in images]
     file.parent.mkdir(parents=True, exist_ok=True)
-    with naming(file):
-        grid(same, prompts, [row.label for row in rows]).save(file)
+    with naming(file), replacing(file) as temporary:
+        grid(same, prompts, [row.label for row in rows]).save(temporary)
 
 
 def choose(groups: str, split: str, count: int) -> Sequence[Any]:

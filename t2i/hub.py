@@ -41,12 +41,13 @@ def check_reachable(key: str, path: str, kind: str) -> None:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another attempt would fail in the same way: the Hub has refused, or may not be asked."""
+    """Whether another attempt would fail in the same way: the Hub has refused or may not be asked, or it is a file."""
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
     refused = 400 <= status < 500 and status not in MAY_PASS
-    return refused or isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled))
+    on_this_machine = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    return refused or isinstance(error, (LocalTokenNotFoundError, OfflineModeIsEnabled, *on_this_machine))
 
 
 def reason(error: BaseException) -> str:

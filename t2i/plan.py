@@ -132,6 +132,10 @@ def rehearse(cfg: DictConfig) -> None:
     make_optimizer, make_schedule, average = (build(cfg, group) for group in ("optimizer", "lr_scheduler", "ema"))
     with naming("optimizer"):
         optimizer = make_optimizer(list(trained.weights.values()))
+        if type(optimizer).__module__.startswith("torch.optim"):  # others may need a GPU to take a step
+            for weight in trained.weights.values():
+                weight.grad = torch.zeros_like(weight)
+            optimizer.step()
     with naming("lr_scheduler"):
         make_schedule(optimizer)
     with naming("ema"):

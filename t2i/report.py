@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from t2i.cli.arguments import Parser
 from t2i.cli.failing import run
 from t2i.config import ConfigError, check_installed
+from t2i.runs.files import replacing
 from t2i.runs.full_disk import naming
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     if options.dry_run:
         report = build(entity, project, options.sweep, upload=False)
-        with naming(options.out):
-            options.out.write_text(json.dumps(specification(report), indent=2) + "\n")
+        with naming(options.out), replacing(options.out) as file:
+            file.write_text(json.dumps(specification(report), indent=2) + "\n")
         print(options.out)
         return
     if not has_key():

@@ -24,16 +24,19 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     from t2i.image_grid import grid
+    from t2i.models.loading import naming_model
+    from t2i.runs.files import replacing
     from t2i.runs.full_disk import naming
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline
 
     pipeline = load_pipeline(options.source, options.weights)
     seeds = range(options.seed, options.seed + options.images)
-    rows = [sample(pipeline, options.prompts, seed, options.steps, options.guidance_scale) for seed in seeds]
+    with naming_model(options.source, "sampled from"):  # the model may be anybody's
+        rows = [sample(pipeline, options.prompts, seed, options.steps, options.guidance_scale) for seed in seeds]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with naming(options.out):
-        grid(rows, options.prompts, [f"seed {seed}" for seed in seeds] if len(rows) > 1 else ()).save(options.out)
+    with naming(options.out), replacing(options.out) as temporary:
+        grid(rows, options.prompts, [f"seed {seed}" for seed in seeds] if len(rows) > 1 else ()).save(temporary)
     print(options.out)
 
 

@@ -91,6 +91,8 @@ def cli(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         if traceback.extract_tb(error.__traceback__)[-1].name == "_run_hydra":  # flags that contradict each other
             raise ConfigError(str(error)) from error
+        if isinstance(error.__cause__, OSError):  # what logging says of a train.log that can't be written
+            raise error.__cause__ from None
         raise
 
 

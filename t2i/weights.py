@@ -18,6 +18,7 @@ from t2i.config import ConfigError
 from t2i.config.checks import check_types
 from t2i.config.compose import SEARCH_PATH, compose, expand
 from t2i.evaluation.metrics import snr_bins
+from t2i.runs.files import replacing
 from t2i.runs.full_disk import naming
 from t2i.runs.text import printable
 
@@ -128,8 +129,8 @@ def plot(weights: Sequence[Weights], file: Path) -> None:
     for text in axes.legend().get_texts():
         text.set_parse_math(False)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with naming(file):
-        figure.savefig(file, dpi=120)
+    with naming(file), replacing(file) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def parser() -> Parser:

@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub import constants
 
 from t2i.config import ConfigError
-from t2i.hub import check_reachable
+from t2i.hub import check_reachable, is_final
 
 
 @pytest.mark.parametrize(("key", "kind"), [("model.path", "model"), ("dataset.path", "dataset")])
@@ -26,3 +26,9 @@ def test_what_is_on_this_machine_is_not_asked_for(tmp_path, monkeypatch):
     check_reachable("dataset.path", "./nowhere", "dataset")
     with pytest.raises(ConfigError):
         check_reachable("dataset.path", "somebody/something", "dataset")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied", "token"), FileNotFoundError(2, "none", "token")])
+def test_a_file_that_cannot_be_used_is_not_tried_again(error):
+    assert is_final(error)
+    assert not is_final(ConnectionError("reset"))

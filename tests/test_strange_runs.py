@@ -5,25 +5,36 @@ import logging
 import os
 import shutil
 import signal
+import threading
+import time
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.synthetic import write_run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 
 from t2i import check, compare, push, sample, train, weights
 from t2i.cli import failing
 from t2i.comparison.results import read_results
+from t2i.config import ConfigError
 from t2i.publishing import push as publishing
 from t2i.publishing.model_card import command, fenced, plain, use_adapter
 from t2i.runs.config_file import read_config
-from t2i.runs.files import atomic_write
+from t2i.runs.errors_file import read_errors
+from t2i.runs.files import atomic_write, lock, replacing
 from t2i.runs.folder import Run
 from t2i.runs.links import refuse_links_out
+from t2i.runs.records import LONGEST, read_metrics
+from t2i.runs.samples_file import read_samples
 from t2i.sampling.pipelines import load_pipeline
 from t2i.sweeps.job import Job
+from t2i.sweeps.process import cause_of_death
 
 MINE = "# mine\n"
 
@@ -141,13 +152,32 @@ def test_train_refuses_such_a_folder_before_anything_is_written(place, arguments
 
 
 def test_a_file_is_replaced_not_followed(home, tmp_path):
-    for name in (".run.json.tmp", "run.json"):
-        linked(tmp_path / "run", name, home, "bashrc")
+    linked(tmp_path / "run", "run.json", home, "bashrc")
     atomic_write(tmp_path / "run" / "run.json", "{}")
     assert not (tmp_path / "run" / "run.json").is_symlink()
-    os.mkfifo(tmp_path / "run" / ".run.json.tmp")
-    with pytest.raises(OSError, match="No such device"):
-        atomic_write(tmp_path / "run" / "run.json", "{}")
+    linked(tmp_path / "run", "page.html", home, "bashrc")
+    with replacing(tmp_path / "run" / "page.html") as file:
+        file.write_text("theirs")
+    assert (tmp_path / "run" / "page.html").read_text() == "theirs"
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    """Whoever reads it, or writes it at the same time, finds the earlier or the later content; nothing is left."""
+    file = tmp_path / "page.html"
+    file.write_text("before")
+    with pytest.raises(KeyboardInterrupt), replacing(file) as first:  # noqa: PT012
+        first.write_text("half")
+        raise KeyboardInterrupt
+    with replacing(file) as first, replacing(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert file.read_text() == "before"
+    assert file.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    with pytest.raises(OSError, match=r"nowhere/page\.html'$"), replacing(tmp_path / "nowhere/page.html") as temporary:
+        temporary.write_text("x")
+    with replacing(Path("/dev/null")) as device:
+        assert device == Path("/dev/null")
 
 
 # --- what is not a file ----------------------------------------------------------------------------------------------
@@ -195,8 +225,51 @@ def test_sample_push_and_train_wait_for_no_file(kind, tmp_path, capsys, monkeypa
     kind(sweep / "sweep.json")
     assert "sweep.json" in end_of(train.cli, ["-m", "sweep=s", "seed=1,2"], capsys)
     kind(run / "metrics.jsonl")
-    if kind is not huge:
-        Job(run, [], 1, 0, 0).read_metrics()
+    Job(run, [], 1, 0, 0).read_metrics()
+    kind(run / "console.log")
+    if kind is huge:
+        assert cause_of_death(1, run / "console.log").startswith("exit code 1")
+
+
+def test_a_line_that_no_run_writes_is_passed_over(tmp_path):
+    run = write_run(tmp_path / "run")
+    metrics = run / "metrics.jsonl"
+    before = metrics.read_text()
+    metrics.write_bytes(bytes(3 * LONGEST + 7) + b"\n" + before.encode())
+    assert "".join(f"{text}\n" for text in read_metrics(run)) == before
+    job = Job(run, [], 1, 0, 0)
+    job.read_metrics()
+    assert job.metrics["step"] == 200
+
+
+def test_samples_of_gigabytes_in_a_small_file_are_not_decoded(tmp_path):
+    file = tmp_path / "step-000001.png"
+    Image.new("1", (20_000, 9_000)).save(file)
+    with pytest.raises(ConfigError, match=r"step-000001\.png can't be read \(Image size .* delete it"):
+        read_samples(file, 2)
+
+
+def test_a_validation_that_holds_texts_is_not_read(tmp_path):
+    file = tmp_path / "step-000001.parquet"
+    pq.write_table(pa.table({"log_snr": [0.0], "eps": [0.0], "x": ["x" * 10**6]}), file)
+    with pytest.raises(ConfigError, match=r"it holds something other than numbers"):
+        read_errors(file)
+
+
+def test_a_run_can_be_claimed_while_somebody_looks_whether_it_is_in_use(tmp_path):
+    run = Run(write_run(tmp_path / "run"), OmegaConf.create(read_config(tmp_path / "run")))
+    looking = threading.Event()
+
+    def look():
+        with lock(run.folder):
+            looking.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait()
+    with run.claimed():
+        thread.join()
 
 
 # --- push ------------------------------------------------------------------------------------------------------------
@@ -279,6 +352,19 @@ def test_a_damaged_scheduler_is_named(content, theirs, capsys):
     assert len(pushed(theirs, capsys).splitlines()) == 1
 
 
+@pytest.mark.parametrize("place", ["handler.py", "unet/modeling.PY", "pytorch_model.bin", "vae/x.ckpt", ".x/a.so"])
+def test_push_publishes_no_code(place, theirs, capsys):
+    (theirs / "model" / place).parent.mkdir(exist_ok=True)
+    (theirs / "model" / place).write_text("")
+    assert f"{theirs / 'model' / place} is code or a pickle" in pushed(theirs, capsys)
+
+
+def test_push_publishes_no_model_that_leads_to_code(theirs, capsys):
+    index = theirs / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"unet": ["evil", "X"]}))
+    assert "leads to code or files that are not the model's (unet: ['evil', 'X'])" in pushed(theirs, capsys)
+
+
 def test_nothing_on_the_card_becomes_code_or_markup():
     path = 'tiny")\nimport os; os.system("evil") #'
     code = use_adapter(path, "me/mine", "DDIMScheduler")
@@ -352,3 +438,11 @@ def test_a_folder_that_is_used_by_other_means_is_refused_too(home, tmp_path):
     linked(run, "samples", home)
     with pytest.raises(ValueError, match="leads to"), Run(run, OmegaConf.create(read_config(run))).claimed():
         pass
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
+    """As in somebody else's folder; root may write everywhere, so that a folder stands there."""
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "multirun" / "r" / "train.log"
+    log.mkdir(parents=True)
+    assert end_of(train.cli, ["run=r", "optimizer.lr=-1"], capsys) == f"t2i: {log}: Is a directory\n"

@@ -328,6 +328,8 @@ FORBIDDEN = {
     "a token by default": "hub: {repo: '${oc.env:NO_SUCH_VARIABLE,${oc.env:HF_TOKEN}}'}",
     "a token from parts": "a: HF_TOKEN\nhub: {repo: '${oc.env:${a}}'}",
     "a token in an option": "defaults:\n  - override /dataset: ${oc.env:HF_TOKEN}\n",
+    "a value that doubles": "a0: xxxxxxxxxx\n" + "".join(f"a{i}: '${{a{i - 1}}}${{a{i - 1}}}'\n" for i in range(1, 40)),
+    "bytes": "notes: !!binary aGVsbG8=",
     "permission": "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",
     "permission from Hydra": "hydra: {overrides: {task: ['allowed_targets=[os]']}}\n"
     "allowed_targets: [os]\nloss: {_target_: os.mkdir, path: harm}",
@@ -665,7 +667,10 @@ def test_an_automatic_class_with_code_is_refused(strange_model):
         ("text_encoder/config.json", {"quantization_config": {"quant_method": "gptq"}}),
         ("text_encoder/config.json", {"hidden_size": -1}),
         ("text_encoder/config.json", {"hidden_act": "os.system"}),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**8}),
+        ("unet/config.json", {"layers_per_block": [2, 10**8]}),
         ("tokenizer/tokenizer.json", "[]"),
+        *(("tokenizer/tokenizer_config.json", {"model_max_length": length}) for length in (10**9, -1, "x", 1.5)),
         ("unet/config.json", {"block_out_channels": [-1]}),
         ("unet/config.json", {"down_block_types": 7}),
         ("vae/config.json", {"act_fn": ["os"]}),
@@ -678,6 +683,12 @@ def test_a_strange_model_is_named_in_one_line(file, changes, strange_model):
     if "quantization_config" not in changes and '"_class_name"' not in changes:  # weights, and parts that are assumed
         with pytest.raises(ConfigError, match=f"^model.path={model}"):
             without_weights(str(model))
+
+
+def test_a_model_that_fails_when_it_samples_is_named(strange_model, capsys):
+    model = strange_model("scheduler/scheduler_config.json", {"trained_betas": [0.1]})
+    line = end_of(sample.main, [str(model), "a heart", "--steps", "2"], capsys)
+    assert f"model.path={model} can't be sampled from: IndexError: index" in line
 
 
 def test_settings_in_lora_weights_import_nothing(tmp_path, capsys):

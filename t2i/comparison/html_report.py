@@ -20,6 +20,7 @@ from t2i.comparison.tradeoff import judgements, points, tradeoff
 from t2i.comparison.verdicts import AnyMetric, Comparison
 from t2i.comparison.wording import sentences
 from t2i.evaluation.score_metric import ScoreMetric
+from t2i.runs.files import replacing
 from t2i.runs.text import printable
 
 FIGURES: dict[str, Callable[[Comparison, Any], Figure]] = {
@@ -42,7 +43,8 @@ def write_page(
     """
     with matplotlib.rc_context(STYLE):
         for name in _figure_names(comparison, metric):
-            FIGURES[name](comparison, metric).savefig(folder / f"{name}.png", dpi=150)
+            with replacing(folder / f"{name}.png") as file:
+                FIGURES[name](comparison, metric).savefig(file, dpi=150)
         drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
         found = {averaged: points(comparison, averaged) for averaged in (False, True)}
         tradeoffs = {
@@ -51,10 +53,12 @@ def write_page(
             if those
         }
         if chosen := found[metric.averaged]:
-            tradeoff(comparison, chosen).savefig(folder / "tradeoff.png", dpi=150)
+            with replacing(folder / "tradeoff.png") as file:
+                tradeoff(comparison, chosen).savefig(file, dpi=150)
     shown = gallery(comparison)
     if shown.rows:
-        gallery_image(comparison, shown).save(folder / "samples.png")
+        with replacing(folder / "samples.png") as file:
+            gallery_image(comparison, shown).save(file)
     page = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
     ).from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -72,7 +76,8 @@ def write_page(
         row_note=row_note,
         strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
     )
-    (folder / "comparison.html").write_text(text, encoding="utf-8")
+    with replacing(folder / "comparison.html") as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _printable(value: Any) -> Any:

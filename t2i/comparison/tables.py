@@ -13,6 +13,7 @@ from t2i.comparison.factors import as_text
 from t2i.comparison.results import Result
 from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
 from t2i.comparison.wording import difference_text, number, percent, verdict_word
+from t2i.runs.files import replacing
 from t2i.runs.text import printable, spreadsheet_cell
 
 
@@ -100,11 +101,11 @@ def write_results(comparison: Comparison, folder: Path) -> None:
     rows = [_record(comparison, run) for run in comparison.results]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     arrays = {printable(name): _array(values) for name, values in columns.items()}
-    pq.write_table(pa.table(arrays), folder / "results.parquet")
-    pa.csv.write_csv(
-        pa.table({spreadsheet_cell(name): _for_spreadsheets(array) for name, array in arrays.items()}),
-        folder / "results.csv",
-    )
+    with replacing(folder / "results.parquet") as file:
+        pq.write_table(pa.table(arrays), file)
+    table = pa.table({spreadsheet_cell(name): _for_spreadsheets(array) for name, array in arrays.items()})
+    with replacing(folder / "results.csv") as file:
+        pa.csv.write_csv(table, file)
 
 
 def _record(comparison: Comparison, run: Result) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -16,6 +16,7 @@ from t2i.config import CONF, ConfigError
 from t2i.config.checks import check_permissions
 from t2i.config.config_files import guard_files
 from t2i.config.resolvers import refusal, restrict
+from t2i.config.values import check_size, check_values
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -33,7 +34,11 @@ def composed(overrides: list[str], **options: Any) -> DictConfig:
     guard_files()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("config", overrides=overrides, **options)
+            cfg = hydra.compose("config", overrides=overrides, **options)
+            content = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+            check_values(content)
+            check_size(content)
+            return cfg
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException) as error:
@@ -41,7 +46,10 @@ def composed(overrides: list[str], **options: Any) -> DictConfig:
             raise ConfigError(reason) from error
         raise
     except RecursionError as error:
-        raise ConfigError("the settings can't be composed: an option includes itself in its defaults list") from error
+        raise ConfigError(
+            "the settings can't be composed: an option includes itself in its defaults list, or too many "
+            "interpolations (${...}) lead from one to the next"
+        ) from error
     except (YAMLError, AttributeError, TypeError, ValueError) as error:  # what a file of an unexpected shape causes
         raise ConfigError(f"the settings can't be composed: {' '.join(str(error).split())}") from error
 

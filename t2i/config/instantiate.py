@@ -15,6 +15,7 @@ from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.config.resolvers import refusal, restrict
 from t2i.config.trusted import RULES, check_name, locate, rule_of
+from t2i.config.values import check_values
 
 MARKS = ("_target_", "_partial_")  # the keys of a component that are not its settings
 REFUSED_MARKS = ("_args_", "_convert_", "_recursive_")  # further ones that Hydra knows, and that t2i does not need
@@ -36,6 +37,7 @@ def resolve(cfg: DictConfig) -> Any:
 def resolve_once(cfg: DictConfig) -> DictConfig:
     """The same configuration without interpolations, so that what was checked is what is used."""
     plain = resolve(cfg)
+    check_values(plain)
     if again := [key for key, value in flat(plain).items() if "${" in str(value)]:
         raise ConfigError(f"{again[0]} still holds ${{ when it is resolved; leave out the ${{")
     return OmegaConf.create(plain, flags={"struct": True})
@@ -124,7 +126,8 @@ def naming(group: str) -> Generator[None, None, None]:
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
-        raise ConfigError(f"{group}: {type(error).__name__}: {' '.join(str(error).split())} ({place})") from error
+        reason = " ".join(str(error).split()) or last.line  # a bare `assert lr > 0` says what it wants
+        raise ConfigError(f"{group}: {type(error).__name__}: {reason} ({place})") from error
 
 
 def _component(cfg: DictConfig, group: str) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from filelock import FileLock
 
 from t2i.config import ConfigError
 from t2i.runs.files import atomic_write
+from t2i.runs.links import read_regular
 from t2i.runs.records import sync
 from t2i.runs.text import one_line
 
 log = logging.getLogger(__name__)
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LARGEST = 2_000_000_000  # bytes of a memo; the facts of an image take some 150
 CHECKSUM = ""  # the key of a memo's checksum; no file has this name
 CACHE_DIR = "cache_dir"
 
@@ -26,12 +28,18 @@ CACHE_DIR = "cache_dir"
 def locked(file: Path, setting: str = CACHE_DIR) -> Generator[None]:
     """Within, no other process makes `file`. setting: the one that places the cache.
 
-    Raises ConfigError if the cache can't be written, or if a folder stands in the place of the file.
+    Raises ConfigError if the cache can't be written, or if something else stands in the place of the file.
     """
     with held(file.with_suffix(".lock"), setting):
-        if file.is_dir():
-            raise ConfigError(f"{file} is a folder instead of a file of the cache; delete it")
+        refuse_other_kinds(file)
         yield
+
+
+def refuse_other_kinds(file: Path) -> None:
+    """Refuse a folder in the place of a file of the cache, and a pipe or device, which may never end."""
+    if file.exists() and not file.is_file():
+        kind = "a folder" if file.is_dir() else "a pipe or a device"
+        raise ConfigError(f"{file} is {kind} instead of a file of the cache; delete it")
 
 
 @contextmanager
@@ -62,6 +70,21 @@ def unwritable(folder: Path, error: OSError, setting: str) -> ConfigError:
     )
 
 
+@contextmanager
+def publishing(temporary: Path, file: Path) -> Generator[None]:
+    """Within, which is where the cache is locked, a new file is written to `temporary`; it then gets its final name.
+
+    What stands at `temporary`, such as the beginning that a killed process left or a link, is removed first.
+    """
+    temporary.unlink(missing_ok=True)
+    try:
+        yield
+        publish(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def publish(temporary: Path, file: Path) -> None:
     """Give a complete file its final name, under which it is on the disk also after a power cut."""
     sync(temporary)
@@ -81,7 +104,7 @@ def read_memo(file: Path) -> dict[str, Any] | None:
     Memos that were written before have no checksum, so that the caller has to check the values.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(file, LARGEST))
     except FileNotFoundError:
         return None
     except OSError as error:

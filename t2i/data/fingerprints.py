@@ -11,8 +11,10 @@ from t2i.config import ConfigError
 from t2i.data.cache_files import locked, warn_of_damage
 from t2i.models.model import Content
 from t2i.runs.files import atomic_write
+from t2i.runs.links import read_regular
 from t2i.runs.records import sync
 
+LARGEST = 1000  # bytes of a file that holds a hash, which has 64
 WITHOUT_EFFECT = ("dtype", "torch_dtype", "transformers_version", "architectures")  # settings of a config.json
 
 
@@ -64,11 +66,13 @@ def _hash_of_file(file: Path, memory: Path) -> str:
 def _read_hash(stored: Path) -> str | None:
     """The hash in a file of the memory; None if there is none, or if it is damaged, of which a warning tells."""
     try:
-        text = stored.read_bytes().decode("ascii", errors="replace")
+        text = read_regular(stored, LARGEST, errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(f"{stored}, a file of the cache, can't be read ({error.strerror}); delete it") from error
+    except ValueError:
+        text = ""
     if re.fullmatch("[0-9a-f]{64}", text):
         return text
     warn_of_damage(stored, "it holds no hash")

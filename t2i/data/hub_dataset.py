@@ -10,7 +10,6 @@ from typing import cast
 
 import datasets.config
 import pyarrow as pa
-from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from t2i.config import ConfigError
@@ -18,7 +17,7 @@ from t2i.data.cache_files import warn_of_damage
 from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.folder_files import is_below, outside_problem, warn_of
 from t2i.data.hub_files import refuse_formats, refuse_schemes, stated
-from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
+from t2i.data.images import SUFFIXES, VERSION, Facts, examine, examine_file, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
 from t2i.hub import check_reachable
@@ -73,8 +72,11 @@ class HubDataset(CachedSettings):
                 f"dataset.path={self.path} can't be loaded: a file of the `datasets` cache in {cache} is damaged "
                 f"({error}); delete its folder of this data set"
             ) from error
-        except (OSError, ValueError, DatasetsError) as error:
-            # There is no such data set, no network, no data in the folder, or no such configuration.
+        except MemoryError:
+            raise
+        except Exception as error:
+            # There is no such data set, no network, no data in the folder, or no such configuration; and the YAML of a
+            # README.md can make its parser raise anything.
             raise ConfigError(
                 f"dataset.path={self.path} can't be loaded ({error}); give the id of an accessible data set or a folder"
             ) from error
@@ -176,4 +178,5 @@ def _examined(image: dict | None, trusted: list[str] | None, version: str) -> di
             return asdict(unusable(f"points outside the data set, to {image['path']}; see dataset.follow_links"))
         if not os.path.isfile(file):
             return asdict(unusable(f"names {image['path']}, which does not exist"))
-    return asdict(examine(_content(image)))
+        return asdict(examine_file(Path(file)))
+    return asdict(examine(image["bytes"]))

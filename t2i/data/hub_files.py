@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, hf_hub_download
 
 from t2i.config import ConfigError
 
+LARGEST = 50_000_000  # bytes of such a file, of which `datasets` reads all
 SETTINGS = ("README.md", ".huggingface.yaml")  # the files of a data set in which its author names its data files
 
 
@@ -32,9 +33,13 @@ def stated(path: str, revision: str | None) -> list[str]:
         try:
             folder = Path(path)
             file = folder / name if folder.is_dir() else Path(_fetched(path, name, revision))
+            if file.is_file() and (size := file.stat().st_size) > LARGEST:
+                raise ConfigError(f"dataset.path={path}: its {name} has {size} bytes; it may have {LARGEST}")
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
             content = DatasetCard(text).data.to_dict() if name.endswith(".md") else yaml.safe_load(text)
             names += _texts([[config.get("data_files"), config.get("data_dir")] for config in content["configs"]])
+        except ConfigError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
             continue
     return names

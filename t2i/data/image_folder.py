@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 import datasets.config
 import pyarrow as pa
@@ -20,11 +21,13 @@ from t2i.config import ConfigError
 from t2i.data.cache_files import locked, read_memo, write_memo
 from t2i.data.datasets import CachedSettings, loader_of
 from t2i.data.folder_files import Files, walk
-from t2i.data.images import SUFFIXES, VERSION, Facts, examine, unusable
+from t2i.data.images import SUFFIXES, VERSION, Facts, examine_file, unusable
 from t2i.data.records import Item
 from t2i.data.splits import Captioned
 
 log = logging.getLogger(__name__)
+LONGEST = 1_000_000  # bytes of a line of metadata, and of a .txt file
+MOST_ROWS = 50_000_000  # of a metadata file
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -112,7 +115,7 @@ def _below(listing: str, file_name: object) -> tuple[str, str]:
 def _rows(file: Path, caption_column: str) -> Iterator[tuple[object, object]]:
     """File name and caption(s) of each row of a metadata file."""
     try:
-        columns, rows = _table(file)
+        columns, rows = _table(file, ("file_name", caption_column))
     except (OSError, ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise ConfigError(f"dataset.path: {file} can't be read ({error}); fix or remove it") from error
     present = ", ".join(map(str, columns)) or "none"
@@ -124,19 +127,36 @@ def _rows(file: Path, caption_column: str) -> Iterator[tuple[object, object]]:
         yield row.get("file_name"), row.get(caption_column)
 
 
-def _table(file: Path) -> tuple[Sequence[str], list[dict]]:
-    """Columns and rows of a metadata file."""
+def _table(file: Path, wanted: Sequence[str]) -> tuple[Sequence[str], list[dict]]:
+    """All columns of a metadata file, and its rows with the wanted ones."""
     if file.suffix == ".parquet":
-        table = pq.read_table(file)
-        return table.column_names, table.to_pylist()
-    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
+        with pq.ParquetFile(file) as table:
+            columns, number = table.schema_arrow.names, table.metadata.num_rows
+            if number > MOST_ROWS:  # few bytes can stand for any number of equal rows
+                raise ValueError(f"it has {number} rows; it may have {MOST_ROWS}")
+            return columns, table.read([name for name in wanted if name in columns]).to_pylist()
+    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as text:
+        lines = _bounded(text)
         if file.suffix == ".csv":
             reader = csv.DictReader(lines, strict=True)
-            return reader.fieldnames or [], list(reader)
-        rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError('a line is not an object, such as {"file_name": "1.png", "text": "a heart"}')
-    return list(dict.fromkeys(column for row in rows for column in row)), rows
+            return reader.fieldnames or [], [{name: row.get(name) for name in wanted} for row in reader]
+        columns, rows = dict[str, None](), []
+        for row in (json.loads(line) for line in lines if line.strip()):
+            if not isinstance(row, dict):
+                raise ValueError('a line is not an object, such as {"file_name": "1.png", "text": "a heart"}')
+            columns |= dict.fromkeys(row)
+            rows.append({name: row[name] for name in wanted if name in row})
+    return list(columns), rows
+
+
+def _bounded(text: TextIO) -> Iterator[str]:
+    """The lines of a file, which is refused at one that would fill the memory."""
+    number = 0
+    while line := text.readline(LONGEST):
+        number += 1
+        if len(line) == LONGEST:
+            raise ValueError(f"line {number} is longer than {LONGEST} characters")
+        yield line
 
 
 def _described(root: Path, images: list[str], files: Files, no_text: str) -> tuple[dict[str, object], list[Item]]:
@@ -153,6 +173,8 @@ def _described(root: Path, images: list[str], files: Files, no_text: str) -> tup
             bad.append(_unusable(name, f"can't be used: {text} {files.outside[text]}"))
         elif text not in files.stats:
             bad.append(_unusable(name, no_text))
+        elif (size := files.stats[text].st_size) > LONGEST:
+            bad.append(_unusable(name, f"can't be used: {text} has {size} bytes; a caption file may have {LONGEST}"))
         elif stems[stem] > 1:
             bad.append(_unusable(name, f"shares {text} with another image; rename one of them"))
         else:
@@ -179,7 +201,7 @@ def _facts(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
         if new:
             log.info("scanning %d new images in %s", len(new), root)
             with ThreadPoolExecutor() as threads:
-                scanned = threads.map(lambda name: examine((root / name).read_bytes()), new)
+                scanned = threads.map(lambda name: examine_file(root / name), new)
                 entries = zip(new, scanned, strict=True)
                 known |= {name: {"state": state[name], **asdict(facts)} for name, facts in entries}
             known = {name: entry for name, entry in known.items() if name in files}

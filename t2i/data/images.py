@@ -5,6 +5,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -12,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 SUFFIXES = {f".{suffix}" for suffix in ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga")}
 SUFFIXES |= {".tif", ".tiff", ".webp"}
 VERSION = "2"  # of the pixels that an image gets, here and in t2i.data.preparation; part of the fingerprints
+LARGEST = 2**30  # bytes of a file
 SRGB = ImageCms.createProfile("sRGB")
 
 
@@ -99,6 +101,13 @@ def examine(content: bytes) -> Facts:
     except BadImage as problem:
         return Facts(digest, 0, 0, str(problem))
     return Facts(digest, width, height, "")
+
+
+def examine_file(file: Path) -> Facts:
+    """The facts of the image in a file, which is not read if it is larger than any image that can be decoded."""
+    if (size := file.stat().st_size) > LARGEST:
+        return unusable(f"has {size} bytes; an image may have {LARGEST}")
+    return examine(file.read_bytes())
 
 
 def unusable(problem: str) -> Facts:

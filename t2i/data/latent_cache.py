@@ -52,6 +52,9 @@ class Encoded:
         images_key: str,
         captions_key: str,
     ):
+        for pack in latents.packs:
+            if pack.layout != {"framing": (1, False), "moments": (4, True)}:
+                raise ConfigError(f"{pack.file} holds something else than encoded images; delete it")
         self.latents, self.captions = latents, captions
         self.images_key, self.fingerprint = images_key, images_key + captions_key
         self.caption_rows, self.views = caption_rows, views

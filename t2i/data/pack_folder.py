@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from t2i.config import ConfigError
-from t2i.data.cache_files import locked, passing_over_damage, publish, read_memo, write_memo
+from t2i.data.cache_files import (
+    locked,
+    passing_over_damage,
+    publishing,
+    read_memo,
+    refuse_other_kinds,
+    write_memo,
+)
 from t2i.data.packs import KEY_BYTES, Entries, Pack, Packed, serialized
 
 NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{32})\.safetensors")
@@ -47,6 +54,11 @@ class PackFolder:
                 packs += [pack] * bool(new)
             if checked != known:
                 write_memo(self.memo, checked)
+        for pack in packs:
+            if pack.layout != packs[0].layout:
+                raise ConfigError(
+                    f"{pack.file} and {packs[0].file} hold different kinds of entries; delete the wrong one"
+                )
         found = np.array([places[key] for key in keys], dtype=np.int64).reshape(len(keys), 2)
         return Entries(packs, found[:, 0], found[:, 1])
 
@@ -57,12 +69,8 @@ class PackFolder:
         with locked(self.memo):
             number = max((_number(file) for file in self._files()), default=-1) + 1
             file = self.folder / f"{number:06d}-{_hash(content)}.safetensors"
-            try:
+            with publishing(temporary, file):
                 temporary.write_bytes(content)
-                publish(temporary, file)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
             write_memo(self.memo, (read_memo(self.memo) or {}) | {file.name: _state(file)})
 
     def _files(self) -> list[Path]:
@@ -71,12 +79,11 @@ class PackFolder:
 
     def _opened(self, file: Path, check: bool) -> Pack | None:
         """A pack; None if it is damaged. check: compute its hash, too."""
-        if file.is_dir():
-            raise ConfigError(f"{file} is a folder instead of a file of the cache; delete it")
+        refuse_other_kinds(file)
         with passing_over_damage(file):
+            pack = Pack(file)  # first, as a file of terabytes of zeros is none
             if check and _hash(file) != file.stem.partition("-")[2]:
                 raise ValueError("its checksum differs")
-            pack = Pack(file)
             if pack.about.get("encoder") != self.encoder:
                 raise ValueError("it holds other encodings")
             return pack

@@ -20,8 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from t2i.config import ConfigError
+
 KEY, KEY_BYTES = ".key", 16
 END, SHAPE = ".end", ".shape"
+MOST_VALUES = 2**28  # of an entry, which takes no space for zeros; encoders give some millions
+STORED = (
+    *(torch.float32, torch.bfloat16, torch.float16, torch.float64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of the same size in bytes
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -65,16 +72,39 @@ class Pack:
         with safe_open(file, "pt") as opened:
             self.about: dict[str, str] = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
-        keys = tensors.pop(KEY).numpy().tobytes()
-        self.keys = [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
+        keys = tensors.pop(KEY)
+        if keys.dtype != torch.uint8 or keys.shape[1:] != (KEY_BYTES,):
+            raise ValueError("its keys are of another kind")
+        self.keys = [key.tobytes() for key in keys.numpy()]
         self.names = [name for name in tensors if not name.endswith((END, SHAPE))]
         self.values = {name: tensors[name] for name in self.names}
         self.ends = {name: np.append(0, tensors[name + END].numpy()) for name in self.names}
         self.shapes: dict[str, np.ndarray] = {name: tensors[name + SHAPE].numpy() for name in self.names}
+        for name in self.names:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Raise ValueError if a tensor's shapes and ends are not those of its values: the pack may be anybody's."""
+        values, ends, shapes = self.values[name], self.ends[name], self.shapes[name]
+        if values.dtype not in STORED or values.ndim != 1 or ends.dtype != np.int64 or shapes.dtype != np.int64:
+            raise ValueError(f"{name} is of another kind")
+        if len(ends) != 1 + len(self.keys) or shapes.ndim != 2 or len(shapes) != len(self.keys):
+            raise ValueError(f"{name} has another number of entries")
+        lengths, sizes = np.diff(ends), shapes.astype(float).prod(axis=1)
+        if ends[-1] != len(values) or (lengths < 0).any() or (lengths > sizes).any():
+            raise ValueError(f"{name} has ends that are not those of its values")
+        if (shapes < 0).any() or (sizes > MOST_VALUES).any():
+            raise ValueError(f"{name} has shapes that no encoder gives")
+
+    @property
+    def layout(self) -> dict[str, tuple[int, bool]]:
+        """Of each tensor that an entry consists of: the number of dimensions, and whether the values are fractional."""
+        return {name: (self.shapes[name].shape[1], self.values[name].is_floating_point()) for name in self.names}
 
     def copy(self, name: str, rows: np.ndarray, shape: np.ndarray, to: Tensor, targets: np.ndarray) -> None:
         """Copy a tensor of the entries in some rows, all of one shape, into rows of another tensor, each flat."""
-        assert (self.shapes[name][rows] == shape).all(), f"{self.file}: {name} has several shapes in a batch"
+        if (self.shapes[name][rows] != shape).any():
+            raise ConfigError(f"{self.file}: {name} has several shapes in a batch; delete this file of the cache")
         ends, values, whole = self.ends[name], self.values[name], to.shape[1]
         source, target = (values, to) if values.dtype == torch.bfloat16 else (values.numpy(), to.numpy())  # is faster
         for row, start, end in zip(targets.tolist(), ends[rows].tolist(), ends[rows + 1].tolist(), strict=True):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t2i.config import ConfigError
-from t2i.data.cache_files import locked, publish, read_memo, warn_of_damage, write_memo
+from t2i.data.cache_files import locked, publishing, read_memo, warn_of_damage, write_memo
 from t2i.data.images import VERSION, Facts, examine, unusable
 from t2i.data.records import Item, report
 from t2i.data.shards import FORMATS, BadShard, Columns, Rows, Shard, ShardItem, Tar
@@ -95,9 +95,10 @@ class ShardIndex:
                 warn_of_damage(file, "it is not the summary of a shard")
             log.info("indexing the images of %s: there is no index of it in %s yet", name, self.folder)
             table, skipped = self._scan(shard)
-            pq.write_table(table, file.with_suffix(".tmp"), compression="zstd")
-            content = file.with_suffix(".tmp").read_bytes()
-            publish(file.with_suffix(".tmp"), file.with_suffix(".parquet"))
+            temporary = file.with_suffix(".tmp")
+            with publishing(temporary, file.with_suffix(".parquet")):
+                pq.write_table(table, temporary, compression="zstd")
+                content = temporary.read_bytes()
             summary = {"items": len(table), "skipped": skipped, "sha256": hashlib.sha256(content).hexdigest()}
             write_memo(file, summary)
             return summary, True

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.rng import generator
+from t2i.runs.files import replacing
 from t2i.runs.full_disk import naming
 from t2i.runs.image_files import ImageFiles
 from t2i.runs.records import sync
@@ -89,12 +89,9 @@ def write_batch(files: ImageFiles, cells: Cells, images: Sequence[Image.Image]) 
     """A file that has its name is complete, also after a power cut."""
     for cell, image in zip(cells, images, strict=True):
         file = files.file(*cell)
-        temporary = file.with_name(f".{file.name}.tmp")
-        with naming(file), temporary.open("wb") as opened:
-            image.save(opened, format="PNG")
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
+        with naming(file), replacing(file) as temporary:
+            image.save(temporary)
+            sync(temporary)
     sync(files.folder)
 
 

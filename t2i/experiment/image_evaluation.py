@@ -33,6 +33,7 @@ from t2i.evaluation.image_battery import (
 )
 from t2i.evaluation.image_metrics.metric import ImageMetric, Judged, Pictures
 from t2i.evaluation.prompt_list import read_prompts
+from t2i.runs.files import replacing
 from t2i.runs.full_disk import naming
 from t2i.runs.image_files import INDEX, ImageFiles, images_folder, read_images
 from t2i.runs.scores_file import StoredScores, write_scores
@@ -82,8 +83,8 @@ class ImageEvaluation:
             write_scores(files.folder, name, scores)
             if self.trained_on is not None and scores.details.get("pairs"):
                 pairs = copy_pairs(images, self.trained_on, files.prompts, scores.details["pairs"])
-                with naming(files.folder):
-                    pairs.save(files.folder / PAIRS)
+                with naming(files.folder), replacing(files.folder / PAIRS) as temporary:
+                    pairs.save(temporary)
         return found
 
 

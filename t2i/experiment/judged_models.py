@@ -16,6 +16,7 @@ from t2i.evaluation.image_folder import by_prompt, images_of
 from t2i.evaluation.image_metrics.metric import Pictures
 from t2i.experiment.evaluation_settings import run_of
 from t2i.experiment.image_evaluation import ImageEvaluation, begun, identify
+from t2i.models.loading import naming_model
 from t2i.models.lora import AVERAGED
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.runs import checkpoints, config_file
@@ -66,7 +67,9 @@ class DrawingModel:
         if batches := missing_batches(files):
             pipeline = with_sampler(self._pipeline, battery.sampler)
             for cells in progress(batches):
-                write_batch(files, cells, draw_batch(battery, cells, partial(draw, pipeline, battery.prompts)))
+                with naming_model(self.source, "sampled from"):  # the model may be anybody's
+                    images = draw_batch(battery, cells, partial(draw, pipeline, battery.prompts))
+                write_batch(files, cells, images)
         return Drawn(files)
 
     @cached_property

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from t2i.comparison.significance import difference
 from t2i.config import ConfigError
-from t2i.data.cache_files import locked, warn_of_damage
+from t2i.data.cache_files import locked, publishing, warn_of_damage
 from t2i.data.fingerprints import hash_of
 from t2i.distributed import processes
 from t2i.evaluation.battery import Battery, evaluating, summary
@@ -22,7 +22,6 @@ from t2i.models.model import Model
 from t2i.optim.trained_weights import hold_weights
 from t2i.plan import Plan
 from t2i.runs.errors_file import read_errors, write_errors
-from t2i.runs.records import sync
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +86,9 @@ def _read(file: Path) -> np.ndarray | None:
 
 
 def _write(file: Path, battery: Battery, errors: np.ndarray) -> None:
-    with locked(file):
-        temporary = file.with_suffix(".tmp")
+    temporary = file.with_suffix(".tmp")
+    with locked(file), publishing(temporary, file):
         write_errors(temporary, battery.levels.name, battery.levels.values, {"": errors})
-        temporary.replace(file)
-        sync(file.parent)
 
 
 def quantization_cost(quantize: str, base: np.ndarray, quantized: np.ndarray, battery: Battery, plan: Plan) -> dict:

@@ -39,12 +39,19 @@ def locate(path: str | Path) -> str:
 
 @contextmanager
 def loading(path: str | Path) -> Generator[None, None, None]:
-    """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy.
+    """Turn the failure to read a pipeline, or to reach the Hub, into a ConfigError with the setting and the remedy."""
+    check_reachable("model.path", locate(path), "model")
+    with naming_model(path, "loaded"):
+        yield
+
+
+@contextmanager
+def naming_model(path: str | Path, done: str) -> Generator[None, None, None]:
+    """Turn what a model causes into a ConfigError that names it. done: what can't be done with it.
 
     A lack of memory is not blamed on the path. A full GPU stays torch.OutOfMemoryError, as in the rest of a run, and
     what else fails on a GPU stays what it is.
     """
-    check_reachable("model.path", locate(path), "model")
     try:
         with warnings.catch_warnings():  # about a deprecated argument that Diffusers passes on
             warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks")
@@ -61,7 +68,7 @@ def loading(path: str | Path) -> Generator[None, None, None]:
                 "a machine with more memory, raise a limit on it (ulimit -v, a container's), or use a smaller model"
             ) from error
         remedy = "give a folder in the Diffusers layout, as save_pretrained writes it, or the id of one on the Hub"
-        raise ConfigError(f"model.path={path} can't be loaded: {reason} ({remedy})") from error
+        raise ConfigError(f"model.path={path} can't be {done}: {reason} ({remedy})") from error
 
 
 def _reason(error: Exception) -> str:

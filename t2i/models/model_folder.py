@@ -12,10 +12,16 @@ from typing import Any
 
 from t2i.config import ConfigError
 
+LONGEST_TEXT = 10_000_000  # tokens; memory is taken for so many
+NO_LIMIT = int(1e30)  # of Transformers, for a tokenizer that says nothing of it
+MOST_LAYERS = 10_000
 LIBRARIES = ("diffusers", "transformers")
 IMPLEMENTATION = re.compile(
     r"_?(attn|experts)_implementation(_internal)?"
 )  # Transformers fetches OWNER/NAME as a kernel
+LAYERS = re.compile(
+    r"(^|_)(layers|blocks)(_|$)|depth"
+)  # keys that count the parts of a network, each of which takes time
 FILES = ("weight_map", "fast_tokenizer_files", "transformers_weights")  # keys under which files of the part are named
 
 
@@ -42,7 +48,14 @@ def check_folder(path: str | Path, folder: str | Path, index: Mapping[str, Any])
             continue
         kind = index.get(file.parent.name)
         automatic = isinstance(kind, (list, tuple)) and str(kind[-1]).startswith("Auto")
-        for key, text in leading_elsewhere(json.loads(file.read_text(encoding="utf-8")), automatic):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for key, value in content.items() if isinstance(content, dict) else ():
+            numbers = value if isinstance(value, list) else [value]
+            if LAYERS.search(key) and any(isinstance(number, int) and number > MOST_LAYERS for number in numbers):
+                raise ConfigError(
+                    f"model.path={path} can't be loaded: its {name} says {key}: {value}, more than any model"
+                )
+        for key, text in leading_elsewhere(content, automatic):
             raise refused(path, name, key, text)
 
 
@@ -56,6 +69,19 @@ def leading_elsewhere(settings: Any, automatic: bool) -> Iterator[tuple[str, str
         names_repository = (IMPLEMENTATION.fullmatch(key) or key == "backbone") and "/" in text
         if names_file or names_repository or (key == "auto_map" and automatic):
             yield key, text
+
+
+def check_tokenizer(part: Any) -> None:
+    """Raise ValueError for a tokenizer, or the processor around one, whose settings no text can be tokenized with."""
+    tokenizer = getattr(part, "tokenizer", part)
+    length = getattr(tokenizer, "model_max_length", 1)
+    if type(length) is not int or not (1 <= length <= LONGEST_TEXT or length == NO_LIMIT):
+        raise ValueError(f"its tokenizer has model_max_length {length}, which must be from 1 to {LONGEST_TEXT}")
+    if callable(tokenizer):
+        try:
+            tokenizer("a")
+        except Exception as error:  # of the tokenizers library, which has one kind for all
+            raise ValueError(f"its tokenizer can't be used ({error})") from error
 
 
 def refused(path: str | Path, file: str, key: str, value: Any) -> ConfigError:

@@ -12,7 +12,7 @@ from torch import nn
 
 from t2i.config import ConfigError
 from t2i.models.loading import hide_loading_bars, loading, locate
-from t2i.models.model_folder import check_folder, check_index
+from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.quantization import check_quantize
 from t2i.models.shapes import FakeTensorMode, current_mode
 
@@ -73,7 +73,9 @@ class PipelineParts:
         kind = self.classes[name]
         hide_loading_bars()
         if not _is_network(kind):
-            return kind.from_pretrained(self.folder, subfolder=name)
+            part = kind.from_pretrained(self.folder, subfolder=name)
+            check_tokenizer(part)
+            return part
         if self.shapes:
             return self._without_weights(kind, name)
         if name == self.denoiser and not self.pretrained:

@@ -15,13 +15,18 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.hub import is_repository
 from t2i.models.lora import AVERAGED
+from t2i.models.model_folder import check_folder, check_index
 from t2i.runs.config_file import read_config
-from t2i.runs.files import atomic_write, read_json
+from t2i.runs.files import atomic_write, read_json, replacing
 from t2i.runs.folder import FREE_KEYS, INFO, Run
 from t2i.runs.links import refuse_links, refuse_links_out
 from t2i.runs.text import one_line, printable, printable_lines
 
 VALIDATED = ["val/loss", "val/ema/loss", "val/train_loss", "val/ema/train_loss"]
+CODE = (
+    *(".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ps1", ".bat", ".exe", ".js"),
+    *(".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib"),
+)
 
 
 def write_card(folder: Path, repo: str, license: str | None) -> None:
@@ -33,11 +38,13 @@ def write_card(folder: Path, repo: str, license: str | None) -> None:
     model, samples = folder / "model", folder / "samples" / "progress.png"
     refuse_links(model, samples)
     refuse_links_out(folder, samples)
+    refuse_code(model)
     cfg = OmegaConf.create(read_config(folder))
     run = Run(folder, cfg)
     has_curves = draw_curves(run.metrics(), model / "curves.png")
     if has_samples := samples.is_file():
-        shutil.copyfile(samples, model / "samples.png")
+        with replacing(model / "samples.png") as file:
+            shutil.copyfile(samples, file)
     try:
         text = card(run, cfg, repo, license, has_curves, has_samples)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, OmegaConfBaseException) as error:
@@ -48,6 +55,17 @@ def write_card(folder: Path, repo: str, license: str | None) -> None:
             f"({type(error).__name__}: {one_line(error)}); restore the files from a copy"
         ) from error
     atomic_write(model / "README.md", printable_lines(text) + "\n")
+
+
+def refuse_code(model: Path) -> None:
+    """Refuse to publish what executes code where the model is loaded, which no export holds."""
+    for file in sorted(model.rglob("*")):
+        if file.suffix.lower() in CODE:
+            raise ConfigError(printable(f"{file} is code or a pickle, which no export of a run holds; remove it"))
+    if (model / "model_index.json").is_file():
+        index = read_json(model / "model_index.json", "restore the file from a copy")
+        check_index(model, index)
+        check_folder(model, model, index)
 
 
 def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: bool, has_samples: bool) -> str:
@@ -211,5 +229,6 @@ def draw_curves(metrics: list[dict[str, float]], file: Path) -> bool:
         axes.set(xlabel="step", yscale="log")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(file, dpi=120)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=120)
     return True

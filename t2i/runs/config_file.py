@@ -11,6 +11,7 @@ from yaml import AliasEvent, YAMLError
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.config.moved_targets import with_moved_targets
+from t2i.config.values import check_values
 from t2i.runs.files import atomic_write, refuse_deep
 from t2i.runs.links import read_regular
 from t2i.runs.text import one_line
@@ -40,6 +41,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config:
         raise ConfigError(f"{file} does not hold a configuration; {REMEDY}")
     refuse_deep(config, file, REMEDY)
+    try:
+        check_values(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
     if interpolated := [key for key, value in flat(config).items() if "${" in str(value)]:
         raise ConfigError(f"{file}: {interpolated[0]} holds an interpolation, which t2i never writes; {REMEDY}")
     return with_moved_targets(config)

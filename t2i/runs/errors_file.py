@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t2i.config import ConfigError
+from t2i.runs.files import replacing
 from t2i.runs.text import one_line
 
-MOST_VALUES = 100_000_000  # in the file of one validation; 64 images at 16 noise levels make a few thousand
+MOST_VALUES = 20_000_000  # in the file of one validation; 64 images at 16 noise levels make a few thousand
 LEVELS = ("log_snr", "timestep")  # columns of which there is one: the battery's noise levels
 
 
@@ -23,7 +24,8 @@ def write_errors(file: Path, level: str, values: np.ndarray, errors: dict[str, n
     columns = {"item": np.repeat(np.arange(num_items), len(values)), level: np.tile(values, num_items)}
     columns |= {f"{prefix.replace('/', '_')}eps": values.ravel() for prefix, values in errors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), file)
+    with replacing(file) as temporary:
+        pq.write_table(pa.table(columns), temporary)
 
 
 def read_errors(file: Path) -> dict[str, np.ndarray]:
@@ -44,6 +46,8 @@ def _read_errors(file: Path) -> dict[str, np.ndarray]:
         shape = opened.metadata.num_rows, opened.metadata.num_columns
         if shape[0] * shape[1] > MOST_VALUES:  # few bytes can stand for any number of equal values
             raise ValueError(f"it has {shape[0]} rows of {shape[1]} columns")
+        if any(not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) for kind in opened.schema_arrow.types):
+            raise ValueError("it holds something other than numbers")  # which could be of any size
         table = opened.read()
     level = LEVELS[0] if LEVELS[0] in table.column_names else LEVELS[1]
     num_levels = len(table[level].unique())

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +27,36 @@ Types = Mapping[str, type | tuple[type, ...]]
 
 def atomic_write(path: Path, text: str) -> None:
     """Replace a file atomically: after a crash, the file holds either the old or the new text, without secrets."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        if temporary.is_symlink():
-            temporary.unlink()
+    with (
+        replacing(path) as temporary,
+        naming(path),
         # A name of a file that is not UTF-8 ends up in errors; JSON has the same escapes as backslashreplace.
-        with (
-            naming(path),
-            open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_in_place) as file,
-        ):
-            file.write(redact(text))
-            file.flush()
-            os.fsync(file.fileno())
+        open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        file.write(redact(text))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path]:
+    """Yields where to write a file, which replaces `path` at the end of the block: nobody finds it half written.
+
+    Its name, which ends as that of `path`, can't be guessed, so that no link waits there, and several processes may
+    write at once. After an error nothing is left. What is no file, such as /dev/stdout, is written to itself.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    temporary = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
         temporary.replace(path)
-    except OSError:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _open_in_place(path: str, flags: int) -> int:
-    """Open a file for writing that is neither a link, which would be followed, nor a pipe, which would block."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:
@@ -91,9 +102,12 @@ def respect_umask(folder: Path) -> None:
                 file.chmod(0o666 & ~umask)
 
 
-def lock(folder: Path) -> FileLock:
-    """The lock of the process that works in `folder`; acquiring it raises filelock.Timeout while another has it."""
-    return FileLock(folder / LOCK, timeout=0)
+def lock(folder: Path, patience: float = 0) -> FileLock:
+    """The lock of the process that works in `folder`; acquiring it raises filelock.Timeout while another has it.
+
+    patience: seconds to wait for it; whoever only looks, as `in_use` does, has it for a moment.
+    """
+    return FileLock(folder / LOCK, timeout=patience)
 
 
 def in_use(folder: Path) -> bool:

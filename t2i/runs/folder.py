@@ -82,7 +82,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         refuse_links_out(self.folder, self.folder)
         try:
-            with lock(self.folder):
+            with lock(self.folder, patience=1):
                 yield
         except Timeout as error:
             raise RunExists(

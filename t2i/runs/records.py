@@ -7,16 +7,16 @@ renamed, and the checkpoint's manifest lists them with their sizes, so that a ru
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
 from t2i.runs.files import numbered
-from t2i.runs.links import read_regular
 
 METRICS = "metrics.jsonl"
 LARGEST = 2_000_000_000  # bytes of metrics.jsonl: a line for each of some million steps
+LONGEST = 1_000_000  # bytes of a line; those with a validation have some thousand
 RECORD = re.compile(r"metrics\.jsonl|validation/(?:train/|reference/)?step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
 # Battery -> the folder of its errors, and its headline; {} is "" for the raw weights and "ema/" for averaged ones.
 ERRORS = {"": "validation", "train/": "validation/train", "ref/": "validation/reference"}
@@ -35,24 +35,30 @@ def headline(metrics: Mapping[str, float]) -> str:
 def read_metrics(run: Path) -> dict[str, dict[str, float]]:
     """The lines of metrics.jsonl: text -> its metrics, with the step. Torn and damaged lines are left out."""
     file = run / METRICS
-    texts = _text(file).split("\n") if file.is_file() else []
-    lines = {text: parse_metrics(text) for text in texts}
-    return {text: line for text, line in lines.items() if line is not None}
+    texts = lines_of(file) if file.is_file() else ()
+    lines = ((text, parse_metrics(text)) for text in texts)
+    return {text: line for text, line in lines if line is not None}
 
 
 def count_damaged(run: Path) -> int:
     """The number of lines in metrics.jsonl that `read_metrics` leaves out, but for a last one that a crash has torn."""
-    complete = _text(run / METRICS).split("\n")[:-1]
-    return sum(parse_metrics(text) is None for text in complete)
+    return sum(
+        parse_metrics(text.removesuffix("\n")) is None
+        for text in lines_of(run / METRICS, keepends=True)
+        if text.endswith("\n")
+    )
 
 
-def _text(file: Path) -> str:
-    try:
-        return read_regular(file, LARGEST, errors="replace")
-    except ValueError as error:
+def lines_of(file: Path, keepends: bool = False) -> Iterator[str]:
+    """The lines of metrics.jsonl; of one that is longer than any that t2i writes, the pieces."""
+    if (size := file.stat().st_size) > LARGEST:
         raise ConfigError(
-            f"{file} can't be read ({error}); restore the file from a copy, or use another run"
-        ) from error
+            f"{file} can't be read (it has {size} bytes); restore the file from a copy, or use another run"
+        )
+    with file.open("rb") as stream:
+        while line := stream.readline(LONGEST):
+            text = line.decode(errors="replace")
+            yield text if keepends else text.removesuffix("\n")
 
 
 def parse_metrics(text: str) -> dict[str, float] | None:

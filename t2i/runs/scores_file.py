@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t2i.config import ConfigError
-from t2i.runs.files import refuse_deep
+from t2i.runs.files import refuse_deep, replacing
 from t2i.runs.full_disk import naming
 from t2i.runs.links import refuse_links_out
 from t2i.runs.records import sync
@@ -53,11 +53,9 @@ def write_scores(images: Path, metric: str, scores: StoredScores) -> None:
             "value": values.ravel(),
         }
     ).replace_schema_metadata({KEY: json.dumps(facts).encode()})
-    temporary = file.with_name(f".{file.name}.tmp")
-    with naming(file):
+    with naming(file), replacing(file) as temporary:
         pq.write_table(table, temporary)
         sync(temporary)
-    temporary.replace(file)
 
 
 def read_scores(images: Path, metric: str) -> StoredScores:

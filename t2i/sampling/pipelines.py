@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.models.loading import hide_loading_bars, loading, locate, quiet
+from t2i.models.loading import hide_loading_bars, loading, locate, naming_model, quiet
 from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
-from t2i.models.model_folder import check_folder, check_index
+from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
@@ -49,6 +49,10 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
         pipeline = _from_adapters(folder, weights)
     else:
         pipeline = _from_pretrained(folder if folder.is_dir() else source, weights)
+    with naming_model(source, "loaded"):
+        for name, part in pipeline.components.items():
+            if name.startswith("tokenizer") and part is not None:
+                check_tokenizer(part)
     pipeline.set_progress_bar_config(disable=True)
     if denoiser_of(pipeline.components) == "transformer":  # whose text encoders may have been read in another type
         with quiet("diffusers.models.modeling_utils"):  # about parts to keep in float32, of which there are none

@@ -15,7 +15,7 @@ from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.runs.files import in_use
 from t2i.runs.folder import INFO, read_info
-from t2i.runs.records import METRICS, headline, parse_metrics
+from t2i.runs.records import LARGEST, LONGEST, METRICS, headline, parse_metrics
 from t2i.runs.text import one_line
 
 # Overrides of hydra.* that concern the sweep; the others are passed on to its jobs.
@@ -101,13 +101,13 @@ class Job:
             self.first_log = time.monotonic(), self.metrics["step"]
 
     def _read_lines(self, file: Path) -> None:
-        if file.stat().st_size < self.position:  # a resumed run has dropped lines
+        if (size := file.stat().st_size) < self.position:  # a resumed run has dropped lines
             self.position = 0
+        if size > LARGEST:
+            return
         with file.open("rb") as stream:
             stream.seek(self.position)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
+            while (line := stream.readline(LONGEST)).endswith(b"\n") or len(line) == LONGEST:
                 self.position += len(line)
                 self.metrics |= parse_metrics(line.decode(errors="replace")) or {}
 

@@ -20,6 +20,8 @@ from t2i.runs.folder import Run
 from t2i.runs.text import one_line
 from t2i.sweeps.job import Job
 
+END = 100_000  # bytes of a job's output in which its last line is looked for
+
 
 @dataclass
 class JobProcess:
@@ -80,6 +82,7 @@ def run_job(
 ) -> None:
     """Run `python -m t2i.train ARGUMENTS`, or `command` instead, with its output appended to the file `console`."""
     os.setpgrp()  # Ctrl-C in the terminal reaches the sweep only, which passes it on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a sweep in the background, by a shell's &, ignores it
     output = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -110,7 +113,8 @@ def cause_of_death(code: int, console: Path) -> str:
         name = names.get(-code, f"signal {-code}")
         return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
     lines: list[str] = []
-    with suppress(OSError):
-        lines = console.read_text(errors="replace").split("\n")
+    with suppress(OSError), console.open("rb") as output:
+        output.seek(-min(END, console.stat().st_size), os.SEEK_END)
+        lines = output.read(END).decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"exit code {code}: {last.removeprefix('t2i: ')}"

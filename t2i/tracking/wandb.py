@@ -17,6 +17,7 @@ from PIL import Image
 
 from t2i.config import ConfigError, check_installed
 from t2i.config.secrets import redact_all
+from t2i.runs.text import one_line
 from t2i.tracking.offline import mark_uploaded, repair
 from t2i.tracking.run_info import RunInfo
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
+ENVIRONMENT_MODES = ("online", "offline", "disabled", "shared")
+TEXTS = ("WANDB_API_KEY", "WANDB_SWEEP_ID", "WANDB_RUN_ID")  # variables that may have any value, or are checked later
 
 
 class Wandb:
@@ -38,6 +41,8 @@ class Wandb:
         check_installed("wandb", "tracker=wandb", "wandb")
         if mode not in MODES:
             raise ConfigError(f"tracker.mode={mode} is not known; choose from {', '.join(MODES)}")
+        if mode != "disabled":
+            check_environment()
         self.project, self.mode, self.patience, self.entity = project, mode, patience, entity
         self.upload = ""
 
@@ -112,6 +117,26 @@ class Wandb:
 
     def _upload_command(self, files: Path) -> str:
         return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(files)])
+
+
+def check_environment() -> None:
+    """Refuse a variable WANDB_... with a value that W&B does not take; when a run starts, it would say so at length."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and name not in TEXTS}
+    if given.get("WANDB_MODE") in ENVIRONMENT_MODES:
+        del given["WANDB_MODE"]
+    if not given:  # W&B is slow to import
+        return
+    import wandb
+
+    for name, value in given.items():
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except (ValueError, TypeError, wandb.errors.Error) as error:
+            details = getattr(error, "errors", list)()  # of pydantic
+            reason = details[0]["msg"] if details else one_line(error)
+            raise ConfigError(
+                f"the environment variable {name} has a value that W&B does not take ({reason}); correct or unset it"
+            ) from error
 
 
 @contextlib.contextmanager

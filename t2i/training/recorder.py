@@ -16,7 +16,7 @@ from t2i.config import ConfigError
 from t2i.evaluation.battery import Battery
 from t2i.image_grid import grid
 from t2i.runs.errors_file import write_errors
-from t2i.runs.files import numbered, numbered_file
+from t2i.runs.files import numbered, numbered_file, replacing
 from t2i.runs.folder import Run
 from t2i.runs.records import ERRORS
 from t2i.runs.samples_file import read_samples
@@ -57,10 +57,12 @@ class Recorder:
         strip = Image.new("RGB", (width * len(images), height))
         for column, image in enumerate(images):
             strip.paste(image, (column * width, 0))
-        strip.save(numbered_file(folder, step, "png"))
+        with replacing(numbered_file(folder, step, "png")) as file:
+            strip.save(file)
         rows = {number: _cut(file, len(prompts)) for number, file in self._strips().items()}
         rows = {number: row for number, row in rows.items() if row}
-        grid(list(rows.values()), prompts, [f"step {number}" for number in rows]).save(folder / "progress.png")
+        with replacing(folder / "progress.png") as file:
+            grid(list(rows.values()), prompts, [f"step {number}" for number in rows]).save(file)
         self.tracker.images(step, "samples", images, prompts)
 
     def catch_up(self, last_step: int) -> None:

@@ -23,8 +23,9 @@ class Stop:
     """Says after every step whether the run should stop.
 
     A signal ends the run at once, except within `patiently()`: there the first signal is only noted, for `Stop` to
-    report it after the step, and the second one ends the run. If SIGUSR1 had a handler before (submitit's, which
-    requeues the job), that handler is called once the run is saved.
+    report it after the step, and the second one ends the run. A signal that the process was told to ignore, as SIGHUP
+    is by nohup and SIGINT by a shell's &, stays ignored. If SIGUSR1 had a handler before (submitit's, which requeues
+    the job), that handler is called once the run is saved.
 
     max_hours: time limit for this process; None means no limit.
     """
@@ -53,7 +54,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
-            self._previous_handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+            taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]  # as nohup wants
+            self._previous_handlers = {signum: signal.signal(signum, self._note) for signum in taken}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -247,6 +247,17 @@ def test_settings_that_a_target_does_not_take():
         (["threads=-1"], "threads=-1 must be at least 1"),
         (["ema.decay=1"], "ema.decay=1 must be in [0, 1)"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["optimizer=lion", "optimizer.lr=-1"], "optimizer: AssertionError: assert lr > 0"),
+        (
+            [
+                "optimizer._target_=torch.optim.LBFGS",
+                "~optimizer.betas",
+                "~optimizer.eps",
+                "~optimizer.weight_decay",
+                "~optimizer.fused",
+            ],
+            "optimizer: TypeError: LBFGS.step() missing",
+        ),
         (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 must be a fraction of the steps"),
         (["tracker.mode=cloud"], "tracker.mode=cloud is not known; choose from auto"),
         (["precision=fp16"], "precision=fp16 needs a GPU"),

@@ -1,8 +1,10 @@
 """Damaged files of a cache are made anew, with a warning that names them; what they held is never used."""
 
 import errno
+import hashlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +12,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from helpers import packing
 from helpers.image_folders import as_embedded_parquet, as_jsonl, from_folder, from_hub
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from t2i.config import ConfigError
 from t2i.data.latent_cache import encode
@@ -156,6 +161,96 @@ def test_a_folder_in_the_place_of_a_file_is_named(pattern, cache, split, model):
         encode(split, model, cache)
 
 
+def replaced(name, change):
+    """A change of a pack's tensors that replaces one of them."""
+    return lambda tensors: tensors | {name: change(tensors[name])}
+
+
+FORGED = {
+    "ends beyond the values": replaced("moments.end", lambda ends: ends * 1000),
+    "ends that go back": replaced("moments.end", lambda ends: ends.flip(0)),
+    "negative ends": replaced("moments.end", lambda ends: -ends),
+    "fractional ends": replaced("moments.end", lambda ends: ends.float()),
+    "too few ends": replaced("moments.end", lambda ends: ends[:1]),
+    "shapes of terabytes": replaced("moments.shape", lambda shapes: shapes * 100_000),
+    "shapes that overflow": replaced("moments.shape", lambda shapes: shapes * 0 + 2**40),
+    "negative shapes": replaced("moments.shape", lambda shapes: -shapes),
+    "empty shapes": replaced("moments.shape", lambda shapes: shapes * 0),
+    "shapes of no dimension": replaced("moments.shape", lambda shapes: shapes[:, :0].contiguous()),
+    "shapes in a row": replaced("moments.shape", lambda shapes: shapes[:, 0].contiguous()),
+    "values in a table": replaced("moments", lambda values: values[: len(values) // 2 * 2].view(-1, 2).contiguous()),
+    "values of a kind that NumPy lacks": replaced("moments", lambda values: values.to(torch.float8_e4m3fn)),
+    "keys in numbers": replaced(".key", lambda keys: keys.long()),
+    "keys that are too short": replaced(".key", lambda keys: keys[:, :3].contiguous()),
+    "no keys": lambda tensors: {name: tensor for name, tensor in tensors.items() if name != ".key"},
+    "no ends": lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "moments.end"},
+}
+
+
+def forge(file, change):
+    """Replace a pack by another one, under the name that it then has to have."""
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    content = save(change(load_file(file)), about)
+    file.unlink()
+    file = file.with_name(f"000000-{hashlib.sha256(content).hexdigest()[:32]}.safetensors")
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_pack_whose_numbers_contradict_each_other_is_made_anew(name, cache, filled, split, model, caplog):
+    (file,) = cache.glob("encodings/images-*/*.safetensors")
+    forged = forge(file, FORGED[name])
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert f"{forged}, a file of the cache, is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["moments", "framing"])
+def test_a_pack_of_something_else_is_named(name, cache, split, model):
+    (file,) = cache.glob("encodings/images-*/*.safetensors")
+    forged = forge(file, lambda tensors: {key: tensors[key] for key in tensors if key.partition(".")[0] != name})
+    with pytest.raises(ConfigError, match=f"{forged} holds something else than encoded images; delete it"):
+        encode(split, model, cache)
+
+
+def pipe(file):
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+def endless(file):
+    file.unlink(missing_ok=True)
+    file.symlink_to("/dev/zero")
+
+
+def huge(file):
+    with file.open("w") as opened:
+        opened.truncate(10**11)  # a sparse file, which takes no space
+
+
+@pytest.mark.parametrize("kind", [pipe, endless, huge])
+@pytest.mark.parametrize("pattern", ["encodings/*/*.safetensors", "encodings/*/checked.json", "hashes/*[0-9a-f]"])
+def test_nothing_waits_for_a_file_of_the_cache(kind, pattern, cache, filled, split, model):
+    for file in cache.glob(pattern):
+        kind(file)
+    if kind is huge:
+        assert state(encode(split, model, cache), split) == filled[1]
+    else:
+        with pytest.raises(ConfigError, match=r"cache/.* is a pipe or a device instead of a file of the cache"):
+            encode(split, model, cache)
+
+
+@pytest.mark.parametrize("name", [".pack.tmp", ".checked.json.tmp"])
+def test_nothing_is_written_through_a_link_in_the_cache(name, cache, filled, split, model, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for file in cache.glob("encodings/images-*/*.safetensors"):
+        file.unlink()
+        (file.parent / name).symlink_to(tmp_path / "mine")
+    assert state(encode(split, model, cache), split) == filled[1]
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def images_of(data):
     return data.train.fingerprint, data.validation.fingerprint
 
@@ -286,13 +381,13 @@ def test_a_cache_dir_below_a_file_is_named(split, model, tmp_path):
 
 
 def test_a_cache_that_denies_permission_is_named(cache, split, model, monkeypatch):
-    read = Path.read_bytes
+    read = Path.read_text
 
-    def denied(self):
+    def denied(self, *arguments, **options):
         if self.is_relative_to(cache):
             raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return read(self)
+        return read(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
+    monkeypatch.setattr(Path, "read_text", denied)  # root may read everything
     with pytest.raises(ConfigError, match=r"cache/hashes/.* can't be read \(Permission denied\); delete it"):
         encode(split, model, cache)

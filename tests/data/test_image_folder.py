@@ -3,6 +3,8 @@ import logging
 import os
 import unicodedata
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers.image_folders import as_jsonl, content, from_folder, write_images
 from PIL import Image
@@ -186,3 +188,31 @@ def test_a_folder_without_write_images(tmp_path):
         from_folder(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.path=.*nowhere is not a folder; .* use dataset=hub"):
         from_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_without_an_end_of_line_does_not_fill_the_memory(name, tmp_path):
+    image(tmp_path / "a.png")
+    with (tmp_path / name).open("w") as file:
+        file.truncate(10**11)  # a sparse file, which takes no space
+    with pytest.raises(ConfigError, match=rf"{name} can't be read \(line 1 is longer than 1000000 characters\)"):
+        found(tmp_path)
+
+
+def test_metadata_of_billions_of_equal_rows_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_folder, "MOST_ROWS", 10)
+    image(tmp_path / "a.png")
+    pq.write_table(pa.table({"file_name": ["a.png"] * 11, "text": ["A"] * 11}), tmp_path / "metadata.parquet")
+    with pytest.raises(ConfigError, match=r"metadata\.parquet can't be read \(it has 11 rows; it may have 10\)"):
+        found(tmp_path)
+
+
+def test_images_and_captions_larger_than_any_are_named_and_not_read(tmp_path):
+    for name in ("a.png", "b.png", "b.txt"):
+        with (tmp_path / name).open("w") as file:
+            file.truncate(10**11)
+    (tmp_path / "a.txt").write_text("A")
+    assert found(tmp_path) == {
+        "a.png": "has 100000000000 bytes; an image may have 1073741824",
+        "b.png": "can't be used: b.txt has 100000000000 bytes; a caption file may have 1000000",
+    }

@@ -196,3 +196,20 @@ def test_a_linked_folder_of_shards_is_refused(given, tmp_path):
 
 def test_a_run_that_began_without_the_setting_goes_on():
     assert changes({"dataset.path": "given"}, {"dataset.path": "given", "dataset.follow_links": False}) == {}
+
+
+@pytest.mark.parametrize("node", ["[" * 3000 + "]" * 3000, "&a [*a, *a]", "{" * 500 + "}" * 500])
+def test_a_readme_of_any_depth_is_survived_or_named(node, given):
+    """Where `datasets` can't parse it, either, the error says so."""
+    as_jsonl(given)
+    (given / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files: {node}\n---\n")
+    with pytest.raises(ConfigError, match=rf"dataset.path={given}"):
+        from_hub(given)
+
+
+def test_a_readme_that_is_larger_than_any_is_not_read(given):
+    as_jsonl(given)
+    with (given / "README.md").open("w") as file:
+        file.truncate(10**11)  # a sparse file, which takes no space
+    with pytest.raises(ConfigError, match=r"its README.md has 100000000000 bytes; it may have 50000000"):
+        from_hub(given)

@@ -20,6 +20,7 @@ from PIL import Image
 from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
+from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.tracking import Wandb
 from t2i.tracking.guarded import Guarded
@@ -325,3 +326,13 @@ def test_an_agent_runs_the_training_command(monkeypatch, tmp_path):
     assert (config.loss.snr_gamma, config.optimizer.lr) == (20, 1.5e-5)
     assert (config.run, config.sweep) == ("gamma123/abcd1234", "gamma123")
     assert sweep["metric"] == {"name": "val/loss", "goal": "minimize"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WANDB_MODE", "cloud"), ("WANDB_INIT_TIMEOUT", "soon"), ("WANDB_QUIET", "perhaps")]
+)
+def test_a_variable_that_wandb_does_not_take_is_named_before_the_run(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"^the environment variable {name} has a value that W&B does not take"):
+        tracker()
+    tracker("disabled")

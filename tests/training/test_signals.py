@@ -52,3 +52,15 @@ def test_it_stops_before_a_step_that_would_end_too_late():
     assert not stop()
     time.sleep(0.4)  # the longest step so far: two more don't fit into the second
     assert stop()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT])
+def test_what_nohup_and_a_background_job_ignore_stays_ignored(signum):
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with Stop(None) as stop, stop.patiently():
+            send(signum)
+            assert not stop()
+        assert signal.getsignal(signum) is signal.SIG_IGN
+    finally:
+        signal.signal(signum, before)
