@@ -16,15 +16,22 @@ PROMPTS = [f"a drawing of number {i}" for i in range(12)]
 
 
 def draw_images(
-    folder: Path, prompts: Sequence[str] = PROMPTS, seeds: Sequence[int] = (0, 1), hash: str = HASH
+    folder: Path,
+    prompts: Sequence[str] = PROMPTS,
+    seeds: Sequence[int] = (0, 1),
+    hash: str = HASH,
+    name: str | None = None,
 ) -> Path:
-    """Write random images with an index; each file says in its text which folder it is in."""
+    """Write random images with an index, a function of `name` (the folder's by default).
+
+    Each file says in its text which folder it is in.
+    """
     images = ImageFiles(folder, list(prompts), list(seeds), hash, {"steps": 2})
     images.write_index()
     info = PngInfo()
     info.add_text("parameters", str(folder))
     for prompt, seed in images.missing():
-        draw = zlib.crc32(f"{folder} {prompt} {seed}".encode())
+        draw = zlib.crc32(f"{name or folder.name} {prompt} {seed}".encode())
         pixels = np.random.default_rng(draw).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images.file(prompt, seed), pnginfo=info)
     return folder
@@ -33,7 +40,7 @@ def draw_images(
 def write_judged_run(folder: Path, *overrides: str, step: int = 200, **images) -> Path:
     """A finished run with images at a step."""
     write_run(folder, *overrides)
-    draw_images(images_folder(folder, images.get("hash", HASH), step), **images)
+    draw_images(images_folder(folder, images.get("hash", HASH), step), name=folder.name, **images)
     return folder
 
 
