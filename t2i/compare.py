@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from t2i.comparison.people import People
     from t2i.comparison.tables import Cell
     from t2i.comparison.verdicts import AnyMetric, Comparison
 
@@ -47,6 +48,7 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     from t2i.comparison.grouping import compare
+    from t2i.comparison.people import people_of
     from t2i.comparison.results import read_results
     from t2i.runs.links import refuse_links_out
 
@@ -57,12 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
     by = options.by.split(",") if options.by else None
     comparison = compare(read_results(options.paths), by, options.baseline, options.step)
     metric = choose_metric(comparison, options.metric)
+    people = people_of(comparison, options.paths)
     show(comparison, metric)
+    show_people(people)
     with suppress(PermissionError):
         out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise ConfigError(f"{out} can't be written; use --out DIR for the page, the figures and the numbers")
-    write(comparison, metric, out)
+    write(comparison, metric, out, people)
     print(out / "comparison.html")
 
 
@@ -122,6 +126,16 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
         console.print(printable(f"! {warning}"), style="yellow")
 
 
+def show_people(people: "People | None") -> None:
+    """Print what the votes of people say, if there are any."""
+    from rich.console import Console
+
+    from t2i.comparison.people_report import print_people
+
+    if people is not None:
+        print_people(people, Console(markup=False, highlight=False))
+
+
 def _print_groups(console: "Console", rows: list[dict[str, "Cell"]], groups: Mapping[str, Sequence[str]]) -> None:
     """Print as few tables as fit the width of the terminal.
 
@@ -177,17 +191,20 @@ def _table(rows: list[dict[str, "Cell"]], columns: list[str]) -> "Table":
     return table
 
 
-def write(comparison: "Comparison", metric: "AnyMetric", folder: Path) -> None:
+def write(comparison: "Comparison", metric: "AnyMetric", folder: Path, people: "People | None" = None) -> None:
     """Write the page, the figures and the numbers to `folder`."""
     from rich.progress import track
 
     from t2i.comparison.html_report import write_page
+    from t2i.comparison.people_report import write_people
     from t2i.comparison.tables import write_results
     from t2i.runs.full_disk import naming
 
     with naming(folder):
         write_results(comparison, folder)
-        write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True))
+        if people is not None:
+            write_people(people, folder)
+        write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True), people)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("t2i.train", "Train one run, or with -m every run of a sweep.", True, "cli"),
     "compare": Command("t2i.compare", "Say which runs are better, by how much, and whether it is more than noise."),
+    "judge": Command(
+        "t2i.judge", "Let people judge the images of runs, two at a time, without knowing which is which."
+    ),
     "sample": Command("t2i.sample", "Generate images from a run, a checkpoint or a pipeline."),
     "evaluate": Command("t2i.evaluate", "Score a model's images of emoji against their captions."),
     "check": Command("t2i.check", "Try a run in miniature, and estimate its time, memory and disk space.", True),

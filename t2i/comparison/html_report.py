@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
+from t2i.comparison.people import People
+from t2i.comparison.people_report import people_figures
+from t2i.comparison.people_wording import judge_rows, order_rows, people_sentences, preference_rows
 from t2i.comparison.sample_grid import gallery, gallery_image, row_note, strip
 from t2i.comparison.tables import difference_rows, run_rows, variant_rows
 from t2i.comparison.tradeoff import judgements, points, tradeoff
@@ -36,6 +39,7 @@ def write_page(
     metric: AnyMetric,
     folder: Path,
     progress: Callable[[list[AnyMetric]], Iterable[AnyMetric]] = iter,
+    people: People | None = None,
 ) -> None:
     """Write comparison.html with all metrics, `metric` selected, and the figures of `metric` as PNG files.
 
@@ -72,12 +76,32 @@ def write_page(
         variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,
+        people=people and _people_section(people, folder),
         gallery=shown,
         row_note=row_note,
         strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
     )
     with replacing(folder / "comparison.html") as file:
         file.write_text(text, encoding="utf-8")
+
+
+def _people_section(people: People, folder: Path) -> dict[str, Any]:
+    """What the page shows of people's votes; their figures become files, too."""
+    with matplotlib.rc_context(STYLE):
+        figures = people_figures(people)
+        for name, figure in figures.items():
+            with replacing(folder / f"{name}.png") as file:
+                figure.savefig(file, dpi=150)
+        drawings = list(map(_svg_uri, figures.values()))
+    return {
+        "baseline": people.labels[0],
+        "sentences": people_sentences(people),
+        "warnings": people.tally.warnings,
+        "preferences": preference_rows(people),
+        "order": order_rows(people),
+        "judges": judge_rows(people),
+        "drawings": drawings,
+    }
 
 
 def _printable(value: Any) -> Any:
