@@ -112,7 +112,8 @@ def judgements(comparison: Comparison, found: list[Point], averaged: bool) -> li
 
 def listed(labels: Sequence[str]) -> str:
     """a, b and c."""
-    return " and ".join(filter(None, [", ".join(labels[:-1]), *labels[-1:]]))
+    parts = [", ".join(labels[:-1]), *labels[-1:]]
+    return " and ".join(part for part in parts if part)
 
 
 def _p(comparison: Comparison, point: Point, other: Point, averaged: bool) -> float:
