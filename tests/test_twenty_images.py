@@ -56,7 +56,7 @@ def test_a_sweep_over_folds_ends_in_a_verdict(train, tmp_path):
                 assert info["pictures"] == {"train": 15, "validation": 5}
     comparison = compare(read_results([tmp_path / "sweep"]))
     assert not comparison.warnings
-    assert [variant.label for variant in comparison.variants] == ["lr=1e-6", "lr=0.003"]
+    assert [variant.label for variant in comparison.variants] == ["lr=1e-6", "lr=3e-3"]
     (verdict,) = comparison.verdicts(comparison.headline)
     assert (verdict.outcome, verdict.seeds) == ("better", 3)
     assert "4 folds" in sentences(comparison, comparison.headline)[-1][1]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t2i.config import ConfigError
-from t2i.data import filling, pack_folder
+from t2i.data import cache_files, filling, pack_folder
 from t2i.data.latent_cache import encode
 
 FOLDER = [(i, f"caption {i}") for i in range(150)]  # images that differ
@@ -153,7 +153,7 @@ def test_an_interrupted_encoding_goes_on_where_it_was(tmp_path):
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(filling, "PACK_BYTES", 1)  # a pack for every image
-    publish, packs = pack_folder.publish, []
+    publish, packs = cache_files.publish, []
 
     def full(temporary, file):
         if len(packs) == 30:
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
         packs.append(file)
         publish(temporary, file)
 
-    monkeypatch.setattr(pack_folder, "publish", full)
+    monkeypatch.setattr(cache_files, "publish", full)
     with pytest.raises(ConfigError, match=r"cache_dir: the cache can't be written in .* \(No space left on device\)"):
         encode(split_of(MANY, **ONE_EACH), Encoders(), tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
