@@ -25,7 +25,7 @@ COMMANDS = {
         "t2i.judge", "Let people judge the images of runs, two at a time, without knowing which is which."
     ),
     "sample": Command("t2i.sample", "Generate images from a run, a checkpoint or a pipeline."),
-    "evaluate": Command("t2i.evaluate", "Score a model's images of emoji against their captions."),
+    "evaluate": Command("t2i.evaluate", "Judge models by the images that they draw, with intervals.", True),
     "check": Command("t2i.check", "Try a run in miniature, and estimate its time, memory and disk space.", True),
     "encode": Command("t2i.encode", "Encode a data set ahead of the runs that use it.", True),
     "weights": Command("t2i.weights", "Plot what a loss weighting does, before paying for a run.", True),
