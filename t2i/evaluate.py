@@ -1,7 +1,7 @@
 """Judge models by the images that they draw: `t2i evaluate PATH [PATH ...] ['metric=[clip_score,cmmd]']`.
 
-A PATH is a run, a checkpoint, a pipeline's folder or Hub id, tiny, a LoRA file (with --base), or a folder of images
-of another tool, named by their prompts. All draw the same prompts from the same noise, so that they are compared
+A PATH is a run, a sweep, a checkpoint, a pipeline's folder or Hub id, tiny, a LoRA file (with --base), or a folder of
+images of another tool, named by their prompts. All draw the same prompts from the same noise, so that they are compared
 image by image, with intervals; the first PATH is the baseline. Prompts, seeds and metrics are settings, as for
 `t2i train`: evaluation.prompts=prompts.txt evaluation.seeds=[0,1,2,3] metric=[clip_score,diversity]. Without them
 they are those of the first run among the PATHs; its held-out captions are the prompts.
@@ -66,11 +66,12 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_intermixed_args(arguments)
     overrides = [text for text in options.sources if "=" in text and not Path(text).exists()]
-    sources = [text for text in options.sources if text not in overrides]
-    if not sources:
+    named = [text for text in options.sources if text not in overrides]
+    if not named:
         raise ConfigError("give at least one run, model or folder of images; see t2i evaluate --help")
-    from t2i.experiment.judged_models import open_source
+    from t2i.experiment.judged_models import open_source, runs_in
 
+    sources = [source for text in named for source in runs_in(text)]
     opened = [open_source(source, options.weights, options.base) for source in sources]
     evaluation = prepare(options, sources, overrides, opened)
     guidance_scales = options.guidance_scale or [evaluation.battery.guidance_scale]

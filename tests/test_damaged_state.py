@@ -55,6 +55,12 @@ CASES = int(os.environ.get("T2I_FUZZ", "0"))
 SECONDS = float(os.environ.get("T2I_FUZZ_SECONDS", "inf"))
 SETTINGS = ["steps=2", "save_every=1", "validate_every=1", "sample_every=2", "log_every=1", "samples.steps=1"]
 SETTINGS += ["batch_size=2", "micro_batch_size=2", "validation.items=2", "sweep=s", "samples.prompts=[red apple]"]
+SETTINGS += [
+    "evaluate_every=2",
+    "evaluation.items=2",
+    "evaluation.steps=1",
+    "metric=[nearest_reference]",
+]  # with images
 RUNS = {"finished": ["seed=0"], "half": ["seed=1"], "intact": ["seed=2"]}
 
 

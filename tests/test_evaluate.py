@@ -95,6 +95,22 @@ def test_sources_of_every_kind_are_compared_prompt_by_prompt(judged, small_pipel
     assert all_images(elsewhere)
 
 
+def test_a_sweep_is_its_finished_runs(judged, tmp_path, capsys):
+    from t2i.experiment.judged_models import runs_in
+
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "a").symlink_to(judged.folder)
+    (sweep / "b").mkdir()
+    (sweep / "b" / "config.yaml").write_text("seed: 0\n")
+    assert runs_in(str(sweep)) == [str(sweep / "a")]
+    assert runs_in(str(judged.folder)) == [str(judged.folder)]
+    assert runs_in("tiny") == ["tiny"]
+    (sweep / "a").unlink()
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        runs_in(str(sweep))
+
+
 def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     out = tmp_path / "curves" / "guidance.png"
     main([str(judged.folder), "--guidance-scale", "1,2", "--curve", str(out)])

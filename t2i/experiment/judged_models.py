@@ -1,6 +1,7 @@
 """Models and images to judge, wherever they come from: runs, pipelines, LoRA files, images of other tools."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ from t2i.runs.files import NUMBERED
 from t2i.runs.image_files import images_folder
 from t2i.runs.links import refuse_links_out
 from t2i.runs.scores_file import StoredScores
+from t2i.runs.text import printable
 from t2i.sampling.images import draw
 from t2i.sampling.pipelines import load_on_base, load_pipeline
 from t2i.sampling.samplers import with_sampler
 
+log = logging.getLogger(__name__)
 MODEL = ("model_index.json", config_file.NAME, "manifest.json", AVERAGED)  # files of which a model's folder has one
 ELSEWHERE = Path("multirun") / "evaluated"  # where the images of models are that belong to no run
 
@@ -98,6 +101,21 @@ def _step(source: Path, run: Path) -> int:
     if checkpoint := NUMBERED.fullmatch(source.name):
         return int(checkpoint[1])
     return int(read_config(run).get("steps") or 0)
+
+
+def runs_in(source: str) -> list[str]:
+    """The finished runs of a sweep's folder; anything else is one source."""
+    path = Path(source)
+    if not path.is_dir() or any((path / name).is_file() for name in MODEL):
+        return [source]
+    runs = sorted(file.parent for file in path.glob(f"*/{config_file.NAME}"))
+    finished = [run for run in runs if any((run / "model" / name).is_file() for name in MODEL)]
+    for run in runs:
+        if run not in finished:
+            log.warning("%s is left out: it is not finished", printable(str(run)))
+    if runs and not finished:
+        raise ConfigError(f"{printable(source)} holds no finished run; name a run, to judge its newest checkpoint")
+    return list(map(str, finished)) or [source]
 
 
 def open_source(source: str, weights: str, base: str | None) -> OtherImages | DrawingModel:
