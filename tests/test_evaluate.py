@@ -1,14 +1,18 @@
 """Judging by images, in training and by `t2i evaluate`: what is kept, compared and refused."""
 
+import errno
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from t2i import image_grid
+from t2i.cli import failing
 from t2i.config import ConfigError
 from t2i.evaluate import choose, main
 from t2i.runs.image_files import all_images
@@ -159,6 +163,23 @@ def test_emoji_are_prompts_of_their_own(small_pipeline, tmp_path, monkeypatch, c
 def test_a_mistake_is_named(judged, arguments, message):
     with pytest.raises(Exception, match=message):  # Hydra has exceptions of its own
         main([*([str(judged.folder)] if arguments else ["seed=1"]), *arguments, FEW[2], FEW[1]])
+
+
+def test_a_full_disk_is_named_after_the_scores(judged, tmp_path, monkeypatch, capsys):
+    class FullDisk:
+        def save(self, file):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_grid, "grid", lambda *_: FullDisk())
+    out = tmp_path / "grid.png"
+    with pytest.raises(SystemExit) as end:
+        failing.run(main, [str(judged.folder), "--grid", str(out)])
+    shown = capsys.readouterr()
+    assert end.value.code == 2
+    assert shown.err.endswith(f"t2i: {out}: No space left on device; free some space there, or write elsewhere\n")
+    assert "nearest_reference" in shown.out
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_images_is_named(tmp_path):

@@ -69,5 +69,5 @@ def win_rate(won: np.ndarray, factors: Sequence[np.ndarray]) -> WinRate:
     middle = (rate + t**2 / (2 * effective)) / (1 + t**2 / effective)
     half = t * np.sqrt(rate * (1 - rate) / effective + t**2 / (4 * effective**2)) / (1 + t**2 / effective)
     p = known.p(2 * abs(rate - 0.5) * np.sqrt(effective))
-    low, high = max(float(middle - half), 0.0), min(float(middle + half), 1.0)
+    low, high = max(min(float(middle - half), rate), 0.0), min(max(float(middle + half), rate), 1.0)  # rounded
     return WinRate(rate, low, high, p, votes, float(effective), t)

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from t2i.comparison.crossed import _terms, spread
-from t2i.comparison.significance import _variances
+from t2i.comparison.significance import _image_variance
 
 
 def table(rng, judges=4, prompts=12):
@@ -26,7 +26,8 @@ def test_where_all_judges_see_all_prompts_it_is_the_analysis_of_variance():
     """That of seeds and images in significance.py."""
     values, judge, prompt = table(np.random.default_rng(0))
     known = of_mean(values, judge, prompt)
-    assert known.variance == pytest.approx(sum(_variances(values)))
+    of_judges = values.mean(1).var(ddof=1) / len(values)
+    assert known.variance == pytest.approx(of_judges + _image_variance(values))
     assert known.dofs == pytest.approx([3, 11])
     assert known.fractions.sum() == pytest.approx(1)
 

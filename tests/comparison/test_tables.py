@@ -47,7 +47,7 @@ def test_variants_are_sorted_by_the_metric_with_their_seeds_pooled(comparison):
 def test_a_metric_of_averaged_weights_keeps_both_columns(comparison):
     row = variant_rows(comparison, Metric.named("val/ema/loss"))[0]
     assert row["val/ema/loss"].value == pytest.approx(0.98 * row["val/loss"].value)
-    for name, metric in zip(bin_names(comparison), bin_metrics("ema/", 16), strict=True):
+    for name, metric in zip(bin_names(comparison, LOSS), bin_metrics("ema/", 16), strict=True):
         assert row[name].value == pytest.approx(
             comparison.variants[1].values(lambda run, m=metric: run.value(m)).mean()
         )
@@ -57,7 +57,7 @@ def test_differences_are_sorted_and_shaded(comparison):
     rows = difference_rows(comparison, LOSS)
     assert texts(rows, "variant") == ["minsnr snr_gamma=5", "minsnr snr_gamma=1"]
     assert rows[0]["difference"].text.startswith("−7.")
-    shades = [row[name].shade for row in rows for name in bin_names(comparison)]
+    shades = [row[name].shade for row in rows for name in bin_names(comparison, LOSS)]
     assert max(shades) == 1
     assert min(shades) > 0
 
