@@ -103,6 +103,8 @@ def shortened(cfg: DictConfig) -> DictConfig:
     two_steps = {"steps": 2, "log_every": 1, "validate_every": 2, "sample_every": 2, "save_every": 1}
     for key, value in (two_steps | {"sweep": None, "tracker": {"_target_": "t2i.tracking.NoTracker"}}).items():
         short[key] = value
+    if short.evaluate_every:
+        short.evaluate_every, short.evaluation["items"] = 2, 4
     short.hub.push = False
     if "num_warmup_steps" in short.lr_scheduler:
         short.lr_scheduler.num_warmup_steps = 0
@@ -116,6 +118,10 @@ def estimate(cfg: DictConfig, short: "Run", sampling: float) -> Estimate:
     before = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0  # the first validation and samples
     times = {name: (cfg.steps // cfg[name] + 2 if cfg[name] else 0) for name in ("sample_every", "validate_every")}
     seconds = cfg.steps * step + times["sample_every"] * sampling + times["validate_every"] * before
+    if cfg.evaluate_every:
+        steps = cfg.evaluation.steps / cfg.samples.steps / len(cfg.samples.prompts)
+        images = cfg.evaluation["items"] * len(cfg.evaluation.seeds)
+        seconds += (cfg.steps // cfg.evaluate_every + 1) * images * steps * sampling
     checkpoint = _bytes(short.checkpoints / "step-000002")
     disk = (cfg.keep_checkpoints + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(short.folder / "model")
     return Estimate(seconds / 3600, max(line["memory/peak_gb"] for line in lines), disk / 1e9)

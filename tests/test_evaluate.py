@@ -198,6 +198,22 @@ def test_a_stranger_s_run_opens_no_links_of_its_data_set(judged, tmp_path):
     assert evaluation_settings(tmp_path, []).dataset.follow_links is False
 
 
+def test_where_nothing_is_held_out_prompts_are_needed(small):
+    from types import SimpleNamespace
+
+    from helpers.runs import compose
+
+    from t2i.experiment.image_evaluation import make_image_evaluation
+
+    cfg = compose(*small)
+    nothing = type("Nothing", (), {"weights": np.zeros(0), "captions": (), "__len__": lambda self: 0})()
+    data = SimpleNamespace(train=None, validation=nothing)
+    with pytest.raises(ConfigError, match=r"no image is held out.*evaluation\.prompts=FILE"):
+        make_image_evaluation(cfg, {}, data)
+    cfg.evaluation.prompts = ["red apple"]
+    assert list(make_image_evaluation(cfg, {}, data).battery.prompts) == ["red apple"]
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on(small, tmp_path):
     """The run goes on from its checkpoint before, with the same bits, and keeps the images that it had drawn."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.data.images import SUFFIXES, formats, upright
+from t2i.runs.image_files import INDEX, read_images
 from t2i.runs.links import read_regular
 from t2i.runs.text import one_line, printable
 
@@ -39,9 +40,12 @@ class FolderImages:
 def by_prompt(folder: Path) -> dict[str, list[Path]]:
     """Prompt -> its images, sorted by name.
 
-    The prompt is the text in the file next to an image, as in `0001.png` and `0001.txt`; or else the image's name
-    without its number, as in `red apple-0.png` and `red_apple_1.png`.
+    A folder of an evaluation has an index. Elsewhere the prompt is the text in the file next to an image, as in
+    `0001.png` and `0001.txt`; or else the image's name without its number, as in `red apple-0.png`, `red_apple_1.png`.
     """
+    if (folder / INDEX).is_file():  # of an evaluation
+        images = read_images(folder)
+        return {prompt: [images.file(i, seed) for seed in images.seeds] for i, prompt in enumerate(images.prompts)}
     found = defaultdict(list)
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in SUFFIXES and file.is_file():

@@ -96,6 +96,10 @@ def make_image_evaluation(cfg: DictConfig, metrics: Mapping[str, ImageMetric], d
     held_out, trained_on = data.validation, None
     if isinstance(data.train, Split):
         trained_on = Pixels(data.train.pixels, _at_most(data.train))
+    if not len(held_out):
+        if cfg.evaluation.prompts is None:
+            raise ConfigError("no image is held out, so its caption can't be a prompt; use evaluation.prompts=FILE")
+        return image_evaluation(cfg, metrics, trained_on=trained_on)
     chosen = spread(held_out.weights, cfg.evaluation["items"])
     captions = [held_out.captions[index][0] for index in chosen]
     if cfg.evaluation.prompts is not None or len(set(captions)) < len(captions):  # or several images share a caption
@@ -198,6 +202,7 @@ def begun(files: ImageFiles, weights: str | None = None) -> bool:
 
 
 def identify(weights: Mapping[str, Tensor]) -> str:
-    """A short text that differs for different weights: the hash of their sums."""
-    sums = [(name, float(weight.detach().double().sum())) for name, weight in sorted(weights.items())]
+    """A short text that differs for different weights: the hash of their sums; of sharded ones, on this process."""
+    local = {name: getattr(weight, "to_local", lambda weight=weight: weight)() for name, weight in weights.items()}
+    sums = [(name, float(weight.detach().double().sum())) for name, weight in sorted(local.items())]
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from t2i.config import ConfigError
+from t2i.evaluation.image_battery import ImageBattery
 from t2i.evaluation.image_folder import by_prompt, images_of
 from t2i.evaluation.prompt_list import read_prompts
 
@@ -67,5 +68,8 @@ def test_images_of_another_tool_are_found_by_their_names_or_text_files(tmp_path)
     images = images_of(tmp_path, ["Cat face", *PROMPTS[::2]], seeds=2)
     assert [file.name[:3] for file in images.files] == ["cat", "cat", "red", "red", "000", "000"]
     assert images[5].size == (4, 4)
+    index = ImageBattery(PROMPTS, [5], steps=1, guidance_scale=1.0).files(tmp_path / "evaluated")
+    index.write_index()
+    assert by_prompt(index.folder)[PROMPTS[1]] == [index.file(1, 5)]
     with pytest.raises(ConfigError, match="lacks 3 images each for 3 of 3 prompts, such as 'red apple'"):
         images_of(tmp_path, PROMPTS, seeds=3)
