@@ -44,6 +44,7 @@ def test_a_run_keeps_its_images_scores_and_their_mean(judged):
     assert judged.latest()["images/nearest_reference"] == scores.value == scores.values.mean()
 
 
+@pytest.mark.slow
 def test_evaluating_changes_nothing_that_is_trained(judged, train, tmp_path):
     plain = train(tmp_path / "plain")
     for file in ("denoiser.safetensors", "ema.safetensors"):

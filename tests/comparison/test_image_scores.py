@@ -65,6 +65,7 @@ def test_the_better_images_are_found_whichever_direction_is_better(sweep, direct
     assert scope.startswith("3 seeds")
 
 
+@pytest.mark.slow
 def test_the_page_has_them_in_its_switch(sweep, capsys):
     folder = sweep(notes=["few images"])
     main([str(folder), "--metric", "clip_score"])

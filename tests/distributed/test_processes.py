@@ -4,14 +4,17 @@ import json
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import DistributedType
 from helpers.launch import ACCELERATE, train
+from PIL import Image
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.distributed import processes
+from t2i.evaluation.image_battery import TOGETHER
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,24 @@ def test_another_number_of_processes_continues_the_run(launch, folder, one, firs
     assert [line["step"] for line in lines] == list(range(11))
     assert lines[-1]["val/loss"] == pytest.approx(metrics(one)[-1]["val/loss"], rel=1e-5)
     assert json.loads((folder / "multirun" / name / "run.json").read_text())["num_processes"] == then
+
+
+@pytest.mark.slow
+def test_they_divide_the_images_by_which_a_model_is_judged(launch, folder):
+    """In whole batches, of which there are three for two processes; up to the rounding of one step's weights."""
+    judged = ["steps=1", "evaluate_every=1", "evaluation.steps=2", "metric=[nearest_reference]", "micro_batch_size=4"]
+    judged += ["evaluation.seeds=[0,1,2,3,4,5,6]", "sample_every=0", "validate_every=0"]
+    runs = [folder / "multirun" / name for name in ("judged-1", "judged-2")]
+    for number, run in enumerate(runs, start=1):
+        done = launch(number, f"run={run.name}", *judged)
+        assert done.returncode == 0, done.stderr
+    alone, together = (sorted(run.glob("images/*/*/*.png")) for run in runs)
+    assert [file.name for file in alone] == [file.name for file in together]
+    assert len(alone) > 2 * TOGETHER
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(np.asarray(Image.open(one)).astype(int) - np.asarray(Image.open(other))).max() <= 2
+    scores = [metrics(run)[-1]["images/nearest_reference"] for run in runs]
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
 @pytest.mark.slow
