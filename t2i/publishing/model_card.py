@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.hub import is_repository
+from t2i.models.loading import naming_model
 from t2i.models.lora import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
 from t2i.runs.config_file import read_config
@@ -65,7 +66,8 @@ def refuse_code(model: Path) -> None:
     if (model / "model_index.json").is_file():
         index = read_json(model / "model_index.json", "restore the file from a copy")
         check_index(model, index)
-        check_folder(model, model, index)
+        with naming_model(model, "published"):
+            check_folder(model, model, index)
 
 
 def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: bool, has_samples: bool) -> str:
