@@ -13,6 +13,7 @@ from t2i.comparison.curves import DASHES, line_styles
 from t2i.comparison.results import Result
 from t2i.comparison.significance import LEVEL, Difference, difference, holm
 from t2i.comparison.verdicts import Comparison, Variant
+from t2i.comparison.wording import interval, percent
 
 LOSSES = {False: ("", "ref/"), True: ("ema/", "ref/ema/")}  # averaged weights or not -> held-out and reference errors
 
@@ -93,6 +94,10 @@ def judgements(comparison: Comparison, found: list[Point], averaged: bool) -> li
     A variant is beaten if another's paired differences from it are below 0 in both losses after Holm's correction for
     all pairs that are looked at; the larger of the two p-values counts, as both must hold (Berger 1982).
     """
+    if len(found) == 1:
+        changes = (("val/loss", found[0].held_out), ("ref/loss", found[0].reference))
+        both = listed([f"{name} {percent(change.estimate)} {interval(change)}" for name, change in changes])
+        return [f"Since step 0: {both}."]
     front = [point for point in found if not any(point.is_behind(other) for other in found)]
     behind = [(point, other) for point in found for other in front if point.is_behind(other)]
     p = holm([_p(comparison, point, other, averaged) for point, other in behind])

@@ -1,6 +1,7 @@
 """Gain against forgetting, and the gap between held-out and training images, of runs whose truth is known."""
 
 import json
+import re
 
 import matplotlib
 import numpy as np
@@ -72,6 +73,13 @@ def test_what_the_noise_may_explain_is_not_claimed(tmp_path):
     comparison = compare(read_results([tmp_path]))
     text = " ".join(judgements(comparison, points(comparison, averaged=False), averaged=False))
     assert "Beaten in both by more than the noise" not in text
+
+
+def test_of_a_single_variant_only_its_changes_are_said(tmp_path):
+    add_batteries(write_run(tmp_path / "run", "loss.snr_gamma=1", "seed=0", better=0.1), 0.1, 0.2)
+    comparison = compare(read_results([tmp_path]))
+    (said,) = judgements(comparison, points(comparison, averaged=False), averaged=False)
+    assert re.fullmatch(r"Since step 0: val/loss −40\.\d % \[.*\] and ref/loss \+20\.\d % \[.*\]\.", said)
 
 
 def test_the_changes_are_paired_with_the_same_runs_at_step_0(sweep):
