@@ -139,6 +139,7 @@ def show(evaluation: "ImageEvaluation", rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     from t2i.comparison.score_table import bounds, difference_rows, notes, score_cell
+    from t2i.experiment.judged_models import device
     from t2i.runs.text import printable
 
     battery, console = evaluation.battery, Console(markup=False, highlight=False)
@@ -146,7 +147,7 @@ def show(evaluation: "ImageEvaluation", rows: Sequence[Row]) -> None:
     table = Table("images", *evaluation.metrics, title=title)
     for row in rows:
         table.add_row(printable(row.label), *(score_cell(row.scores.get(name)) for name in evaluation.metrics))
-    for label, scores in bounds(evaluation, rows[0].pictures):
+    for label, scores in bounds(evaluation, rows[0].pictures, device()):
         table.add_row(label, *(score_cell(scores.get(name)) for name in evaluation.metrics), style="dim")
     console.print(table)
     labelled = [(row.label, row.scores) for row in rows]

@@ -123,22 +123,20 @@ def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     assert Image.open(out).width > 300
 
 
-def test_emoji_are_prompts_of_their_own(small_pipeline, tmp_path, monkeypatch, capsys):
+def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shuffled_prompts(
+    small_pipeline, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    main(
-        [
-            str(small_pipeline),
-            "--groups",
-            "animals,food",
-            "--captions",
-            "4",
-            "evaluation.seeds=[0]",
-            "--steps",
-            "1",
-            FEW[2],
-        ]
+    command = [str(small_pipeline), "--groups", "animals,food", "--captions", "6", "--steps", "1"]
+    main([*command, "evaluation.seeds=[0]", "metric=[clip_score,nearest_reference]", "evaluation.clip=tiny"])
+    shown = capsys.readouterr().out
+    assert "6 prompts, 1 images of each" in shown
+    cells = {row[0].strip(): row[1:3] for line in shown.splitlines() if len(row := line.split("│")[1:-1]) == 3}
+    untrained, real = (
+        float(cells[name][0].split()[0].replace("−", "-")) for name in (small_pipeline.name, "real images")
     )
-    assert "4 prompts, 1 images of each" in capsys.readouterr().out
+    assert untrained < 0.3 < real
+    assert cells["shuffled prompts"][1].strip() == "–"  # it needs the prompt's own reference
     items = choose("animals,food", "train", 8)
     assert {item.group for item in items} == {"animals", "food"}
     with pytest.raises(ConfigError, match="--groups plants: no such group"):

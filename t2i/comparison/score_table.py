@@ -23,16 +23,16 @@ def score_cell(scores: StoredScores | None) -> str:
     return f"{scores.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
 
 
-def bounds(evaluation: Any, pictures: Pictures) -> list[tuple[str, dict[str, StoredScores]]]:
+def bounds(evaluation: Any, pictures: Pictures, device: Any) -> list[tuple[str, dict[str, StoredScores]]]:
     """What to read a score by: that of real images, and that of images that ignore their prompts."""
     prompts, rows = evaluation.battery.prompts, []
     if evaluation.reference_of is not None:
-        rows.append(("real images", evaluation.score(evaluation.references, "cpu", prompts)))
+        rows.append(("real images", evaluation.score(evaluation.references, device, prompts)))
     if len(prompts) > 1:
         order = np.random.default_rng(0).permutation(len(prompts))
         other = dict(zip(order, np.roll(order, 1), strict=True))  # a fixed permutation that moves every prompt
         shuffled = [prompts[other[place]] for place in range(len(prompts))]
-        rows.append(("shuffled prompts", evaluation.score(pictures, "cpu", shuffled)))
+        rows.append(("shuffled prompts", evaluation.score(pictures, device, shuffled)))
     return [row for row in rows if row[1]]
 
 

@@ -135,8 +135,12 @@ def scored(
     opened: OtherImages | DrawingModel, evaluation: ImageEvaluation, progress: Callable[[list], Iterable]
 ) -> tuple[Pictures, dict[str, StoredScores]]:
     """The images of a source, drawn where they are missing, and their scores; those of a model are stored with them."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = opened.images(evaluation.battery, progress)
     if isinstance(images, Drawn):
-        return images, evaluation.judge(images.files, device)
-    return images, evaluation.score(images, device)
+        return images, evaluation.judge(images.files, device())
+    return images, evaluation.score(images, device())
+
+
+def device() -> torch.device:
+    """Where models draw and networks judge, as in `load_pipeline`."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
