@@ -9,6 +9,7 @@ def rehearse(capsys, *arguments):
     return check.main(list(arguments)), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output = rehearse(

@@ -20,6 +20,7 @@ def files(tmp_path):
     return sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("encodings/*/*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_run_finds_what_was_filled(small, train, tmp_path, capsys):
     fill(small, tmp_path)
     before = files(tmp_path)

@@ -9,6 +9,7 @@ from t2i.cli.failing import run
 from t2i.weights import compare, main
 
 
+@pytest.mark.slow
 def test_every_combination_with_the_settings_that_it_has():
     labels = [weights.label for weights in compare(["loss=minsnr,debiased", "loss.snr_gamma=1,5", "scheduler=epsilon"])]
     assert labels == ["minsnr snr_gamma=1", "minsnr snr_gamma=5", "debiased"]
@@ -21,6 +22,7 @@ def test_the_fractions_count_how_often_a_timestep_is_drawn():
     assert np.allclose(list(biased.fractions().values()), [1 / 4] * 2 + [1 / 12] * 6)
 
 
+@pytest.mark.slow
 def test_normalized_weights_have_a_mean_of_one():
     for weights in compare(["loss=minsnr,p2", "loss.normalize=true", "timesteps=uniform,logit_normal"]):
         assert weights.mean == pytest.approx(1)

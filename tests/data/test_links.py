@@ -198,6 +198,7 @@ def test_a_run_that_began_without_the_setting_goes_on():
     assert changes({"dataset.path": "given"}, {"dataset.path": "given", "dataset.follow_links": False}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", ["[" * 3000 + "]" * 3000, "&a [*a, *a]", "{" * 500 + "}" * 500])
 def test_a_readme_of_any_depth_is_survived_or_named(node, given):
     """Where `datasets` can't parse it, either, the error says so."""

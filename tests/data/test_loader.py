@@ -35,6 +35,7 @@ def test_a_worker_that_dies_while_it_hands_over_a_batch_is_replaced(error, monke
     assert "a data-loader worker died" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ConnectionError, RuntimeError])
 def test_what_a_data_set_raises_in_a_worker_is_raised(error, tmp_path):
     class Failing(Positions):

@@ -52,6 +52,7 @@ def test_the_prediction_type_that_was_trained_is_exported(train, tmp_path):
     assert StableDiffusionPipeline.from_pretrained(run.folder / "model").scheduler.config.prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 def test_the_export_has_averaged_and_raw_weights(run):
     """They are those of the last checkpoint, which loads too."""
     for weights in ("ema", "raw"):

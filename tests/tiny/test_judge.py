@@ -31,6 +31,7 @@ def test_the_judge_prefers_the_right_caption_of_images_it_has_never_seen(held_ou
     assert scores(RPrecision, images, captions).mean() > 10 / len(captions)
 
 
+@pytest.mark.slow
 def test_r_precision_is_the_rank_among_the_prompts(held_out):
     images, captions = held_out[0][:8], held_out[1][:8]
     table = np.stack([scores(ClipScore, [image] * 8, captions) for image in images])

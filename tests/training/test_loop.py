@@ -62,6 +62,7 @@ def test_another_seed_gives_another_run(train, reference, tmp_path):
     assert metrics(train(tmp_path / "seed", "seed=1"))[-1] != metrics(reference)[-1]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(train, reference, tmp_path):
     assert_same(train(tmp_path / "workers", "num_workers=2"), reference)
 
@@ -142,6 +143,7 @@ def test_ten_steps_teach_something(train, tmp_path, override):
     assert lines[-1]["val/loss"] < lines[0]["val/loss"]
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_touch_the_battery(train, tmp_path):
     """What is measured at step 0 is the same bits for every loss, batch size and number of workers, and again."""
     settings = [
@@ -185,6 +187,7 @@ def poison(monkeypatch, calls):
     monkeypatch.setattr(t2i.diffusion.losses.MinSNR, "__call__", poisoned)
 
 
+@pytest.mark.slow
 def test_a_step_without_a_finite_gradient_is_skipped_and_counted(train, tmp_path, monkeypatch, caplog):
     poison(monkeypatch, {3, 4})
     run = train(tmp_path / "run", "validate_every=0")
