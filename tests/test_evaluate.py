@@ -214,6 +214,20 @@ def test_where_nothing_is_held_out_prompts_are_needed(small):
 
 
 @pytest.mark.slow
+def test_lora_weights_on_their_base_draw_what_their_run_draws(train, small_pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = train(tmp_path / "lora", "adapter=lora", "steps=1")
+    weights = tmp_path / "my.safetensors"
+    weights.write_bytes((run.folder / "model" / "pytorch_lora_weights.safetensors").read_bytes())
+    main([str(weights), str(run.folder), "--base", str(small_pipeline), *FEW])
+    (elsewhere,) = (tmp_path / "multirun" / "evaluated").iterdir()
+    ((_, on_base),), ((_, of_run),) = all_images(elsewhere).items(), all_images(run.folder).items()
+    for prompt, seed in ((0, 0), (1, 1)):
+        pixels = [np.asarray(Image.open(images.file(prompt, seed))).astype(int) for images in (on_base, of_run)]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on(small, tmp_path):
     """The run goes on from its checkpoint before, with the same bits, and keeps the images that it had drawn."""
     command = [sys.executable, "-m", "t2i.train", *small, "evaluate_every=10", "evaluation.steps=25", *FEW[2:]]
