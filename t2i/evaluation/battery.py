@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from t2i.data.latent_cache import Encoded
 from t2i.diffusion.process import Diffusion
 from t2i.distributed.processes import assigned
+from t2i.evaluation.image_battery import spread
 from t2i.evaluation.metrics import snr_bins
 from t2i.evaluation.noise_levels import NoiseLevels, Origin
 from t2i.models.model import Model
@@ -95,8 +96,7 @@ def make_battery(
 
     The images are spread evenly by weight over the split, so that they are of the same kinds as the training images.
     """
-    positions = (np.arange(items) + 0.5) / items * weights.sum()
-    chosen = np.unique(np.searchsorted(np.cumsum(weights), positions)).tolist()
+    chosen = spread(weights, items)
     x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
     text = encoded.text(chosen) | {"time_ids": encoded.framing(chosen)}
     origin = Origin(**identity, encodings=encoded.images_key, chosen=chosen, seed=seed)
