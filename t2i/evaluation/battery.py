@@ -98,7 +98,7 @@ def make_battery(
     """
     chosen = spread(weights, items)
     x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
-    text = encoded.text(chosen) | {"time_ids": encoded.framing(chosen)}
+    text = encoded.text([*chosen]) | {"time_ids": encoded.framing(chosen)}
     origin = Origin(**identity, encodings=encoded.images_key, chosen=chosen, seed=seed)
     return Battery(x0, text, levels, seed, levels.describe(diffusion, origin))
 
