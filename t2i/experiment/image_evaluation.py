@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from t2i.config import ConfigError
 from t2i.data import openmoji
@@ -203,6 +204,6 @@ def begun(files: ImageFiles, weights: str | None = None) -> bool:
 
 def identify(weights: Mapping[str, Tensor]) -> str:
     """A short text that differs for different weights: the hash of their sums; of sharded ones, on this process."""
-    local = {name: getattr(weight, "to_local", lambda weight=weight: weight)() for name, weight in weights.items()}
+    local = {name: weight.to_local() if isinstance(weight, DTensor) else weight for name, weight in weights.items()}
     sums = [(name, float(weight.detach().double().sum())) for name, weight in sorted(local.items())]
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:32]
