@@ -480,7 +480,7 @@ def test_a_few_aliases_and_a_name_that_was_typed_are_fine(tmp_path):
     check_foreign_files(["--config-dir", folder, "experiment=theirs", "tracker.project=of-${x}", "run=mine"])
 
 
-@pytest.mark.parametrize("option", ["theirs", "halving"])
+@pytest.mark.parametrize("option", ["theirs", "racing"])
 def test_a_preset_that_a_file_chooses_has_no_effect(option, tmp_path):
     """Hydra takes the first choice of a preset, which is that of conf/config.yaml or the command line."""
     folder = theirs(tmp_path, f"defaults:\n  - override /hydra/launcher: {option}\n")
@@ -527,7 +527,7 @@ def test_what_conf_and_the_command_line_say_of_hydra_counts(tmp_path):
         ["experiment=theirs"],
         ["experiment=smoke"],
         ["experiment=snr_gamma", "-m"],
-        ["experiment=theirs", "hydra/launcher=halving", "hydra.launcher.n_jobs=2", "seed=1,2", "-m"],
+        ["experiment=theirs", "hydra/launcher=racing", "hydra.launcher.n_jobs=2", "seed=1,2", "-m"],
         ["experiment=theirs", "hydra.run.dir=elsewhere", "run=../elsewhere"],
         ["experiment=theirs,smoke", "loss=mse,p2", "optimizer.lr=1e-4,1e-3", "-m"],
     ):

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from t2i.sweeps.launcher import SweepRunner
+
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # how overrides begin that concern the launcher
 
 
 class ProcessLauncher(Launcher):
@@ -25,14 +28,49 @@ class ProcessLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.loader = config, hydra_context.config_loader
+        self.context, self.task_function = hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        if self.runner is None:  # a sweeper that learns from the results calls again
+            self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
+        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
+
+    def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner
         from t2i.train import main
 
-        if self.runner is None:  # a sweeper that learns from the results calls again
-            self.runner = SweepRunner(Path(self.config.hydra.sweep.dir), main, **self.options)
-        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
+        return SweepRunner(folder, main, **self.options)
+
+
+class RacingLauncher(ProcessLauncher):
+    """Runs a sweep as a race; the options are those of conf/hydra/launcher/racing.yaml."""
+
+    def __init__(self, via: str | None, via_options: dict[str, Any], **options: Any):
+        super().__init__(**options)
+        self.via, self.via_options = via, via_options
+
+    def make_runner(self, folder: Path) -> "SweepRunner":
+        from t2i.sweeps.race_options import RaceOptions
+        from t2i.sweeps.racing import RacingRunner
+        from t2i.train import main
+
+        options = dict(self.options)
+        here = {name: options.pop(name) for name in ("n_jobs", "command")}
+        elsewhere = self.launcher() if self.via else None
+        return RacingRunner(folder, main, **here, options=RaceOptions(**options), elsewhere=elsewhere)
+
+    def launcher(self) -> Launcher:
+        """The launcher of another plugin, by its preset, which runs the jobs of a round."""
+        from t2i.sweeps.manifest import refuse_missing_plugins
+
+        hydra = self.config.hydra
+        kept = [override for override in hydra.overrides.hydra if not override.startswith(LAUNCHER)]
+        overrides = [*kept, f"hydra/launcher={self.via}", *hydra.overrides.task]
+        config = self.loader.load_configuration(hydra.job.config_name, overrides, run_mode=RunMode.MULTIRUN)
+        OmegaConf.copy_cache(from_config=self.config, to_config=config)  # the same ${now:}
+        OmegaConf.update(config, "hydra.launcher", self.via_options)
+        refuse_missing_plugins(config)
+        return Plugins.instance().instantiate_launcher(self.context, self.task_function, config)
 
 
 class Presets(SearchPathPlugin):

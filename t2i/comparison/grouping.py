@@ -9,6 +9,7 @@ import numpy as np
 
 from t2i.comparison import folds
 from t2i.comparison.factors import Factors, as_text, find_factors, find_key
+from t2i.comparison.race_notes import race_notes
 from t2i.comparison.results import Result
 from t2i.comparison.same_battery import other_shapes, refuse_other_batteries
 from t2i.comparison.verdicts import Comparison, Variant
@@ -51,6 +52,7 @@ def compare(
     chosen, why = _choose_baseline(variants, factors, baseline)
     notes = _explain(factors, automatic=by is None)
     notes.append(f"Baseline: {chosen.label} ({why})." if len(variants) > 1 else "There is no other variant to compare.")
+    notes += race_notes(results)
     warnings += [*_stopped_early(compared, step), *_folds(variants, compared), *_on_training_images(compared)]
     warnings += [*_unpaired(variants, chosen), *_quantized_otherwise(variants, chosen, factors)]
     return Comparison(results, factors, variants, chosen, left_out, notes, warnings)

@@ -33,8 +33,10 @@ skewness of 2.5), a sample of 64 may lack such images, and the interval of one s
 of the cases.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -115,20 +117,42 @@ def infer(tables: Sequence[Table]) -> Difference:
     d, num_seeds = float(sum(table.differences.mean() for table in tables)), len(tables[0].differences)
     by_seed = np.sum([table.pseudo.mean(1) for table in tables], axis=0)
     seed_variance = by_seed.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
-    image_variances = [_image_variance(table.pseudo) for table in tables]
-    image_variance = sum(image_variances)
-    standard_error = np.sqrt(seed_variance + image_variance)
-    if standard_error == 0:  # all seeds and images agree
-        return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
-    seed_dof = max(num_seeds - 1, 1)
+    image_variances = [image_variance(table.pseudo) for table in tables]
     image_dof = _total_dof(image_variances, [max(table.units - 1, 1) for table in tables])
-    seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
+    spread = StudentMixture(seed_variance, max(num_seeds - 1, 1), sum(image_variances), image_dof)
+    if spread.standard_error == 0:  # all seeds and images agree
+        return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
+    half = spread.half_width(LEVEL)
+    return Difference(d, d - half, d + half, spread.p(d), num_seeds)
 
-    def two_sided(t: float) -> float:
-        return 2 * (seed_weight * stdtr(seed_dof, -t) + (1 - seed_weight) * stdtr(image_dof, -t))
 
-    half = standard_error * brentq(lambda t: two_sided(t) - LEVEL, 0, 13)  # 12.7 at one degree of freedom
-    return Difference(d, d - half, d + half, float(two_sided(abs(d) / standard_error)), num_seeds)
+@dataclass(frozen=True)
+class StudentMixture:
+    """The distribution that the error of an estimate has, where its variance is that of seeds and that of images."""
+
+    seed_variance: float
+    seed_dof: float
+    image_variance: float
+    image_dof: float
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.seed_variance + self.image_variance)
+
+    def p(self, d: float) -> float:
+        """Two-sided, of the hypothesis that the difference `d` is chance."""
+        return self._two_sided(abs(d) / self.standard_error)
+
+    def half_width(self, level: float) -> float:
+        """Half of the interval that does not contain the true difference with the probability `level`."""
+        largest = 2 / level  # more than the quantile of one degree of freedom, which no other exceeds
+        quantile: Any = brentq(lambda t: self._two_sided(t) - level, 0, largest)
+        return self.standard_error * quantile
+
+    def _two_sided(self, t: float) -> float:
+        fraction = self.seed_variance / self.standard_error**2 if self.standard_error else 0.0
+        weight = fraction ** min(1, self.seed_dof / 2)
+        return float(2 * (weight * stdtr(self.seed_dof, -t) + (1 - weight) * stdtr(self.image_dof, -t)))
 
 
 def _relative(logarithmic: Difference) -> Difference:
@@ -172,6 +196,14 @@ def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np
     return complete[:, 0], num_images * complete - (num_images - 1) * without_one
 
 
+def log_headline(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log(headline) of S runs, [S], and its pseudo-values over the images, [S, N]; those of a difference subtract.
+
+    errors: [S, N, K].
+    """
+    return _jackknife(errors, np.full_like(errors, 1 / errors.shape[1]))
+
+
 def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:
     """Satterthwaite's degrees of freedom of a sum of variances."""
     total = sum(variances)
@@ -180,7 +212,7 @@ def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:
     return total**2 / sum(variance**2 / own for variance, own in zip(variances, dof, strict=True))
 
 
-def _image_variance(pseudo: np.ndarray) -> float:
+def image_variance(pseudo: np.ndarray) -> float:
     """The second term of Var(D), that of the images, for a table of pseudo-values, [S, N]."""
     num_seeds, num_images = pseudo.shape
     by_seed, by_image = pseudo.mean(1), pseudo.mean(0)
@@ -201,5 +233,9 @@ def _fold_values(pseudo: np.ndarray, folds: np.ndarray) -> np.ndarray:
 
 def _effective_images(errors: np.ndarray, baseline: np.ndarray) -> float:
     """Kish's (Σw)² / Σw², where w is an image's fraction of the mean errors."""
-    weights = np.sum([(e / e.mean(1, keepdims=True)).mean((0, 2)) for e in (errors, baseline)], axis=0)
-    return weights.sum() ** 2 / np.square(weights).sum()
+    return kish(np.sum([(e / e.mean(1, keepdims=True)).mean((0, 2)) for e in (errors, baseline)], axis=0))
+
+
+def kish(weights: np.ndarray) -> float:
+    """As how many equal weights these count, (Σw)² / Σw²."""
+    return float(weights.sum() ** 2 / np.square(weights).sum())

@@ -51,7 +51,7 @@ class JobResult(JobReturn):
         self._return_value = value
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A job and the latest state of its run folder."""
 
@@ -65,6 +65,7 @@ class Job:
     metrics: dict[str, float] = field(default_factory=dict)  # the latest value of each
     first_log: tuple[float, float] | None = None  # time and step of the first log seen since the job was started
     position: int = 0  # in metrics.jsonl, up to which it has been read
+    overrides: list[str] = field(default_factory=list)  # of the job's configuration, as typed
 
     @property
     def name(self) -> str:
@@ -81,9 +82,6 @@ class Job:
     def token(self) -> str | None:
         """What the process that last began in the folder wrote into run.json; None if there is nothing to read."""
         return self._info_or_empty().get("process")
-
-    def paused_at(self) -> int:
-        return self._info_or_empty().get("paused_at", 0)
 
     def _info_or_empty(self) -> dict[str, Any]:
         try:
@@ -119,17 +117,20 @@ class Job:
         first_time, first_step = self.first_log
         return (time.monotonic() - first_time) / (step - first_step) * (self.steps - step)
 
-    def rung_step(self, rung: float) -> int:
-        """The first validation at or after this fraction of the steps."""
-        every = self.validate_every or self.steps
-        return min(math.ceil(self.steps * rung / every) * every, self.steps)
-
     def in_use(self) -> bool:
         """Whether a process works in the folder. Where that can't be found out, the job will say why."""
         try:
             return in_use(self.folder)
         except OSError:
             return False
+
+    def read_end(self) -> None:
+        """Take the state from run.json after another launcher has run the job."""
+        self.read_metrics()
+        info = self._info_or_empty()
+        state = info.get("state", "running")
+        self.state = "failed" if state == "running" else state
+        self.reason = info.get("error", "" if state != "running" else "it ended without a word")
 
     def fail(self, error: Exception) -> None:
         """The job can't be run for this reason."""

@@ -12,31 +12,24 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
-from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
-from t2i.runs.files import lock, numbered_file
+from t2i.runs.files import lock
 from t2i.runs.folder import Run, RunExists
-from t2i.runs.text import one_line
-from t2i.sweeps.halving import clearly_worse
 from t2i.sweeps.job import Job, SweepError, command_line
 from t2i.sweeps.manifest import as_begun
 from t2i.sweeps.process import JobProcess, run_job
 from t2i.sweeps.table import JobsTable
-
-if TYPE_CHECKING:
-    import numpy as np
 
 log = logging.getLogger(__name__)
 PRELOADED = ["t2i.experiment.run", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
@@ -46,21 +39,9 @@ PATIENCE = 60  # seconds that an interrupted job has to write its checkpoint
 class SweepRunner:
     """Runs the jobs of the sweep in `folder`; the options are those of conf/hydra/launcher/processes.yaml."""
 
-    def __init__(
-        self,
-        folder: Path,
-        main: Callable[[], Any],
-        n_jobs: int | None,
-        command: str | None,
-        rungs: Sequence[float],
-        keep: float,
-    ):
+    def __init__(self, folder: Path, main: Callable[[], Any], n_jobs: int | None, command: str | None):
         """main: a function of a module, which each job's process calls with the job's arguments in sys.argv."""
-        if not all(0 < rung < 1 for rung in rungs) or not 0 < keep < 1:
-            options = f"hydra.launcher.rungs={list(rungs)} and hydra.launcher.keep={keep}"
-            raise SweepError(f"t2i: {options} must be fractions between 0 and 1")
         self.folder, self.main, self.command = folder, main, command
-        self.rungs, self.keep = sorted(rungs), keep
         gpus = [] if command else _gpus()  # `command` chooses its GPUs itself
         self.n_jobs = n_jobs or max(1, len(gpus))
         self.devices = [gpus[i % len(gpus)] if gpus else None for i in range(self.n_jobs)]
@@ -74,15 +55,16 @@ class SweepRunner:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with _exit_when_interrupted(), lock(self.folder), JobsTable(self.jobs, self.n_jobs) as table:
-                for rung in self.rungs:
-                    self._run_jobs([job for job in new if job.unfinished], table, rung)
-                    self._stop_clearly_worse(new, rung)
-                self._run_jobs([job for job in new if job.unfinished], table)
+                self._train(new, table)
         except Timeout as error:
             raise SweepError(f"t2i: {self.folder} is in use by another sweep process") from error
         failed = sum(job.state not in ("finished", "stopped") for job in new)
         error = SweepError(f"t2i: {failed} of {len(new)} jobs failed; run the same command again to retry them")
         return [job.result(error) for job in new]
+
+    def _train(self, jobs: list[Job], table: JobsTable) -> None:
+        """Train every job to its end."""
+        self._run_jobs({job: job.steps for job in jobs if job.unfinished}, table)
 
     def _read_job(self, config: DictConfig) -> Job:
         """A job in the state that its folder shows; refuses a folder that holds a run of another configuration.
@@ -91,14 +73,11 @@ class SweepRunner:
         """
         cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        if self.rungs and not cfg.validate_every:
-            raise SweepError(
-                "t2i: hydra.launcher.rungs compares validations; set validate_every, or hydra.launcher.rungs=[]"
-            )
         job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
+        job.overrides = list(config.hydra.overrides.task)
         job.read_metrics()
         try:
-            as_begun(cfg, folder, list(config.hydra.overrides.task))
+            as_begun(cfg, folder, job.overrides)
             run = Run(folder, cfg)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error
@@ -106,13 +85,13 @@ class SweepRunner:
             job.fail(error)
             log.warning("%s: %s", job.name, job.reason)
             return job
-        if run.finished or (run.info.get("state") == "stopped" and self.rungs):
-            job.state, job.reason = run.info["state"], run.info.get("stopped", "")
+        if run.finished:
+            job.state = "finished"
         return job
 
-    def _run_jobs(self, jobs: list[Job], table: JobsTable, rung: float = 1.0) -> None:
-        """Run the jobs to the fraction `rung` of their steps, `n_jobs` at a time."""
-        waiting = [job for job in jobs if rung == 1 or job.paused_at() < job.rung_step(rung)]
+    def _run_jobs(self, last_steps: dict[Job, int], table: JobsTable) -> None:
+        """Run each of these jobs to its step, `n_jobs` at a time."""
+        waiting = list(last_steps)
         running: list[JobProcess] = []
         try:
             while waiting or running:
@@ -120,7 +99,7 @@ class SweepRunner:
                     if len(running) < self.n_jobs and not job.in_use():
                         waiting.remove(job)
                         try:
-                            running.append(self._start(job, self._free_device(running), rung))
+                            running.append(self._start(job, self._free_device(running), last_steps[job]))
                         except OSError as error:  # a full disk, or a file in the place of the folder
                             job.fail(error)
                             table.changed(job)
@@ -144,11 +123,11 @@ class SweepRunner:
             free.remove(started.device)
         return free[0]
 
-    def _start(self, job: Job, device: str | None, rung: float) -> JobProcess:
+    def _start(self, job: Job, device: str | None, last_step: int) -> JobProcess:
         job.folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "main": self.main,
-            "arguments": job.arguments + ([f"stop_at={job.rung_step(rung)}"] if rung < 1 else []),
+            "arguments": job.arguments + ([f"stop_at={last_step}"] if last_step < job.steps else []),
             "console": job.folder / "console.log",
             "environment": {} if device is None else {"CUDA_VISIBLE_DEVICES": device},
             "threads": max(1, _cores() // self.n_jobs) if self.n_jobs > 1 else None,
@@ -161,43 +140,6 @@ class SweepRunner:
         started = JobProcess(job, device, process, before=job.token())
         started.process.start()
         return started
-
-    def _stop_clearly_worse(self, jobs: list[Job], rung: float) -> None:
-        """Stop the jobs that are worse beyond noise than the best job of the same seed at this rung."""
-        for seed in sorted({job.seed for job in jobs}):
-            files = {
-                job.name: numbered_file(job.folder / "validation", job.rung_step(rung), "parquet")
-                for job in jobs
-                if job.seed == seed and job.state != "failed"
-            }
-            worse_jobs = clearly_worse(_readable_errors(files), self.keep)
-            for job in jobs:
-                if job.unfinished and job.seed == seed and job.name in worse_jobs:
-                    best, worse = worse_jobs[job.name]
-                    job.state = "stopped"
-                    job.reason = (
-                        f"at step {job.rung_step(rung)} of {job.steps}: val/loss {worse.estimate:.1%} "
-                        f"[{worse.low:.1%}, {worse.high:.1%}] above that of {best}"
-                    )
-                    try:
-                        Run.mark(job.folder, state="stopped", stopped=job.reason)
-                    except (ConfigError, OSError) as error:
-                        log.warning("%s is stopped, which could not be noted: %s", job.name, one_line(error))
-
-
-def _readable_errors(files: "dict[str, Path]") -> "dict[str, np.ndarray]":
-    """The errors in those files that exist and can be read, [N, K] for all; the others are named in a warning."""
-    from t2i.runs.errors_file import read_errors
-
-    errors: dict[str, np.ndarray] = {}
-    for name, file in files.items():
-        try:
-            if file.is_file():
-                errors[name] = read_errors(file)[""]
-        except ConfigError as error:
-            log.warning("%s is not judged: %s", name, one_line(error))
-    usual = max(Counter(values.shape for values in errors.values()).items(), key=itemgetter(1), default=((), 0))[0]
-    return {name: values for name, values in errors.items() if values.shape == usual}
 
 
 @contextmanager

@@ -204,3 +204,13 @@ def test_a_base_that_is_quantised_otherwise_is_told_where_it_may_explain_a_diffe
 
 def test_quantising_alone_is_no_confound(sweep):
     assert sweep("model.quantize=null", "model.quantize=nf4").warnings == []
+
+
+def test_what_a_race_said_is_a_note(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"race/{seed}", f"seed={seed}")
+    (tmp_path / "race/race.json").write_text(json.dumps({"summary": ["Best: lr=1 (step 8 of 8).", "Cost: 8 steps."]}))
+    assert "Race in race: Best: lr=1 (step 8 of 8). Cost: 8 steps." in compare(read_results([tmp_path])).notes
+    (tmp_path / "race/race.json").write_text('{"summary": 3}')
+    damaged = compare(read_results([tmp_path])).notes[-1]
+    assert "race.json: summary is of the wrong type, int; delete this file, which the race writes anew" in damaged

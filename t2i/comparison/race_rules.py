@@ -1,0 +1,140 @@
+"""When a race may stop a setting, or end: bounds that hold although one looks after every round.
+
+A race compares M settings, each with the same seeds, at the steps of its rounds. X[m, s] is the log headline (see
+t2i.comparison.significance) of setting m and seed s; the difference of settings a and b is the mean over the seeds of
+X[a, s] − X[b, s], and its variance has two parts:
+
+    Var = 2·σ²/S + image²/N
+
+image² is estimated for each pair from its pseudo-values, as `compare` does. σ² is the interaction of setting and seed:
+how much further apart two runs lie than their settings do. Two seeds of one pair say almost nothing of it, but all M
+settings say it together: its estimate is the mean square of the interaction in the table of all settings that ran to
+that step, with (M − 1)(S − 1) degrees of freedom, and in those of the rounds before. Settings at their limit, such as
+too high a learning rate, can have far noisier runs than the others. The noisiest is left out of the common estimate
+while its own mean square is beyond the 99 % quantile of F, and a setting counts with its own where that is beyond the
+90 % quantile.
+
+Bounds. Let b be the truly best setting. A race errs only if the bound of a pair (b, j) fails: by stopping b because j
+seems better, or by calling j as good as b. With M settings left there are M − 1 such pairs. Each of the L looks, whose
+number is fixed when the race begins, may spend α/L of the risk (as in group-sequential trials: Pocock 1977; Lan &
+DeMets 1983), and each of its pairs α/(L·(M − 1)) (Bonferroni, as in the selection procedures that Kim & Nelson 2006
+survey). No independence of looks or pairs is assumed. What settings that are out have not used goes to those that are
+left, as in Maurer & Bretz 2013; the tests simulate races to see that the risk holds.
+
+Curves. A bound says what is at that step, and the question is what is at the last one. So a setting is stopped, or
+called as good as another, only if that holds now and also where the difference keeps changing with every doubling of
+the steps by as much as with the last doubling:
+
+    X at the end = X(t) + c·G(t),   G(t) = X(t) − X(t/2),   c = log2(end / t)
+
+This is a linear combination of the same runs, so it has bounds like X itself. Curves that turn later than this are the
+risk that a race takes and the full grid does not.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import fdtri
+
+from t2i.comparison.significance import StudentMixture, image_variance, kish, log_headline
+from t2i.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A run at the step of a round. Logarithms of val/loss, and their pseudo-values over N images."""
+
+    now: float  # X
+    growth: float  # G, the change over the last doubling of the steps
+    now_pseudo: np.ndarray  # [N]
+    growth_pseudo: np.ndarray  # [N]
+    weights: np.ndarray  # of the images in the mean error, [N]
+
+    @classmethod
+    def of(cls, errors: np.ndarray, earlier: np.ndarray, doublings: float = 1.0) -> "Measurement":
+        """errors, earlier: at the step, and at one that lies so many doublings before: [N, K], at K noise levels.
+
+        Raises ConfigError if they can't be compared.
+        """
+        if errors.shape != earlier.shape or not all(np.isfinite(e).all() and (e > 0).all() for e in (errors, earlier)):
+            raise ConfigError("the run has diverged: its errors are not positive and finite")
+        x, pseudo = log_headline(np.stack([errors, earlier]))
+        growth, growth_pseudo = (x[0] - x[1]) / doublings, (pseudo[0] - pseudo[1]) / doublings
+        return cls(float(x[0]), float(growth), pseudo[0], growth_pseudo, (errors / errors.mean(0)).mean(1))
+
+
+OUTLIER = 0.99  # quantile of F beyond which a setting's mean square does not belong to the common one
+NOISIER = 0.9  # the same, beyond which a setting counts with its own
+Runs = list[Measurement]  # of one setting, by seed
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much worse a setting is than another, as a log ratio: an estimate and one-sided bounds."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """The interaction of setting and seed in a table of runs."""
+
+    num_seeds: int
+    own: dict[str, float]  # setting -> its own mean square
+    sum_of_squares: float  # of the settings that are alike
+    dof: int
+
+    @classmethod
+    def of(cls, table: Mapping[str, Runs], doublings: float) -> "SeedNoise":
+        """table: settings with the same seeds. doublings: as in `bounds`."""
+        x = np.array([[run.now + doublings * run.growth for run in runs] for runs in table.values()])
+        num_settings, num_seeds = x.shape
+        alike = np.ones(num_settings, dtype=bool)
+        while True:
+            centered = x - x[alike].mean(0)
+            squares = np.square(centered - centered.mean(1, keepdims=True)).sum(1) / (num_seeds - 1)
+            number = int(alike.sum())
+            noisiest = int(np.where(alike, squares, -1).argmax())
+            others = np.delete(squares, noisiest)[np.delete(alike, noisiest)]
+            outlier = fdtri(num_seeds - 1, (number - 2) * (num_seeds - 1), OUTLIER) if number > 2 else np.inf
+            if squares[noisiest] <= outlier * others.mean():
+                break
+            alike[noisiest] = False
+        dof = (number - 1) * (num_seeds - 1)
+        own = dict(zip(table, (squares * number / (number - 1)).tolist(), strict=True))
+        return cls(num_seeds, own, float(squares[alike].sum() * (num_seeds - 1)), dof)
+
+    def pooled(self, earlier: Iterable["SeedNoise"]) -> "SeedNoise":
+        """Averaged over rounds. They see the same runs, so together they have the degrees of freedom of the largest."""
+        rounds = [self, *earlier]
+        dof = max(noise.dof for noise in rounds)
+        mean_square = sum(noise.sum_of_squares for noise in rounds) / sum(noise.dof for noise in rounds)
+        return SeedNoise(self.num_seeds, self.own, mean_square * dof, dof)
+
+    def variance(self, setting: str) -> float:
+        """Of one run of the setting."""
+        common = self.sum_of_squares / self.dof
+        own = self.own[setting]
+        return own if own > common * fdtri(self.num_seeds - 1, self.dof, NOISIER) else common
+
+
+def bounds(
+    table: Mapping[str, Runs], setting: str, leader: str, noise: SeedNoise, level: float, doublings: float
+) -> Bounds:
+    """How much worse `setting` will be than `leader` after so many doublings of the steps; 0 means now.
+
+    level: probability that a bound fails, for each of the two.
+    """
+    pairs = list(zip(table[setting], table[leader], strict=True))
+    d = np.array([(a.now - b.now) + doublings * (a.growth - b.growth) for a, b in pairs])
+    pseudo = np.stack(
+        [(a.now_pseudo - b.now_pseudo) + doublings * (a.growth_pseudo - b.growth_pseudo) for a, b in pairs]
+    )
+    seed_variance = (noise.variance(setting) + noise.variance(leader)) / len(d)
+    units = kish(np.mean([run.weights for pair in pairs for run in pair], axis=0))
+    spread = StudentMixture(seed_variance, noise.dof, image_variance(pseudo), max(units - 1, 1))
+    estimate, half = float(d.mean()), spread.half_width(2 * level)
+    return Bounds(estimate, estimate - half, estimate + half)
