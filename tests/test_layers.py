@@ -19,7 +19,6 @@ ORDER = [
     {"evaluation"},
     {"sampling", "training", "comparison"},
     {"publishing", "sweeps", "judging"},
-    {"plan"},
     {"experiment"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
