@@ -35,6 +35,7 @@ of the cases.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -68,7 +69,7 @@ def difference(
     mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
     folds: [N], numbers from 0, if each image was measured by the model of a fold. Images of one fold share a model.
     """
-    return _relative(infer([_table(errors, baseline, mean, folds)]))
+    return _relative(infer([table_of(errors, baseline, mean, folds)]))
 
 
 def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -> Difference:
@@ -77,7 +78,7 @@ def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -
     The relative difference of the ratios. Held-out and training images are two samples, so the variances of both add;
     the seeds' is that of the difference, as both are measured on one model.
     """
-    first, second = _table(*held_out[:2], mean, held_out[2]), _table(*train[:2], mean, train[2])
+    first, second = table_of(*held_out[:2], mean, held_out[2]), table_of(*train[:2], mean, train[2])
     negated = Table(-second.differences, -second.pseudo, second.units)
     if held_out[2] is None:
         return _relative(infer([first, negated]))
@@ -100,7 +101,8 @@ class Table:
     units: float  # as how many images, or folds, they count
 
 
-def _table(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
+def table_of(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
+    """The differences that `difference` tests; its arguments are the same."""
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
@@ -122,13 +124,29 @@ def infer(tables: Sequence[Table]) -> Difference:
         return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
     seed_dof = max(num_seeds - 1, 1)
     image_dof = _total_dof(image_variances, [max(table.units - 1, 1) for table in tables])
-    seed_weight = (seed_variance / standard_error**2) ** min(1, seed_dof / 2)
+    weight = seed_weight(seed_variance / standard_error**2, num_seeds)
+    half = standard_error * critical_value(weight, seed_dof, image_dof)
+    p = two_sided(abs(d) / standard_error, weight, seed_dof, image_dof)
+    return Difference(d, d - half, d + half, float(p), num_seeds)
 
-    def two_sided(t: float) -> float:
-        return 2 * (seed_weight * stdtr(seed_dof, -t) + (1 - seed_weight) * stdtr(image_dof, -t))
 
-    half = standard_error * brentq(lambda t: two_sided(t) - LEVEL, 0, 13)  # 12.7 at one degree of freedom
-    return Difference(d, d - half, d + half, float(two_sided(abs(d) / standard_error)), num_seeds)
+def seed_weight(fraction: Any, seeds: int) -> Any:
+    """The weight of the seeds' degrees of freedom, from the seeds' fraction of the variance."""
+    return fraction ** min(1, max(seeds - 1, 1) / 2)
+
+
+def two_sided(t: Any, weight: Any, seed_dof: float, image_dof: float) -> Any:
+    """The p-value of the test for t = estimate / standard error."""
+    return 2 * (weight * stdtr(seed_dof, -t) + (1 - weight) * stdtr(image_dof, -t))
+
+
+def critical_value(weight: float, seed_dof: float, image_dof: float, level: float = LEVEL) -> float:
+    """The t of which p is `level`."""
+    highest = 13.0  # 12.7 at one degree of freedom
+    while two_sided(highest, weight, seed_dof, image_dof) > level:
+        highest *= 2
+    t: Any = brentq(lambda t: two_sided(t, weight, seed_dof, image_dof) - level, 0, highest)
+    return t
 
 
 def _relative(logarithmic: Difference) -> Difference:
@@ -170,6 +188,14 @@ def _jackknife(errors: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np
     complete = np.log(total / total_baseline).mean(-1)
     without_one = np.log((total - errors) / (total_baseline - baseline)).mean(-1)
     return complete[:, 0], num_images * complete - (num_images - 1) * without_one
+
+
+def pseudo_by_level(errors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Pseudo-values of the log ratio at each level, [S, N, K], whose means over the levels are those of a table."""
+    num_images = errors.shape[1]
+    total, total_baseline = errors.sum(1, keepdims=True), baseline.sum(1, keepdims=True)
+    without_one = np.log((total - errors) / (total_baseline - baseline))
+    return num_images * np.log(total / total_baseline) - (num_images - 1) * without_one
 
 
 def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:
