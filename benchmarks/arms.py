@@ -98,7 +98,7 @@ def assembled(cfg: DictConfig, folder: str):
     """The experiment as a run in `folder` would have it, and what run.json would say of it."""
     from t2i.config.checks import check
     from t2i.experiment.assembly import assemble, describe
-    from t2i.plan import make_plan
+    from t2i.experiment.plan import make_plan
 
     check(cfg, num_processes=1)
     experiment = assemble(cfg, make_plan(cfg), Path(folder))

@@ -17,7 +17,7 @@ from helpers.runs import compose
 
 from t2i.config import ConfigError
 from t2i.experiment.needs import Needs, needs
-from t2i.plan import make_plan
+from t2i.experiment.plan import make_plan
 
 COMMON = ("dataset.resolution=1024", "micro_batch_size=1", "batch_size=4", "gradient_checkpointing=true", "ema=none")
 MODES = {

@@ -76,8 +76,8 @@ def try_job(job: Job) -> Estimate:
 
 def try_out(cfg: DictConfig, folder: Path) -> Estimate:
     """Take a run of two steps in `folder` through all that happens to a run; raises what the full run would raise."""
+    from t2i.experiment.plan import check_the_rest, make_plan
     from t2i.experiment.run import run
-    from t2i.plan import check_the_rest, make_plan
     from t2i.publishing.push import Publisher
     from t2i.runs.folder import Run
     from t2i.sampling.images import sample

@@ -48,6 +48,7 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     from t2i.comparison.grouping import compare
+    from t2i.comparison.metric_choice import choose_metric
     from t2i.comparison.people import people_of
     from t2i.comparison.results import read_results
     from t2i.runs.links import refuse_links_out
@@ -68,25 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise ConfigError(f"{out} can't be written; use --out DIR for the page, the figures and the numbers")
     write(comparison, metric, out, people)
     print(out / "comparison.html")
-
-
-def choose_metric(comparison: "Comparison", name: str | None) -> "AnyMetric":
-    """The metric of this name; None: what the runs are judged by."""
-    from t2i.evaluation.metrics import Metric
-
-    if name is None:
-        return comparison.headline
-    name = name.removeprefix("images/")
-    if found := next((metric for metric in comparison.metrics if metric.name == name), None):
-        return found
-    if "/" in name:
-        Metric.named(name)  # or raise ConfigError
-        raise ConfigError(f"--metric {name} was not measured in every run; choose one of val/...")
-    known = ", ".join(metric.name for metric in comparison.scores) or "by none yet"
-    raise ConfigError(
-        f"--metric {name}: not all runs' images were judged by it ({known}); do so first: "
-        f"t2i evaluate RUN ... 'metric=[{name}]'"
-    )
 
 
 def show(comparison: "Comparison", metric: "AnyMetric") -> None:

@@ -72,7 +72,7 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
-    from t2i.plan import check_the_rest, make_plan
+    from t2i.experiment.plan import check_the_rest, make_plan
 
     plan = make_plan(cfg)
     check_the_rest(cfg)

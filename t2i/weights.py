@@ -82,7 +82,7 @@ def compare(arguments: list[str]) -> list[Weights]:
 
 def examine(cfg: DictConfig, label: str) -> Weights:
     """The weights of one configuration."""
-    from t2i.plan import make_plan
+    from t2i.experiment.plan import make_plan
 
     plan = make_plan(cfg)
     diffusion = plan.diffusion

@@ -75,8 +75,8 @@ def train(small) -> "Callable[..., Run]":
     """Train a small run in `folder` with more overrides, in this process; returns what it left."""
     from helpers.runs import compose
 
+    from t2i.experiment.plan import make_plan
     from t2i.experiment.run import run
-    from t2i.plan import make_plan
     from t2i.runs.folder import Run
 
     def train(folder: Path, *overrides: str) -> Run:

@@ -9,7 +9,7 @@ from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 from t2i.config.compose import compose_defaults
 from t2i.config.instantiate import build
-from t2i.plan import check_the_rest, make_plan
+from t2i.experiment.plan import check_the_rest, make_plan
 
 TABLE = """
 steps=-1                                        | steps=-1 must be at least 0

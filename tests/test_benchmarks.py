@@ -17,9 +17,9 @@ from helpers.runs import compose
 from transformers import CLIPTextModel
 
 from t2i.distributed import processes
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
 from t2i.models.stable_diffusion import load
-from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -38,8 +38,8 @@ from t2i.comparison.results import read_results
 from t2i.comparison.tables import write_results
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.plan import make_plan
 from t2i.runs import checkpoints
 from t2i.runs.errors_file import read_errors
 from t2i.runs.folder import Run

@@ -11,8 +11,8 @@ import pytest
 import torch
 from helpers.runs import compose
 
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.plan import make_plan
 from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about

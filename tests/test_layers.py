@@ -19,11 +19,10 @@ ORDER = [
     {"evaluation"},
     {"sampling", "training", "comparison"},
     {"publishing", "sweeps", "judging"},
-    {"plan"},
     {"experiment"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
-    {"train", "check", "encode", "sample", "evaluate", "compare", "judge", "weights", "push", "report"},
+    {"train", "check", "encode", "sample", "evaluate", "compare", "plan", "judge", "weights", "push", "report"},
     {"__main__", "__init__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -11,8 +11,8 @@ from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
 from t2i.config import CONF
 from t2i.evaluation.metrics import Metric
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.plan import make_plan
 
 OPTIONS = [
     f"{group}={file.stem}"

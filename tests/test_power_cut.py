@@ -18,8 +18,8 @@ import pytest
 from helpers.runs import compose
 from safetensors.torch import load_file
 
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run as run_experiment
-from t2i.plan import make_plan
 from t2i.runs.records import read_metrics
 
 CUTS = 50

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("t2i.train", "Train one run, or with -m every run of a sweep.", True, "cli"),
     "compare": Command("t2i.compare", "Say which runs are better, by how much, and whether it is more than noise."),
+    "plan": Command("t2i.plan", "Say how many seeds, images and hours a comparison needs, from a small pilot."),
     "judge": Command(
         "t2i.judge", "Let people judge the images of runs, two at a time, without knowing which is which."
     ),

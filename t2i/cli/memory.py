@@ -22,7 +22,7 @@ from t2i.config.checks import check, check_types
 
 if TYPE_CHECKING:
     from t2i.experiment.needs import Needs
-    from t2i.plan import Plan
+    from t2i.experiment.plan import Plan
 
 COLUMNS = (
     *("job", "precision", "attention", "parameters", "trained", "frozen\nweights", "trained\nweights", "gradients"),
@@ -61,7 +61,7 @@ def tell(jobs: Sequence[Job]) -> int:
 def needs_of(job: Job) -> "tuple[Plan, Needs]":
     from t2i.config.compose import compose, compose_defaults
     from t2i.experiment.needs import needs
-    from t2i.plan import check_the_rest, make_plan
+    from t2i.experiment.plan import check_the_rest, make_plan
 
     cfg = compose(job.overrides)
     check_types(cfg, compose_defaults(job.overrides))

@@ -31,13 +31,14 @@ This is a linear combination of the same runs, so it has bounds like X itself. C
 risk that a race takes and the full grid does not.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import fdtri
 
-from t2i.comparison.significance import StudentMixture, image_variance, kish, log_headline
+from t2i.comparison.significance import critical_value, image_variance, kish, log_headline, seed_weight
 from t2i.config import ConfigError
 
 
@@ -135,6 +136,8 @@ def bounds(
     )
     seed_variance = (noise.variance(setting) + noise.variance(leader)) / len(d)
     units = kish(np.mean([run.weights for pair in pairs for run in pair], axis=0))
-    spread = StudentMixture(seed_variance, noise.dof, image_variance(pseudo), max(units - 1, 1))
-    estimate, half = float(d.mean()), spread.half_width(2 * level)
+    standard_error = math.sqrt(seed_variance + image_variance(pseudo))
+    weight = seed_weight(seed_variance / standard_error**2, noise.dof) if standard_error else 0.0
+    half = standard_error * critical_value(weight, noise.dof, max(units - 1, 1), 2 * level)
+    estimate = float(d.mean())
     return Bounds(estimate, estimate - half, estimate + half)

@@ -19,8 +19,13 @@ def score_difference(scores: np.ndarray, baseline: np.ndarray) -> Difference:
         raise ValueError(f"scores of shape {scores.shape} and {baseline.shape} can't be paired; both must be [R, P, S]")
     if scores.shape[1] < 2:
         raise ConfigError("one prompt can't tell a difference from chance; evaluate at least 2")
+    return infer([score_table(scores, baseline)])
+
+
+def score_table(scores: np.ndarray, baseline: np.ndarray) -> Table:
+    """The differences that `score_difference` tests; its arguments are the same."""
     table = (scores - baseline).mean(-1)
-    return infer([Table(table.mean(1), table, table.shape[1])])
+    return Table(table.mean(1), table, table.shape[1])
 
 
 def score_interval(scores: np.ndarray) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def difference(
     mean: the mean over noise levels, after that over images: "geometric" for val/loss, "arithmetic" for val/eps_mse.
     folds: [N], numbers from 0, if each image was measured by the model of a fold. Images of one fold share a model.
     """
-    return _relative(infer([_table(errors, baseline, mean, folds)]))
+    return _relative(infer([table_of(errors, baseline, mean, folds)]))
 
 
 def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -> Difference:
@@ -79,7 +79,7 @@ def gap_difference(held_out: "Sides", train: "Sides", mean: str = "geometric") -
     The relative difference of the ratios. Held-out and training images are two samples, so the variances of both add;
     the seeds' is that of the difference, as both are measured on one model.
     """
-    first, second = _table(*held_out[:2], mean, held_out[2]), _table(*train[:2], mean, train[2])
+    first, second = table_of(*held_out[:2], mean, held_out[2]), table_of(*train[:2], mean, train[2])
     negated = Table(-second.differences, -second.pseudo, second.units)
     if held_out[2] is None:
         return _relative(infer([first, negated]))
@@ -102,7 +102,8 @@ class Table:
     units: float  # as how many images, or folds, they count
 
 
-def _table(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
+def table_of(errors: np.ndarray, baseline: np.ndarray, mean: str, folds: np.ndarray | None) -> Table:
+    """The differences that `difference` tests; its arguments are the same."""
     _check(errors, baseline, mean)
     if mean == "arithmetic":
         errors, baseline = errors.mean(-1, keepdims=True), baseline.mean(-1, keepdims=True)
@@ -119,40 +120,33 @@ def infer(tables: Sequence[Table]) -> Difference:
     seed_variance = by_seed.var(ddof=1) / num_seeds if num_seeds > 1 else 0.0
     image_variances = [image_variance(table.pseudo) for table in tables]
     image_dof = _total_dof(image_variances, [max(table.units - 1, 1) for table in tables])
-    spread = StudentMixture(seed_variance, max(num_seeds - 1, 1), sum(image_variances), image_dof)
-    if spread.standard_error == 0:  # all seeds and images agree
+    standard_error = math.sqrt(seed_variance + sum(image_variances))
+    if standard_error == 0:  # all seeds and images agree
         return Difference(d, d, d, p=float(d == 0), seeds=num_seeds)
-    half = spread.half_width(LEVEL)
-    return Difference(d, d - half, d + half, spread.p(d), num_seeds)
+    seed_dof = max(num_seeds - 1, 1)
+    weight = seed_weight(seed_variance / standard_error**2, seed_dof)
+    half = standard_error * critical_value(weight, seed_dof, image_dof)
+    p = two_sided(abs(d) / standard_error, weight, seed_dof, image_dof)
+    return Difference(d, d - half, d + half, float(p), num_seeds)
 
 
-@dataclass(frozen=True)
-class StudentMixture:
-    """The distribution that the error of an estimate has, where its variance is that of seeds and that of images."""
+def seed_weight(fraction: Any, seed_dof: float) -> Any:
+    """The weight of the seeds' degrees of freedom, from the seeds' fraction of the variance."""
+    return fraction ** min(1, seed_dof / 2)
 
-    seed_variance: float
-    seed_dof: float
-    image_variance: float
-    image_dof: float
 
-    @property
-    def standard_error(self) -> float:
-        return math.sqrt(self.seed_variance + self.image_variance)
+def two_sided(t: Any, weight: Any, seed_dof: float, image_dof: float) -> Any:
+    """The p-value of the test for t = estimate / standard error."""
+    return 2 * (weight * stdtr(seed_dof, -t) + (1 - weight) * stdtr(image_dof, -t))
 
-    def p(self, d: float) -> float:
-        """Two-sided, of the hypothesis that the difference `d` is chance."""
-        return self._two_sided(abs(d) / self.standard_error)
 
-    def half_width(self, level: float) -> float:
-        """Half of the interval that does not contain the true difference with the probability `level`."""
-        largest = 2 / level  # more than the quantile of one degree of freedom, which no other exceeds
-        quantile: Any = brentq(lambda t: self._two_sided(t) - level, 0, largest)
-        return self.standard_error * quantile
-
-    def _two_sided(self, t: float) -> float:
-        fraction = self.seed_variance / self.standard_error**2 if self.standard_error else 0.0
-        weight = fraction ** min(1, self.seed_dof / 2)
-        return float(2 * (weight * stdtr(self.seed_dof, -t) + (1 - weight) * stdtr(self.image_dof, -t)))
+def critical_value(weight: float, seed_dof: float, image_dof: float, level: float = LEVEL) -> float:
+    """The t of which p is `level`."""
+    highest = 13.0  # 12.7 at one degree of freedom
+    while two_sided(highest, weight, seed_dof, image_dof) > level:
+        highest *= 2
+    t: Any = brentq(lambda t: two_sided(t, weight, seed_dof, image_dof) - level, 0, highest)
+    return t
 
 
 def _relative(logarithmic: Difference) -> Difference:
@@ -202,6 +196,14 @@ def log_headline(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     errors: [S, N, K].
     """
     return _jackknife(errors, np.full_like(errors, 1 / errors.shape[1]))
+
+
+def pseudo_by_level(errors: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Pseudo-values of the log ratio at each level, [S, N, K], whose means over the levels are those of a table."""
+    num_images = errors.shape[1]
+    total, total_baseline = errors.sum(1, keepdims=True), baseline.sum(1, keepdims=True)
+    without_one = np.log((total - errors) / (total_baseline - baseline))
+    return num_images * np.log(total / total_baseline) - (num_images - 1) * without_one
 
 
 def _total_dof(variances: Sequence[float], dof: Sequence[float]) -> float:

@@ -12,10 +12,20 @@ import numpy as np
 from t2i.comparison import folds
 from t2i.comparison.factors import Factors
 from t2i.comparison.image_scores import score_metrics
+from t2i.comparison.power import Pilot, pilot_of
 from t2i.comparison.results import Result
 from t2i.comparison.same_battery import share
-from t2i.comparison.score_significance import score_difference
-from t2i.comparison.significance import LEVEL, Difference, Sides, difference, gap_difference, holm
+from t2i.comparison.score_significance import score_difference, score_table
+from t2i.comparison.significance import (
+    LEVEL,
+    Difference,
+    Sides,
+    difference,
+    gap_difference,
+    holm,
+    pseudo_by_level,
+    table_of,
+)
 from t2i.evaluation.metrics import Metric, all_metrics, bin_metrics, gap_metrics
 from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.records import ERRORS
@@ -135,12 +145,29 @@ class Comparison:
             )
         return self.differences[variant, metric]
 
+    def pilot(self, variant: Variant, metric: AnyMetric) -> Pilot | None:
+        """What the difference between a variant that has pairs and the baseline says of the variances.
+
+        None of a gap, which is measured on two samples of images.
+        """
+        if isinstance(metric, ScoreMetric):
+            return pilot_of(score_table(*self._scores(variant, metric)))
+        if metric.against is not None:
+            return None
+        errors, baseline, of = self._sides(variant, metric, metric.prefix)
+        by_level = metric.mean == "geometric" and of is None
+        table = table_of(errors, baseline, metric.mean, of)
+        return pilot_of(table, pseudo_by_level(errors, baseline) if by_level else None)
+
     def _of_scores(self, variant: Variant, metric: ScoreMetric) -> Difference:
-        ours, theirs = (
+        return score_difference(*self._scores(variant, metric))
+
+    def _scores(self, variant: Variant, metric: ScoreMetric) -> list[np.ndarray]:
+        """The scores of the variant's runs and of the baseline's."""
+        return [
             np.stack([side.runs[pair].scores[metric.battery, metric.name].values for pair in self.pairs(variant)])
             for side in (variant, self.baseline)
-        )
-        return score_difference(ours, theirs)
+        ]
 
     def _of_errors(self, variant: Variant, metric: Metric) -> Difference:
         sides = self._sides(variant, metric, metric.prefix)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from t2i.comparison.image_scores import score_notes
+from t2i.comparison.sensitivity import could_have_found
 from t2i.comparison.significance import Difference
 from t2i.comparison.verdicts import AnyMetric, Comparison, Verdict
 from t2i.evaluation.score_metric import ScoreMetric
@@ -19,9 +20,14 @@ def sentences(comparison: Comparison, metric: AnyMetric) -> list[tuple[str, str]
         sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None and verdict.bins else ""
-        spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}."))
+        unseen = could_have_found(comparison, verdict, metric, len(verdicts)) if _found_nothing(verdict, metric) else ""
+        spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}. {unseen}".rstrip()))
     notes = score_notes(comparison.runs, metric) if isinstance(metric, ScoreMetric) else []
     return [*spoken, *(("note", note) for note in notes), ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
+
+
+def _found_nothing(verdict: Verdict, metric: AnyMetric) -> bool:
+    return verdict.outcome == "same" and metric.snr_bin is None
 
 
 def verdict_word(verdict: Verdict) -> str:

@@ -24,6 +24,7 @@ from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery
 from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
+from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
 from t2i.models.model import Model
@@ -31,7 +32,6 @@ from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
 from t2i.optim.precision import MIXED_PRECISION
 from t2i.optim.trained_weights import hold_weights
-from t2i.plan import Plan
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.training import memory

@@ -13,8 +13,8 @@ from t2i.data.loader import Readable
 from t2i.data.splits import Captioned, Split
 from t2i.evaluation.batteries import HELD_OUT, REFERENCE, TRAIN, of_fold, of_training_images
 from t2i.evaluation.battery import Battery, make_battery
+from t2i.experiment.plan import Plan
 from t2i.models.model import Model
-from t2i.plan import Plan
 
 
 def check_data(cfg: DictConfig, data: Captioned) -> None:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from t2i.config.instantiate import build
 from t2i.experiment.assembly import load_model
+from t2i.experiment.plan import Plan
 from t2i.models.model import Model
 from t2i.models.quantization import held_bytes
 from t2i.models.shapes import empty_parameters, shapes_only
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import NetworkWeights, hold_weights
-from t2i.plan import Plan
 from t2i.training.live_tensors import LiveTensors
 
 SIDE = 512  # of the matrix that the optimizer takes a step with

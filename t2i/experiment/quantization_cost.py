@@ -18,9 +18,9 @@ from t2i.data.cache_files import locked, publishing, warn_of_damage
 from t2i.data.fingerprints import hash_of
 from t2i.distributed import processes
 from t2i.evaluation.battery import Battery, evaluating, summary
+from t2i.experiment.plan import Plan
 from t2i.models.model import Model
 from t2i.optim.trained_weights import hold_weights
-from t2i.plan import Plan
 from t2i.runs.errors_file import read_errors, write_errors
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.image_evaluation import evaluate_images, identify
+from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import quantization_cost, sentence
-from t2i.plan import Plan
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.files import respect_umask

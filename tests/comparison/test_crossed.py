@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from t2i.comparison.crossed import _terms, spread
-from t2i.comparison.significance import _image_variance
+from t2i.comparison.significance import image_variance
 
 
 def table(rng, judges=4, prompts=12):
@@ -27,7 +27,7 @@ def test_where_all_judges_see_all_prompts_it_is_the_analysis_of_variance():
     values, judge, prompt = table(np.random.default_rng(0))
     known = of_mean(values, judge, prompt)
     of_judges = values.mean(1).var(ddof=1) / len(values)
-    assert known.variance == pytest.approx(of_judges + _image_variance(values))
+    assert known.variance == pytest.approx(of_judges + image_variance(values))
     assert known.dofs == pytest.approx([3, 11])
     assert known.fractions.sum() == pytest.approx(1)
 

@@ -7,8 +7,9 @@ import pytest
 from helpers.synthetic import write_run
 from PIL import Image
 
-from t2i.compare import choose_metric, main
+from t2i.compare import main
 from t2i.comparison.grouping import compare
+from t2i.comparison.metric_choice import choose_metric
 from t2i.comparison.results import read_results
 from t2i.comparison.tables import difference_rows, variant_rows
 from t2i.comparison.wording import sentences

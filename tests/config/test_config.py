@@ -15,7 +15,7 @@ from t2i.config import CONF, ConfigError
 from t2i.config.checks import check, check_types
 from t2i.config.instantiate import check_signature
 from t2i.config.moved_targets import MOVED
-from t2i.plan import check_the_rest, make_plan
+from t2i.experiment.plan import check_the_rest, make_plan
 
 
 def prepare(cfg):

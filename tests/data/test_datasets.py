@@ -28,8 +28,8 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import check_signature
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 

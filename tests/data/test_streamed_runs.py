@@ -14,8 +14,8 @@ from helpers.runs import compose, free_port
 from safetensors.torch import load_file
 
 from t2i.data.streaming import StreamedExamples
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.plan import make_plan
 from t2i.runs.folder import Run
 
 

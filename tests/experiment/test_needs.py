@@ -12,8 +12,8 @@ from helpers.runs import compose
 
 from t2i.experiment.assembly import load_model
 from t2i.experiment.needs import autocast_on_cpu, bytes_per_element, full_length, needs, peak_of_step, size
+from t2i.experiment.plan import make_plan
 from t2i.optim.trained_weights import hold_weights
-from t2i.plan import make_plan
 
 NAMES = [*layouts.STOCK, *families.PIPELINES]
 SETTINGS = ("dataset.resolution=64", "micro_batch_size=2", "batch_size=4", "adapter.rank=4")

@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from t2i.config import ConfigError
+from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
 from t2i.models.loading import BUNDLED, locate
 from t2i.models.stable_diffusion import load
-from t2i.plan import make_plan
 from t2i.runs.folder import Run
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline

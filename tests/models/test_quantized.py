@@ -14,10 +14,10 @@ from torch.nn.functional import linear
 import t2i.models.quantization
 from t2i.cli.arguments import overrides_parser, parse_jobs
 from t2i.config import ConfigError
+from t2i.experiment.plan import make_plan
 from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.quantization import check_quantize, count_parameters, held_bytes
 from t2i.models.quantized import LAYERS
-from t2i.plan import make_plan
 
 ERROR = {"nf4": 0.15, "int8": 0.015}  # of weights in 4 and in 8 bits, relative to them
 CLASSES = {"sd35": SD3Transformer2DModel, "flux1": FluxTransformer2DModel, "sd15": UNet2DConditionModel}

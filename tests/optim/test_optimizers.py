@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
+from t2i.experiment.plan import check_the_rest, make_plan
 from t2i.optim.ema import ScheduleFree
 from t2i.optim.optimizers import StochasticAdamW, random_halves, round_stochastically
 from t2i.optim.trained_weights import hold_weights
-from t2i.plan import check_the_rest, make_plan
 
 ADAMW = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 

@@ -10,7 +10,7 @@ from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
 from t2i.config import ConfigError
 from t2i.config.checks import check
-from t2i.plan import make_plan
+from t2i.experiment.plan import make_plan
 from t2i.training.early_stop import EarlyStop, early_stop_of, in_words
 
 
