@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2i.data.images import SUFFIXES
+from t2i.data.image_values import content_of
+from t2i.data.images import SUFFIXES, BadImage
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,11 @@ class Rows:
 
 
 def _image(value: Any) -> bytes:
-    content = value.get("bytes") if isinstance(value, dict) else value
-    return content if isinstance(content, bytes) else b""
+    """The bytes of an image; none for a path, as a shard holds its images."""
+    try:
+        return content_of(value)[0] or b""
+    except BadImage:
+        return b""
 
 
 FORMATS = {".tar": Tar, ".parquet": Rows}
