@@ -1,6 +1,7 @@
 """What the parsers of the commands share."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -13,6 +14,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"t2i {command}", description=description, formatter_class=layout)
+
+    def flags(self) -> set[str]:
+        """The options that there are, as they are typed."""
+        return {flag for action in self._actions for flag in action.option_strings}
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -63,8 +68,10 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
 def parse_jobs(parser: Parser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[Job]]:
     """The options and the jobs of a command line; `parser` comes from `overrides_parser`."""
     from t2i.config.compose import expand
+    from t2i.config.misspelt import refuse_flags
 
     parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
+    refuse_flags(sys.argv[1:] if arguments is None else arguments, parser.flags())
     options = parser.parse_intermixed_args(arguments)
     overrides = overrides_of(options)
     if not options.multirun:

@@ -62,7 +62,7 @@ def _pattern(given: Path) -> tuple[Path, str]:
         return given, "**/*"
     if given.is_file():
         return given.parent, glob.escape(given.name)
-    root, *rest = [Path(), *given.parts]
+    root, rest = Path(), list(given.parts)
     while len(rest) > 1 and (not glob.has_magic(rest[0]) or (root / rest[0]).is_dir()):
         root, rest = root / rest[0], rest[1:]
     return root, "/".join(rest)
