@@ -7,6 +7,8 @@ from typing import NamedTuple, NoReturn
 
 from t2i.config import ConfigError
 
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+
 
 class Parser(argparse.ArgumentParser):
     """The parser of `t2i COMMAND`. A mistake raises ConfigError, like a mistake in a setting."""
@@ -28,6 +30,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)
+
+
+def check_image_file(file: Path) -> None:
+    """Refuse a name that no image can be written to. The format follows from the suffix."""
+    if file.suffix.lower() not in IMAGES:
+        raise ConfigError(f"--out={file} has no suffix of an image; write for example --out {file}.png")
+    blocking = next((folder for folder in file.parents if folder.exists() and not folder.is_dir()), None)
+    if blocking is not None or file.is_dir():
+        raise ConfigError(
+            f"--out={file}: {blocking or file} is {'a file' if blocking else 'a folder'}; use another name"
+        )
 
 
 def add_sampling_options(parser: Parser) -> None:
