@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from t2i.cli.arguments import Parser, add_sampling_options, positive
+from t2i.cli.arguments import Parser, add_sampling_options, check_image_file, positive
 from t2i.cli.failing import run
+from t2i.config.checks import check_seeds
+from t2i.runs.names import refuse_missing
 
 SOURCE = "run folder, checkpoint, folder of a pipeline, Hub id, or tiny"
 
@@ -23,6 +25,9 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
+    refuse_missing(options.source)
+    check_seeds({"--seed": options.seed, "--seed and --images": options.seed + options.images - 1})
+    check_image_file(options.out)
     from t2i.image_grid import grid
     from t2i.models.loading import naming_model
     from t2i.runs.files import replacing

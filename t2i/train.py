@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -20,17 +21,29 @@ from t2i.config.compose import chosen_options
 from t2i.config.config_files import guard_files
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import resolve_once
+from t2i.config.misspelt import refuse_flags
+from t2i.config.model_size import check_model_is_named
 from t2i.config.resolvers import register
 from t2i.config.secrets import redact
+from t2i.config.typed import as_typed
+from t2i.runs.folder import begun_with
 from t2i.sweeps.manifest import as_begun, job_folder
 
 register(job_folder)
 guard_files()
+HYDRA_FLAGS = {flag for action in get_args_parser()._actions for flag in action.option_strings}
 
 
 def main() -> None:
     """Train what sys.argv says, once Hydra is known to act on no file of a stranger's."""
     with exits(sys.argv[1:]):
+        if "--version" in sys.argv[1:]:
+            from t2i.cli.main import versions
+
+            print(versions())
+            return
+        refuse_flags(sys.argv[1:], HYDRA_FLAGS)
+        sys.argv[1:] = as_typed(sys.argv[1:])
         check_foreign_files(sys.argv[1:])
     hydra_main()
 
@@ -52,7 +65,7 @@ def hydra_main(cfg: DictConfig) -> float:
             raise
         except KeyboardInterrupt as error:
             runs = Path("multirun").absolute()
-            name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder.name
+            name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
             error.add_note(f"add run={name} to the command to go on from the last checkpoint")
             raise
 
@@ -69,6 +82,8 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
         cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, hydra_config.runtime.choices))
     )
     as_begun(cfg, folder, overrides)
+    if not begun_with(folder):
+        check_model_is_named(cfg, str(choices["model"]), overrides)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all

@@ -1,10 +1,13 @@
 """What the parsers of the commands share."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from t2i.config import ConfigError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +16,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"t2i {command}", description=description, formatter_class=layout)
+
+    def flags(self) -> set[str]:
+        """The options that there are, as they are typed."""
+        return {flag for action in self._actions for flag in action.option_strings}
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -23,6 +30,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)
+
+
+def check_image_file(file: Path) -> None:
+    """Refuse a name that no image can be written to. The format follows from the suffix."""
+    if file.suffix.lower() not in IMAGES:
+        raise ConfigError(f"--out={file} has no suffix of an image; write for example --out {file}.png")
+    blocking = next((folder for folder in file.parents if folder.exists() and not folder.is_dir()), None)
+    if blocking is not None or file.is_dir():
+        raise ConfigError(
+            f"--out={file}: {blocking or file} is {'a file' if blocking else 'a folder'}; use another name"
+        )
 
 
 def add_sampling_options(parser: Parser) -> None:
@@ -63,8 +81,10 @@ def overrides_of(options: argparse.Namespace) -> list[str]:
 def parse_jobs(parser: Parser, arguments: list[str] | None) -> tuple[argparse.Namespace, list[Job]]:
     """The options and the jobs of a command line; `parser` comes from `overrides_parser`."""
     from t2i.config.compose import expand
+    from t2i.config.misspelt import refuse_flags
 
     parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
+    refuse_flags(sys.argv[1:] if arguments is None else arguments, parser.flags())
     options = parser.parse_intermixed_args(arguments)
     overrides = overrides_of(options)
     if not options.multirun:

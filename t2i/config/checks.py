@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from t2i.config import ConfigError
 from t2i.config.folds import check_folds
+from t2i.config.keys import belongs
 
 AT_LEAST = {
     "seed": 0,
@@ -64,6 +65,9 @@ NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("validation.images", "early_stop.metric"), str),
     **dict.fromkeys(("samples.guidance_scale", "evaluation.guidance_scale"), (int, float)),
 }
+OPEN = ("dataset.groups", "metric")  # tables whose entries are free
+LARGEST_SEED = 2**63 - 1
+SEEDS = ("seed", "validation.seed", "samples.seed")
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
 
@@ -76,6 +80,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
             raise ConfigError(f"{key}={_shown(value)} must be {number}, at least {least}")
         if not value >= least:
             raise ConfigError(f"{key}={value} must be at least {least}")
+    check_seeds({key: OmegaConf.select(cfg, key) for key in SEEDS})
     for key, (kind, bound, null) in POSITIVE_OR_NULL.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and not (isinstance(value, kind) and value > 0):
@@ -90,6 +95,13 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
     _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+
+
+def check_seeds(seeds: Mapping[str, int]) -> None:
+    """Refuse seeds that PyTorch's generators do not take."""
+    for key, seed in seeds.items():
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError(f"{key}={seed} must be from 0 to {LARGEST_SEED} (2^63 - 1)")
 
 
 def check_fixed(cfg: DictConfig) -> None:
@@ -136,7 +148,7 @@ def check_evaluation(evaluation: DictConfig) -> None:
     for name in ("column", "sampler", "clip"):
         if not isinstance(evaluation[name], str | None):
             raise ConfigError(f"evaluation.{name}={evaluation[name]} must be a text, or null")
-    whole = isinstance(seeds, ListConfig) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    whole = isinstance(seeds, ListConfig) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
     if not whole or not len(seeds) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"evaluation.seeds={seeds} must be a list of different whole numbers, such as [0,1]")
 
@@ -150,6 +162,7 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
     for key, default in _leaves(defaults):
         value = OmegaConf.select(cfg, key)
         if value is None:
+            _refuse_deletion(cfg, key, default)
             continue
         if isinstance(default, ListConfig):
             if not isinstance(value, ListConfig):
@@ -158,6 +171,13 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
         wanted = next((name for kind, name in TYPES if isinstance(default, kind)), None)
         if wanted and not _fits(value, default):
             raise ConfigError(f"{key}={value} must be {wanted}, like the {default} in conf/")
+
+
+def _refuse_deletion(cfg: DictConfig, key: str, default: Any) -> None:
+    table, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, table) if table else cfg
+    if isinstance(node, DictConfig) and name not in node and not belongs(key, OPEN):
+        raise ConfigError(f"~{key}: a setting can't be taken away; give it another value, such as {key}={default}")
 
 
 def check_permissions(cfg: DictConfig, overrides: Sequence[str]) -> None:

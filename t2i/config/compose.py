@@ -16,6 +16,7 @@ from t2i.config import CONF, ConfigError
 from t2i.config.checks import check_permissions
 from t2i.config.config_files import guard_files
 from t2i.config.resolvers import refusal, restrict
+from t2i.config.typed import as_typed
 from t2i.config.values import check_size, check_values
 
 SEARCH_PATH = "hydra.searchpath"
@@ -32,6 +33,7 @@ def composed(overrides: list[str], **options: Any) -> DictConfig:
     """The same, whoever gave the permissions in it. Hydra raises HydraException, or KeyError for an absent variable."""
     restrict()
     guard_files()
+    overrides = as_typed(overrides)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra.compose("config", overrides=overrides, **options)
@@ -79,6 +81,7 @@ def groups() -> set[str]:
 
 def expand(arguments: list[str]) -> list[list[tuple[Override, str]]]:
     """The jobs of a sweep: each override, and its text with one of its values."""
+    arguments = as_typed(["-m", *arguments])[1:]
     overrides = OverridesParser.create().parse_overrides(arguments)
     texts = map(_texts, overrides, arguments)
     return [list(zip(overrides, job, strict=True)) for job in product(*texts)]

@@ -160,5 +160,6 @@ def _check_folder_names(cfg: DictConfig, tasks: Sequence[str], source: str) -> N
             names[key] = cfg.get(key)
     for name, value in names.items():
         text = str(value)
-        if ".." in text.replace("\\", "/").split("/") or not text.isprintable():
+        leads_out = text.startswith(("/", "~")) or ".." in text.replace("\\", "/").split("/")
+        if leads_out or not text.isprintable():
             raise ConfigError(f"{source}: {name} leads out of multirun/ ({text!a}); name a folder inside of it")

@@ -1,31 +1,62 @@
-"""Explains in one line what Hydra refuses: the key or option that was probably meant, or else Hydra's reason."""
+"""Explains what Hydra refuses: our line, with what was probably meant, and Hydra's reason behind it."""
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from t2i.config import CONF
+from t2i.config import CONF, ConfigError
 from t2i.config.compose import compose, groups
 from t2i.config.keys import belongs, flat
+from t2i.config.typed import OVERRIDE, quoted
+
+ALIASES = {  # what other trainers call a setting -> what it is called here
+    **dict.fromkeys(("lr", "learning_rate", "unet_lr"), "optimizer.lr"),
+    **dict.fromkeys(("max_train_steps", "train_steps", "num_steps", "iterations", "num_train_steps"), "steps"),
+    **dict.fromkeys(("train_batch_size", "batch"), "batch_size"),
+    **dict.fromkeys(("output_dir", "out", "output", "output_name", "run_name"), "run"),
+    **dict.fromkeys(("model", "pretrained_model_name_or_path", "base_model", "checkpoint"), "model.path"),
+    **dict.fromkeys(("train_data_dir", "instance_data_dir", "data", "data_dir", "dataset_name"), "dataset.path"),
+    **dict.fromkeys(("instance_prompt", "caption"), "dataset.caption"),
+    **dict.fromkeys(("validation_prompt", "validation_prompts", "sample_prompts", "prompts"), "samples.prompts"),
+    **dict.fromkeys(("rank", "network_dim", "lora_rank"), "adapter.rank"),
+    **dict.fromkeys(("alpha", "network_alpha", "lora_alpha"), "adapter.alpha"),
+    **dict.fromkeys(("mixed_precision", "dtype"), "precision.dtype"),
+    **dict.fromkeys(("report_to", "log_with"), "tracker"),
+    **dict.fromkeys(("checkpointing_steps", "save_steps"), "save_every"),
+    **dict.fromkeys(("validation_steps", "eval_steps"), "validate_every"),
+    **dict.fromkeys(("min_snr_gamma", "gamma"), "loss.snr_gamma"),
+    **{
+        "lr_warmup_steps": "lr_scheduler.num_warmup_steps",
+        "size": "dataset.resolution",
+        "guidance": "samples.guidance_scale",
+    },
+    **{"dataloader_num_workers": "num_workers", "image_column": "dataset.image_column", "random_flip": "dataset.flip"},
+    **{"caption_column": "dataset.caption_column", "resolution": "dataset.resolution", "use_ema": "ema"},
+    **{"project": "tracker.project", "adam_beta1": "optimizer.betas", "proportion_empty_prompts": "caption_dropout"},
+}
 
 
 def explain(error: HydraException, arguments: Sequence[str]) -> str:
-    """One line on an error that Hydra raised for these arguments."""
+    """What to type instead, for an error that Hydra raised for these arguments, and Hydra's reason; in one line."""
     if isinstance(error, OverrideParseException):
         reason = re.sub(r"Error parsing override '.*'\n|\nSee https://.*", "", error.message).strip()
-        return f"{error.override} can't be read ({reason}); write KEY=VALUE, in quotes if it has spaces or brackets"
+        return f"{error.override} can't be read ({reason}); write KEY=VALUE{_in_quotes(str(error.override))}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _missing_option(error.missing_cfg_file, sorted(error.options))
     refused = re.match(r"Could not override '(.+)'\.", str(error))
     unknown = misspelt(arguments)
-    if refused and refused[1] in unknown:
-        return "; ".join(_unknown_key(key, nearest) for key, nearest in unknown.items())
     # Hydra goes on with where it searched, and with the key once more.
     reason = re.split("Config search path:|full_key:", f"{error} {error.__cause__ or ''}")[0]
-    return " ".join(reason.removeprefix("t2i: ").split())
+    reason = " ".join(reason.removeprefix("t2i: ").split())
+    if refused and refused[1] in unknown:
+        values = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+        ours = (_unknown_key(key, nearest, values.get(key, "...")) for key, nearest in unknown.items())
+        return f"{'; '.join(ours)} (Hydra: {reason})"
+    return reason
 
 
 def misspelt(arguments: Sequence[str]) -> dict[str, str | None]:
@@ -39,18 +70,70 @@ def misspelt(arguments: Sequence[str]) -> dict[str, str | None]:
     known = groups() | {key for leaf in flat(OmegaConf.to_container(cfg)) for key in _with_parents(leaf)}
     elsewhere = [group for group, _ in given if group in groups() and group not in choices]  # options of --config-dir
     unknown = [key for key, _ in given if key not in known and not belongs(key, ["hydra", *elsewhere])]
-    return {key: next(iter(get_close_matches(key, known, n=1, cutoff=0.5)), None) for key in unknown}
+    return {key: nearest(key, known) for key in unknown}
 
 
-def _unknown_key(key: str, nearest: str | None) -> str:
-    hint = f"did you mean {nearest}?" if nearest else "`t2i settings` lists them all"
-    return f"{key} is not a setting; {hint} (+{key}=... would add it)"
+def nearest(key: str, known: Collection[str]) -> str | None:
+    """The setting that is called so elsewhere, or that ends so, or that is most similar."""
+    if key in ALIASES:
+        return ALIASES[key]
+    if ends := sorted((name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]), key=len):
+        if same := [name for name in ends if name.partition(".")[0] == key.partition(".")[0]]:
+            return same[0]
+        if "." not in key:
+            return ends[0]
+    return next(iter(get_close_matches(key, known, n=1, cutoff=0.5)), None)
+
+
+def refuse_flags(arguments: Sequence[str], known: Collection[str]) -> None:
+    """Refuse options such as --steps 5, with the setting that is meant. known: the options that there are."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if not re.match(r"--?[a-zA-Z]", name) or name in known:
+            continue
+        if not value and place + 1 < len(arguments) and not re.match(r"-[a-zA-Z-]", arguments[place + 1]):
+            value = arguments[place + 1]
+        wanted = name.lstrip("-").replace("-", "_")
+        settings = {key for leaf in flat(OmegaConf.to_container(compose([]))) for key in _with_parents(leaf)}
+        meant = wanted if wanted in settings else nearest(wanted, settings)
+        hint = f", here {shlex.quote('='.join((meant, value or 'true')))}" if meant else ""
+        raise ConfigError(f"{name} is not an option; settings are typed as KEY=VALUE{hint} (`t2i settings` lists them)")
+
+
+def _unknown_key(key: str, meant: str | None, value: str) -> str:
+    group, _, name = key.partition(".")
+    if group in groups() and (options := _options_with(group, name)):
+        chosen = f"{group}={options[0]} {key}={value}"
+        return f"{key} is not a setting of the option that is chosen; {group}={', '.join(options)} have it: {chosen}"
+    hint = f"did you mean {meant}?" if meant else "`t2i settings` lists them all"
+    typed = f"; type {meant}={value}" if meant else ""
+    return f"{key} is not a setting; {hint} (+{key}=... would add it){typed}"
+
+
+def _options_with(group: str, setting: str) -> list[str]:
+    """The options of a group that have a setting of their own by this name."""
+    found = []
+    for file in sorted((CONF / group).glob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        for shared in re.findall(r"- (shared/\w+)@_here_", text):
+            text += (CONF / group / f"{shared}.yaml").read_text(encoding="utf-8")
+        if re.search(rf"^{re.escape(setting)}:", text, re.MULTILINE):
+            found.append(file.stem)
+    return sorted(found, key=lambda option: option != "folder")
+
+
+def _in_quotes(argument: str) -> str:
+    """How a value with blanks, brackets or accents is typed."""
+    if (override := OVERRIDE.fullmatch(argument)) is None:
+        return ", in quotes if it has spaces or brackets"
+    text = override[1] + quoted(override[3].strip(), '"')
+    return f", in quotes if it has spaces or brackets: {shlex.quote(text)}"
 
 
 def _missing_option(file: str, options: Sequence[str]) -> str:
     group, _, name = file.rpartition("/")
-    nearest = get_close_matches(name, options, n=1)
-    hint = f"did you mean {nearest[0]}? Choose" if nearest else "choose"
+    similar = get_close_matches(name, options, n=1)
+    hint = f"did you mean {similar[0]}? Choose" if similar else "choose"
     return f"{group}={name} is not an option; {hint} from {', '.join(options)}"
 
 

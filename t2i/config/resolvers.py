@@ -3,16 +3,21 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 from omegaconf.basecontainer import BaseContainer
 
 from t2i.config import ConfigError
+from t2i.config.model_size import model_size
 
-OURS = ("either", "stamp", "job_folder", "oc.env")
+OURS = ("either", "stamp", "job_folder", "oc.env", "model_size", "micro_batch", "in_multirun")
 HARMLESS = ("hydra", "now", "python_version")  # of Hydra: its own settings, the time, the version
-READABLE = ("T2I_CACHE", "HF_HOME", "WANDB_SWEEP_ID", "WANDB_RUN_ID")  # environment variables that oc.env gives
+READABLE = (  # environment variables that oc.env gives
+    *("T2I_CACHE", "HF_HOME", "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME"),
+    "WANDB_TAGS",
+)
 
 
 def register(job_folder: Callable[[str, list[str]], str]) -> None:
@@ -26,6 +31,9 @@ def register(job_folder: Callable[[str, list[str]], str]) -> None:
 def restrict() -> None:
     """Make every resolver that a configuration may not call raise ConfigError; oc.env reads a few variables only."""
     OmegaConf.register_new_resolver("oc.env", environment, replace=True)
+    OmegaConf.register_new_resolver("model_size", model_size, replace=True)
+    OmegaConf.register_new_resolver("micro_batch", micro_batch, replace=True)
+    OmegaConf.register_new_resolver("in_multirun", in_multirun, replace=True)
     for name in set(registered()) - {*OURS, *HARMLESS}:
         OmegaConf.register_new_resolver(name, _refuser(name), replace=True)
 
@@ -57,6 +65,23 @@ def environment(name: str, default: Any = ...) -> str | None:
     return None if value is None else str(value)
 
 
+def micro_batch(largest: int, batch_size: Any) -> int:
+    """The largest micro-batch, at most `largest`, of which a batch consists on the processes that there are."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        return largest  # which is refused elsewhere
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    fitting = (size for size in range(min(largest, batch_size), 0, -1) if batch_size % (size * processes) == 0)
+    return next(fitting, largest)
+
+
+def in_multirun(name: Any) -> str:
+    """The folder of a run or sweep: below multirun/, unless its name is an absolute path."""
+    folder = Path(os.path.normpath(Path("multirun") / os.path.expanduser(str(name))))
+    if not folder.is_absolute() and folder.parts[:1] != ("multirun",):
+        raise ConfigError(f"run or sweep={name} leads out of multirun/; give an absolute path, or a name without ..")
+    return str(folder)
+
+
 def stamp() -> str:
     """The time, for the name of a folder. Processes that were launched together take the time of the launch."""
     started = time.time()
@@ -72,3 +97,6 @@ def _refuser(name: str) -> Callable[..., NoReturn]:
         raise ConfigError(f"${{{name}:...}} can't be used in a configuration of t2i; write the value itself")
 
     return refuse
+
+
+restrict()  # conf/ uses these wherever it is composed

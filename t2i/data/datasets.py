@@ -49,14 +49,17 @@ class CachedSettings(ImageSettings):
     min_validation_samples: int = 0
     folds: int | None = None
     fold: int | None = None
+    caption: str | None = None  # of every image
 
     def __post_init__(self):
         super().__post_init__()
-        if self.validation_share is not None and not 0 < self.validation_share < 1:
+        if self.validation_share is not None and not 0 <= self.validation_share < 1:
             raise ConfigError(
                 f"dataset.validation_share={self.validation_share} must be a fraction of the images, between 0 and 1; "
-                "null holds out none, for validation.images=train"
+                "0 holds out none"
             )
+        if self.caption is not None and not (isinstance(self.caption, str) and self.caption.strip()):
+            raise ConfigError(f"dataset.caption={self.caption} must be a text; null for the captions of the data set")
         if not isinstance(self.min_validation_samples, int) or self.min_validation_samples < 0:
             raise ConfigError(
                 f"dataset.min_validation_samples={self.min_validation_samples} must be a whole number, at least 0"
@@ -77,19 +80,34 @@ class CachedSettings(ImageSettings):
         is_held_out, fold = self._choose_held_out(good)
         train = [item for item, out in zip(good, is_held_out, strict=True) if not out][: self.max_train_samples]
         held_out = [item for item, out in zip(good, is_held_out, strict=True) if out]
-        for side, part, remedy in (("trained on", train, "smaller"), ("held out", held_out, "larger")):
-            if not part and not (part is held_out and self.validation_share is None):
-                raise ConfigError(
-                    f"dataset.path={self.path}: none of the {len(good)} images is {side}; use a {remedy} "
-                    "dataset.validation_share, or more images"
-                )
+        if not train:
+            raise ConfigError(
+                f"dataset.path={self.path}: none of the {len(good)} images is trained on; hold out fewer "
+                "(dataset.validation_share, dataset.min_validation_samples)"
+            )
+        if not held_out and self.validation_share and not self._too_few(good):
+            raise ConfigError(
+                f"dataset.path={self.path}: none of the {len(good)} images is held out; use a larger "
+                "dataset.validation_share or dataset.min_validation_samples, or 0 as validation_share to hold out none"
+            )
         preparation = Preparation(self)
         return Captioned(
             prepared(train, [item.captions for item in train], preparation),
             prepared(held_out, [item.captions[:1] for item in held_out], preparation.plain()),
             skipped,
             fold,
+            self._why_none(good),
         )
+
+    def _too_few(self, items: Sequence[Item]) -> bool:
+        """Whether there is only one image, perhaps in copies, so that none can be held out."""
+        return len({item.facts.sha256 for item in items}) == 1
+
+    def _why_none(self, items: Sequence[Item]) -> str:
+        """Why no image is held out although none of the settings for that is null; empty if there is no reason."""
+        if self.validation_share == 0:
+            return "dataset.validation_share=0"
+        return "there is only one image" if self.validation_share and self._too_few(items) else ""
 
     def _choose_held_out(self, items: Sequence[Item]) -> tuple[list[bool], Fold | None]:
         """Whether each of the usable items is held out; and the fold, if they are divided into folds."""
@@ -103,6 +121,8 @@ class CachedSettings(ImageSettings):
             return by_fold(facts, [item.captions for item in items], self.folds, self.fold or 0)
         if are_marked or self.validation_share is None:
             return [item.for_validation for item in items], None
+        if self.validation_share == 0 or self._too_few(items):
+            return [False] * len(items), None
         return by_hash(facts, self.validation_share, self.min_validation_samples), None
 
 
@@ -111,10 +131,18 @@ def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], prepara
     content = [(item.facts.sha256, texts) for item, texts in zip(items, captions, strict=True)]
     return CachedSplit(
         captions=captions,
-        pixels=lambda index, view=0: preparation.pixels(items[index].content(), items[index].facts, view),
+        pixels=lambda index, view=0: preparation.pixels(_content(items[index]), items[index].facts, view),
         weights=np.ones(len(items)),
         fingerprint=hashlib.sha256(repr((VERSION, preparation.effect(), content)).encode()).hexdigest(),
         views=preparation.views,
         framing=lambda index, view: preparation.framing(items[index].facts, view),
         identity=lambda index, view: repr((VERSION, preparation.identity(items[index].facts, view))),
     )
+
+
+def _content(item: Item) -> bytes:
+    """The image's file. Raises ConfigError if it is not the one that was scanned, whose hash names its latents."""
+    content = item.content()
+    if hashlib.sha256(content).hexdigest() != item.facts.sha256:
+        raise ConfigError(f"dataset: {item.name} has changed while it was in use; repeat the command")
+    return content

@@ -22,7 +22,7 @@ def hash_of(*parts: Content, memory: Path) -> str:
     """A hash of files, tokenizers and texts, 32 hexadecimal digits.
 
     It depends on the content of a file and the settings of a config.json, not on their paths. memory: a folder in which
-    the hashes of files, which may be large, are stored by path, size and modification time.
+    the hashes of files, which may be large, are stored by path, size, inode, and times of modification and change.
     """
     return digest_of(*parts, memory=memory).hexdigest()[:32]
 
@@ -51,7 +51,8 @@ def _content(part: Content, memory: Path) -> str:
 
 def _hash_of_file(file: Path, memory: Path) -> str:
     state = file.stat()
-    key = hashlib.sha256(repr((str(file.resolve()), state.st_size, state.st_mtime_ns)).encode())
+    written = state.st_mtime_ns, state.st_ctime_ns, state.st_ino  # copying and restoring set only the first
+    key = hashlib.sha256(repr((str(file.resolve()), state.st_size, *written)).encode())
     stored = memory / key.hexdigest()[:32]
     with locked(stored):  # of two runs that start at once, one reads the file
         if (known := _read_hash(stored)) is not None:

@@ -11,11 +11,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Files:
-    """What is below a folder, by relative path. outside, folders: what is not read, with the problem."""
+    """What is below a folder, by relative path. outside, folders, broken: what is not read, with the problem."""
 
     stats: dict[str, os.stat_result] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)  # links to files outside the folder
     folders: dict[str, str] = field(default_factory=dict)  # links to folders
+    broken: dict[str, str] = field(default_factory=dict)  # links to nothing
+    special: list[str] = field(default_factory=list)  # pipes and devices
 
 
 def walk(root: Path, follow_links: bool) -> Files:
@@ -30,7 +32,13 @@ def walk(root: Path, follow_links: bool) -> Files:
                 folders.remove(name)
         for name in sorted(names):
             path, relative = Path(parent) / name, (below / name).as_posix()
-            if name.startswith(".") or not path.is_file():
+            if name.startswith("."):
+                continue
+            if not path.is_file():
+                if path.is_symlink() and not path.exists():
+                    files.broken[relative] = f"is a link to {os.readlink(path)}, which does not exist"
+                else:
+                    files.special.append(relative)
                 continue
             files.stats[relative] = path.stat()
             if (follow_links or path.is_symlink()) and not is_below(path, [root]):

@@ -8,10 +8,23 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-SUFFIXES = {f".{suffix}" for suffix in ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tga")}
-SUFFIXES |= {".tif", ".tiff", ".webp"}
+from t2i.data.image_plugins import missing_plugin, register_plugins
+from t2i.data.odd_files import turned, without_long_texts
+
+SUFFIXES = {
+    f".{suffix}"
+    for suffix in (
+        *("avif", "avifs", "bmp", "dib", "gif", "j2c", "j2k", "jfif", "jp2", "jpc", "jpe", "jpeg", "jpf", "jpg", "jpx"),
+        *("apng", "mpo", "pbm", "pgm", "png", "pnm", "ppm", "psd", "qoi", "tga", "tif", "tiff", "webp"),
+        *("heic", "heif", "hif", "jxl"),  # with t2i.data.image_plugins
+    )
+}
+FOREIGN = {  # images of cameras and of drawing programs that t2i does not read, but names
+    f".{suffix}"
+    for suffix in ("arw", "cr2", "cr3", "dng", "nef", "orf", "raf", "rw2", "exr", "hdr", "svg", "xcf", "kra")
+}
 VERSION = "2"  # of the pixels that an image gets, here and in t2i.data.preparation; part of the fingerprints
 LARGEST = 2**30  # bytes of a file
 SRGB = ImageCms.createProfile("sRGB")
@@ -23,7 +36,7 @@ class BadImage(ValueError):
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it, in sRGB: rotated according to its EXIF data, over white where transparent."""
-    image = _in_srgb(ImageOps.exif_transpose(image))
+    image = _in_srgb(turned(image))
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
     if image.mode == "F":
@@ -59,6 +72,7 @@ def formats() -> list[str]:
     """The formats that Pillow decodes itself: EPS it hands to Ghostscript, which runs the file as a program."""
     Image.preinit()  # the common formats first, as Pillow tries them
     Image.init()
+    register_plugins()
     return [name for name in Image.ID if name != "EPS"]
 
 
@@ -67,15 +81,26 @@ def read(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return upright(Image.open(io.BytesIO(content), formats=formats()))
+            return _opened(content)
     except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImage(f"is too large ({str(error).rstrip('.')}); scale it down") from error
     except UnidentifiedImageError as error:
-        raise BadImage("is not an image in a format that t2i reads" if content else "is an empty file") from error
+        unknown = missing_plugin(content) or "is not an image in a format that t2i reads"
+        raise BadImage(unknown if content else "is an empty file") from error
     except Exception as error:  # the decoders of sixty formats raise anything
         raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
+
+
+def _opened(content: bytes) -> Image.Image:
+    """The upright image: of an animation its first frame."""
+    try:
+        return upright(Image.open(io.BytesIO(content), formats=formats()))
+    except ValueError as error:  # Pillow refuses a PNG for its texts, such as the workflow of an image tool
+        if isinstance(error, BadImage) or (shorter := without_long_texts(content)) == content:
+            raise
+        return upright(Image.open(io.BytesIO(shorter), formats=formats()))
 
 
 @dataclass(frozen=True)

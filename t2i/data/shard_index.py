@@ -21,6 +21,7 @@ from t2i.data.shards import FORMATS, BadShard, Columns, Rows, Shard, ShardItem, 
 
 log = logging.getLogger(__name__)
 FORMAT = "1"  # of an index; part of its key
+READER = 2  # what could not be used by an earlier reader is looked at again
 CHUNK = 64  # images scanned together: their files are in memory at once
 TABLES = 16  # in memory
 SCHEMA = pa.schema(
@@ -89,10 +90,10 @@ class ShardIndex:
         file, name = self._file(shard), self.shards[shard].name
         with locked(file):  # of two processes that start at once, one scans
             summary = None if anew else read_memo(file)
-            if summary is not None:
-                if _is_summary(summary):
-                    return summary, False
+            if summary is not None and not _is_summary(summary):
                 warn_of_damage(file, "it is not the summary of a shard")
+            elif summary is not None and self._holds(shard, summary):
+                return summary, False
             log.info("indexing the images of %s: there is no index of it in %s yet", name, self.folder)
             table, skipped = self._scan(shard)
             temporary = file.with_suffix(".tmp")
@@ -100,8 +101,13 @@ class ShardIndex:
                 pq.write_table(table, temporary, compression="zstd")
                 content = temporary.read_bytes()
             summary = {"items": len(table), "skipped": skipped, "sha256": hashlib.sha256(content).hexdigest()}
-            write_memo(file, summary)
+            write_memo(file, summary | {"changed": self.shards[shard].changed, "reader": READER})
             return summary, True
+
+    def _holds(self, shard: int, summary: dict) -> bool:
+        """Whether a stored summary is that of the shard as it is now, and as it is read now."""
+        before, now = summary.get("changed"), self.shards[shard].changed  # earlier versions did not store it
+        return before in (None, "", now) and not (summary["skipped"] and summary.get("reader") != READER)
 
     def item(self, shard: int, number: int) -> tuple[tuple[str, ...], Facts, tuple[int, int]]:
         """The captions of an item, the facts of its image, and where this is in the shard (see ShardItem)."""

@@ -34,11 +34,8 @@ class Files:
 
         Raises ConfigError if a link leads to a shard outside the folder, unless follow_links is set.
         """
-        given = Path(path).expanduser()
-        pattern = given / "**" / "*" if given.is_dir() else given
-        literal = next((i for i, part in enumerate(pattern.parts) if glob.has_magic(part)), len(pattern.parts) - 1)
-        root = Path(*pattern.parts[:literal])
-        names = sorted(Path(file).relative_to(root).as_posix() for file in glob.glob(str(pattern), recursive=True))
+        root, pattern = _pattern(Path(path).expanduser())
+        names = sorted(Path(file).as_posix() for file in glob.glob(pattern, root_dir=root, recursive=True))
         shards, followed = [], []
         for name in names:
             if PurePosixPath(name).suffix in FORMATS and (root / name).is_file():
@@ -48,7 +45,7 @@ class Files:
                     followed.append(name)
                 stat = (root / name).stat()
                 state = f"{(root / name).resolve()} {stat.st_size} {stat.st_mtime_ns}"
-                shards.append(Shard(name, str(stat.st_size), state))
+                shards.append(Shard(name, str(stat.st_size), state, f"{stat.st_ctime_ns} {stat.st_ino}"))
         warn_of(followed, path)
         return cls(root), shards
 
@@ -57,6 +54,18 @@ class Files:
             return (self.root / shard.name).open("rb")
         except OSError as error:
             raise ConfigError(f"dataset.path: the shard {self.root / shard.name} can't be opened ({error})") from error
+
+
+def _pattern(given: Path) -> tuple[Path, str]:
+    """The folder in which to search, and the pattern for it. What exists as it is written is no pattern."""
+    if given.is_dir():
+        return given, "**/*"
+    if given.is_file():
+        return given.parent, glob.escape(given.name)
+    root, rest = Path(), list(given.parts)
+    while len(rest) > 1 and (not glob.has_magic(rest[0]) or (root / rest[0]).is_dir()):
+        root, rest = root / rest[0], rest[1:]
+    return root, "/".join(rest)
 
 
 @dataclass(frozen=True)

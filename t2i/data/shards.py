@@ -3,13 +3,14 @@
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2i.data.images import SUFFIXES
+from t2i.data.image_values import content_of
+from t2i.data.images import SUFFIXES, BadImage
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Shard:
     name: str
     content: str  # changes with the content: its size, or a hash
     state: str  # changes with the content, but also when the file is copied
+    changed: str = field(default="", repr=False, compare=False)  # and when its times were set back; "" if unknown
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class Tar:
             where = (0, 0) if problem else images[0]
             yield ShardItem(key, caption, where, b"" if problem else self.read(where), problem)
 
-    def _members(self) -> dict[str, list[tuple[str, tuple[int, int]]]]:
+    def _members(self) -> "Members":
         """The files of each key: suffix, and offset and size.
 
         Raises BadShard if the end-of-archive marker is missing: Python reads a truncated file without an error.
         """
-        members: dict[str, list[tuple[str, tuple[int, int]]]] = {}
+        members: Members = {}
         try:
             with tarfile.open(fileobj=self.file, mode="r:") as tar:
                 for member in tar:
@@ -86,7 +88,7 @@ class Tar:
                     stem, _, suffix = name.partition(".")
                     if member.isfile() and stem:
                         where = member.offset_data, member.size
-                        members.setdefault(folder + slash + stem, []).append((suffix.lower(), where))
+                        members.setdefault(folder + slash + stem, []).append((suffix, where))
                 end = tar.offset
         except BadShard:
             raise
@@ -94,7 +96,7 @@ class Tar:
             raise BadShard(f"is not a complete tar file ({error})") from error
         if self.read((end, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
             raise BadShard(f"is truncated or damaged after {end} bytes: the end-of-archive marker is missing")
-        return members
+        return _with_dotted(members)
 
     def _caption(self, key: str, members: dict[str, tuple[int, int]]) -> tuple[Any, str]:
         """The caption of an item, and the problem if there is none."""
@@ -107,6 +109,20 @@ class Tar:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"it has no field {error}" if isinstance(error, KeyError) else error
             return None, f"has no caption: {key}.{wanted} can't be used ({reason})"
+
+
+Members = dict[str, list[tuple[str, tuple[int, int]]]]
+
+
+def _with_dotted(members: Members) -> Members:
+    """The files by key, with lower-case suffixes. Where none is an image, names may have dots, as 0.05.png has."""
+    found: Members = {}
+    for key, files in members.items():
+        is_dotted = not any(f".{suffix.lower()}" in SUFFIXES for suffix, _ in files)
+        for suffix, where in files:
+            more, dot, last = suffix.rpartition(".") if is_dotted else ("", "", suffix)
+            found.setdefault(f"{key}.{more}" if dot else key, []).append((last.lower(), where))
+    return found
 
 
 class Rows:
@@ -146,8 +162,11 @@ class Rows:
 
 
 def _image(value: Any) -> bytes:
-    content = value.get("bytes") if isinstance(value, dict) else value
-    return content if isinstance(content, bytes) else b""
+    """The bytes of an image; none for a path, as a shard holds its images."""
+    try:
+        return content_of(value)[0] or b""
+    except BadImage:
+        return b""
 
 
 FORMATS = {".tar": Tar, ".parquet": Rows}

@@ -62,3 +62,4 @@ class Captioned:
     validation: Split
     skipped: Sequence[dict[str, str]] = ()  # the `item`'s name, and the `reason`
     fold: Fold | None = None  # what is held out is one of several parts
+    why_none: str = ""  # why no image is held out, where the settings leave it open what is measured then

@@ -1,5 +1,6 @@
 """The batteries that a configuration asks for."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from t2i.evaluation.battery import Battery, make_battery
 from t2i.experiment.plan import Plan
 from t2i.models.model import Model
 
+log = logging.getLogger(__name__)
+
 
 def check_data(cfg: DictConfig, data: Captioned) -> None:
     """Refuse batteries that the data set has no images for."""
@@ -24,7 +27,12 @@ def check_data(cfg: DictConfig, data: Captioned) -> None:
         raise ConfigError(
             f"validation.{setting}: the images of a stream are not known before training; leave the setting out"
         )
-    if cfg.validation.images == "held_out" and not len(data.validation):
+    if cfg.validation.images == "held_out" and data.why_none:
+        if cfg.early_stop.patience is not None:
+            raise ConfigError(f"early_stop.patience: no image is held out ({data.why_none}); use null")
+        message = "no image is held out (%s): validation measures the images that are trained on, as val/train_loss"
+        log.warning(message, data.why_none)
+    elif cfg.validation.images == "held_out" and not len(data.validation):
         raise ConfigError(
             "dataset.validation_share=null holds no image out; use a fraction, or validation.images=train to measure "
             "images that are trained on"
@@ -61,7 +69,7 @@ def make_batteries(
     def on_held_out_images(split: Split, items: int) -> Battery:
         return battery(encode(split, model, cfg.cache_dir), split, items)
 
-    if cfg.validation.images == "train":
+    if cfg.validation.images == "train" or data.why_none:
         batteries = {TRAIN: on_training_images(cfg.validation["items"])}
     else:
         batteries = {HELD_OUT: of_fold(on_held_out_images(data.validation, cfg.validation["items"]), data.fold)}

@@ -158,9 +158,14 @@ class Run:
 
     @staticmethod
     def mark(folder: Path, **fields: Any) -> None:
-        """Set fields of a folder's run.json from another process, such as the reason why the run's own process died."""
+        """Set fields of a folder's run.json from another process, such as the reason why the run's own process died.
+
+        A finished run is left as it is.
+        """
         file = folder / INFO
         info = read_info(folder) if file.is_file() else {}
+        if info.get("state") == "finished":
+            return
         atomic_write(file, json.dumps(info | fields | {"ended": _now()}, indent=2, ensure_ascii=False) + "\n")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -50,7 +50,13 @@ class SweepRunner:
 
     def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
         """Run those of these jobs that are not finished: retry failed ones, continue paused ones."""
-        new = [self._read_job(config) for config in configs]
+        read = [self._read_job(config) for config in configs]
+        jobs = {job.folder: job for job in reversed(read)}  # 1e-3 and 0.001 are one job
+        new = [jobs[folder] for folder in dict.fromkeys(job.folder for job in read)]
+        if len(new) < len(read):
+            log.info(
+                "%d of %d jobs have the same values as another one, and are run once", len(read) - len(new), len(read)
+            )
         self.jobs += new
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,7 +66,7 @@ class SweepRunner:
             raise SweepError(f"t2i: {self.folder} is in use by another sweep process") from error
         failed = sum(job.state not in ("finished", "stopped") for job in new)
         error = SweepError(f"t2i: {failed} of {len(new)} jobs failed; run the same command again to retry them")
-        return [job.result(error) for job in new]
+        return [jobs[job.folder].result(error) for job in read]
 
     def _train(self, jobs: list[Job], table: JobsTable) -> None:
         """Train every job to its end."""

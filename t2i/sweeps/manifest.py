@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.config.moved_targets import ADDED, with_moved_targets
+from t2i.config.resolvers import refusal
 from t2i.runs.files import atomic_write, check_fields, read_json
-from t2i.runs.folder import begun_with, changes
+from t2i.runs.folder import INFO, begun_with, changes, read_info
 from t2i.runs.links import refuse_links_out
 from t2i.runs.text import one_line
 
@@ -85,6 +86,8 @@ def _belongs_to(folder: Path) -> Path:
 
 
 def _explain(error: Exception) -> str:
+    if (reason := refusal(error)) is not None:
+        return reason
     if isinstance(error, (ConfigError, OSError)):
         return one_line(error)
     return f"the folder can't be checked before the run begins ({type(error).__name__}: {one_line(error)})"
@@ -169,10 +172,26 @@ def job_folder(sweep_dir: str, overrides: list[str]) -> str:
     values = {key: _canonical(given[key]) for key in varied if key in given}
     values = {key: value for key, value in values.items() if value != varied[key]}
     parts = [f"{key}-{value.rstrip('/').rpartition('/')[2]}" for key, value in values.items()]
-    name = re.sub(r"[^\w.+-]+", "-", "_".join(parts)) or "job"
+    plain = "_".join(parts)
+    name = re.sub(r"[^\w.+-]+", "-", plain) or "job"
     if len(name) > LONGEST_NAME or any("/" in value for value in values.values()):
-        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(values).encode()).hexdigest()[:8]}"
+        return _hashed(name, values)
+    if name != plain and values and not _is_of(Path(sweep_dir) / name, values):  # values that differ may look alike
+        return _hashed(name, values)
     return name
+
+
+def _hashed(name: str, values: dict[str, str]) -> str:
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(repr(values).encode()).hexdigest()[:8]}"
+
+
+def _is_of(folder: Path, values: dict[str, str]) -> bool:
+    """Whether a job with these values works in a folder: sweeps that began before have no hash in such names."""
+    if not (folder / INFO).is_file():
+        return False
+    given = (override.lstrip("+~").partition("=") for override in read_info(folder).get("overrides", ()))
+    own = {key: _canonical(value) for key, _, value in given}
+    return all(own.get(key) == value for key, value in values.items())
 
 
 def _varied_keys(config: DictConfig) -> list[str]:

@@ -37,13 +37,23 @@ class Wandb:
     patience: seconds to wait for the network at the start and at the end.
     """
 
-    def __init__(self, project: str, mode: str, patience: float, entity: str | None = None):
+    def __init__(
+        self,
+        project: str,
+        mode: str,
+        patience: float,
+        entity: str | None = None,
+        name: str | None = None,
+        tags: str | None = None,
+    ):
         check_installed("wandb", "tracker=wandb", "wandb")
         if mode not in MODES:
             raise ConfigError(f"tracker.mode={mode} is not known; choose from {', '.join(MODES)}")
         if mode != "disabled":
             check_environment()
+        _check_project(project)
         self.project, self.mode, self.patience, self.entity = project, mode, patience, entity
+        self.name, self.tags = name, [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
         self.upload = ""
 
     def start(self, info: RunInfo) -> tuple[str, int]:
@@ -93,9 +103,9 @@ class Wandb:
             "project": self.project,
             "entity": self.entity,
             "dir": str(info.folder),
-            "name": info.name or None,
+            "name": (self.name if self.name and not info.group else info.name) or None,
             "group": info.group,
-            "tags": info.tags,
+            "tags": list(dict.fromkeys([*info.tags, *self.tags])),
             "config": info.config,
             "id": info.run_id or uuid.uuid4().hex[:8],
             "resume": "allow" if info.run_id else None,
@@ -117,6 +127,18 @@ class Wandb:
 
     def _upload_command(self, files: Path) -> str:
         return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(files)])
+
+
+def _check_project(project: str) -> None:
+    """Refuse a name that W&B refuses when the run starts."""
+    team, slash, name = project.partition("/")
+    if slash and "/" not in name:
+        raise ConfigError(
+            f"tracker.project={project}: a project's name has no slash; for the project of a team, use "
+            f"tracker.entity={team} tracker.project={name}"
+        )
+    if unfit := sorted({character for character in project if character in "/\\#?%:"}):
+        raise ConfigError(f"tracker.project={project}: a project's name has no {' '.join(unfit)}; use another name")
 
 
 def check_environment() -> None:

@@ -4,12 +4,17 @@ import pytest
 from helpers.runs import compose
 from hydra.errors import HydraException
 
-from t2i.config.misspelt import explain, misspelt
+from t2i.config import ConfigError
+from t2i.config.misspelt import explain, misspelt, refuse_flags
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("optimizer.lrr=1", "optimizer.lr"), ("los=mse", "loss"), ("loss.gamma=5", "loss.snr_gamma"), ("step=3", "steps")],
+    [
+        *(("optimizer.lrr=1", "optimizer.lr"), ("los=mse", "loss"), ("loss.gamma=5", "loss.snr_gamma")),
+        *(("step=3", "steps"), ("lr=1e-4", "optimizer.lr"), ("snr_gamma=1", "loss.snr_gamma")),
+        *(("learning_rate=1", "optimizer.lr"), ("train_batch_size=3", "batch_size"), ("rank=4", "adapter.rank")),
+    ],
 )
 def test_a_misspelt_key_is_answered_with_the_most_similar_one(typed, meant):
     assert misspelt(["dataset=openmoji", typed, "seed=1", "+new.key=3"]) == {typed.partition("=")[0]: meant}
@@ -18,6 +23,45 @@ def test_a_misspelt_key_is_answered_with_the_most_similar_one(typed, meant):
 def test_settings_of_an_option_in_another_folder_are_not_taken_for_misspelt():
     """--config-dir may bring options of which only Hydra knows."""
     assert misspelt(["loss=mine", "loss.mine=3", "step=3"]) == {"step": "steps"}
+
+
+def test_a_setting_of_another_option_is_answered_with_the_options_that_have_it():
+    with pytest.raises(HydraException) as error:
+        compose("dataset.path=pics")
+    shown = explain(error.value, ["dataset.path=pics"])
+    assert "dataset=folder, hub" in shown
+    assert "dataset=folder dataset.path=pics (Hydra: Could not override 'dataset.path'" in shown
+
+
+def test_our_line_comes_first_and_hydras_behind_it():
+    with pytest.raises(HydraException) as error:
+        compose("lr=1e-4")
+    assert explain(error.value, ["lr=1e-4"]).startswith(
+        "lr is not a setting; did you mean optimizer.lr? (+lr=... would add it); type optimizer.lr=1e-4 (Hydra: Could"
+    )
+
+
+def test_a_value_that_cannot_be_read_is_answered_with_the_quotes_that_it_needs():
+    with pytest.raises(HydraException) as error:
+        compose("my.own=d/ä b")
+    assert """write KEY=VALUE, in quotes if it has spaces or brackets: 'my.own="d/ä b"'""" in explain(error.value, [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["--learning_rate", "1e-4"], "optimizer.lr=1e-4"),
+        (["--learning-rate=1e-4"], "optimizer.lr=1e-4"),
+        (["--steps", "5", "loss=mse"], "steps=5"),
+        (["loss=mse", "--snr_gamma=5"], "loss.snr_gamma=5"),
+        (["--random_flip", "--cfg", "job"], "dataset.flip=true"),
+    ],
+)
+def test_options_of_other_trainers_are_answered_with_the_setting(typed, meant):
+    with pytest.raises(ConfigError, match="is not an option; settings are typed as KEY=VALUE") as refused:
+        refuse_flags(typed, {"--cfg"})
+    assert f"here {meant} " in str(refused.value)
+    refuse_flags(["--cfg", "job", "~x", "loss=-1"], {"--cfg"})
 
 
 @pytest.mark.parametrize(

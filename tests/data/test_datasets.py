@@ -115,18 +115,36 @@ def test_what_changes_a_pixel_changes_the_fingerprint(changes, tmp_path):
 
 
 @pytest.mark.parametrize("read", [from_folder, from_hub])
-def test_an_image_is_scanned_once_while_its_size_and_modification_time_are_the_same(read, tmp_path):
-    """Damage that changes neither goes unnoticed; with another time it is found."""
+def test_images_of_equal_size_and_modification_time_are_other_images(read, tmp_path):
+    """As an archive that is unpacked, or a copy with its times, leaves them: once in place, and once renamed."""
+
+    def write(file, number):
+        pixels = np.random.default_rng(number).integers(0, 255, (30, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "bmp")
+
     as_jsonl(tmp_path)
-    fingerprint = read(tmp_path).train.fingerprint
-    for file in tmp_path.rglob("*.png"):
+    file, new = tmp_path / "a.png", tmp_path / "new"
+    write(file, 0)
+    seen = [read(tmp_path).train.fingerprint]
+    assert read(tmp_path).train.fingerprint == seen[0]
+    for number, place in ((1, file), (2, new)):
         stat = file.stat()
-        file.write_bytes(bytes(stat.st_size))
-        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert read(tmp_path).train.fingerprint == fingerprint
-    os.utime(tmp_path / "a.png", (0, 0))
-    with pytest.raises(ConfigError, match=r"is not an image .*can't be used"):
-        read(tmp_path)
+        write(place, number)
+        os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        place.replace(file)
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        seen.append(read(tmp_path).train.fingerprint + read(tmp_path).validation.fingerprint)
+    assert len({*seen}) == 3
+
+
+@pytest.mark.parametrize("read", [from_folder, from_hub])
+def test_an_image_that_changes_while_it_is_in_use_is_not_encoded_under_the_name_of_the_other(read, tmp_path):
+    as_jsonl(tmp_path)
+    train = read(tmp_path).train
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(content("another"))
+    with pytest.raises(ConfigError, match="has changed while it was in use"):
+        train.pixels(0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from helpers.image_folders import as_jsonl, content, from_folder, write_images
 from PIL import Image
 
 from t2i.config import ConfigError
-from t2i.data import image_folder
+from t2i.data import image_folder, metadata_files
 
 
 def image(file, colour=0):
@@ -35,7 +35,7 @@ def test_nested_folders_with_metadata_and_text_files(tmp_path):
     metadata(tmp_path, {"file_name": "a.jpg", "text": "A"}, {"file_name": "one/two/c.WEBP", "text": "C"})
     metadata(tmp_path / "one", {"file_name": "b.png", "text": "B"})
     (tmp_path / "three" / "d.txt").write_text("D\nanother\n", encoding="utf-8-sig")
-    assert found(tmp_path) == {"a.jpg": "A", "one/b.png": "B", "one/two/c.WEBP": "C", "three/d.png": ["D", "another"]}
+    assert found(tmp_path) == {"a.jpg": "A", "one/b.png": "B", "one/two/c.WEBP": "C", "three/d.png": ["D another"]}
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
@@ -85,7 +85,7 @@ def test_nothing_is_dropped_in_silence(tmp_path):
         "c.png": "has no caption in a metadata file",
         "d.png": "shares d.txt with another image; rename one of them",
         "d.jpg": "shares d.txt with another image; rename one of them",
-        "e.png": "has no caption (it is null, or not text)",
+        "e.png": "can't be used: e.txt can't be read (it is not text in UTF-8, UTF-16 or Latin-1)",
         "link": "is a symbolic link to a folder; copy or mount the folder",
     }
 
@@ -174,7 +174,7 @@ def test_bad_items_stop_the_run_or_are_listed(tmp_path, caplog):
         ({"resolution": 0}, "dataset.resolution=0 must be positive"),
         ({"max_train_samples": 0}, "dataset.max_train_samples=0 must be positive"),
         ({"caption_column": "caption"}, "dataset.caption_column=caption is not in .*; its columns are file_name, text"),
-        ({"validation_share": 0.0}, "dataset.validation_share=0.0 must be a fraction"),
+        ({"validation_share": -0.1}, "dataset.validation_share=-0.1 must be a fraction"),
     ],
 )
 def test_settings_that_a_folder_cannot_have(changes, message, tmp_path):
@@ -200,7 +200,7 @@ def test_metadata_without_an_end_of_line_does_not_fill_the_memory(name, tmp_path
 
 
 def test_metadata_of_billions_of_equal_rows_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_ROWS", 10)
+    monkeypatch.setattr(metadata_files, "MOST_ROWS", 10)
     image(tmp_path / "a.png")
     pq.write_table(pa.table({"file_name": ["a.png"] * 11, "text": ["A"] * 11}), tmp_path / "metadata.parquet")
     with pytest.raises(ConfigError, match=r"metadata\.parquet can't be read \(it has 11 rows; it may have 10\)"):

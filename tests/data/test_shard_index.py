@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 import threading
 
@@ -90,3 +91,19 @@ def test_a_shard_that_changes_while_it_is_in_use_is_noticed(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"train-000.tar has changed while it was in use"):
         found.contents(0, [0, 1])
     assert index_of(folder, tmp_path / "cache").contents(0, [0, 1])
+
+
+def test_a_shard_that_is_replaced_by_one_of_equal_size_and_time_is_indexed_again(tmp_path):
+    file = packing.write_shards(tmp_path / "shards", "tar", 1, 2) / "train-000.tar"
+
+    def captions():
+        source, shards = Files.find(str(tmp_path / "shards"))
+        index = ShardIndex(source, shards, "shards", Columns("image", "txt"), tmp_path / "indices", "stop")
+        return [index.item(0, number)[0] for number in range(index.count(0))]
+
+    before, stat = captions(), file.stat()
+    assert captions() == before
+    text = before[0][0].encode()
+    file.write_bytes(file.read_bytes().replace(text, text.upper()))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert captions()[0] == (before[0][0].upper(),)

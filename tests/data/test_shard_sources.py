@@ -175,3 +175,9 @@ def test_fetching_is_logged(hub, tmp_path, caplog):
         read(source, shards[0])
         read(source, shards[0])
     assert caplog.text.count("fetching data/train-0.tar") == 1
+
+
+@pytest.mark.parametrize("name", ["[artist] shards", "[artist] shards/*.tar", "[artist] shards/train-000.tar"])
+def test_a_folder_in_brackets_is_no_pattern(name, tmp_path):
+    packing.write_shards(tmp_path / "[artist] shards", "tar", 1, 1)
+    assert [shard.name.rpartition("/")[2] for shard in Files.find(str(tmp_path / name))[1]] == ["train-000.tar"]

@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 from helpers import packing
+from helpers.image_folders import content
 
 from t2i.data.shards import BadShard, Columns, Rows, Tar
 
@@ -121,3 +122,16 @@ def test_unusable_parquet_files(tmp_path):
         found(file, FIELD)
     with pytest.raises(BadShard):
         Rows(io.BytesIO(b""), FIELD)
+
+
+def test_names_and_folders_may_have_dots(tmp_path):
+    """WebDataset's own names end at the first dot, as in a.seg.png; where that leaves no image, at the last."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("v1.0/0.05.png", "v1.0/0.05.txt", "v1.0/0.10.PNG", "v1.0/0.10.txt", "a.png", "a.seg.png", "a.txt"):
+            member = tarfile.TarInfo(name)
+            data = name.encode() if name.endswith("txt") else content(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with (tmp_path / "a.tar").open("rb") as file:
+        found = {item.name: item.problem or item.caption for item in Tar(file, Columns("image", "txt"))}
+    assert found == {"v1.0/0.05": "v1.0/0.05.txt", "v1.0/0.10": "v1.0/0.10.txt", "a": "a.txt"}

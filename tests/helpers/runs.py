@@ -5,6 +5,7 @@ import socket
 import hydra
 from omegaconf import DictConfig
 
+import t2i.config.resolvers  # noqa: F401 - which conf/ uses
 from t2i.config import CONF
 
 

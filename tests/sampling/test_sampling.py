@@ -112,3 +112,29 @@ def test_a_run_folder_cannot_call_what_it_likes(run, tmp_path):
 def test_an_option_that_counts_something_is_at_least_one(option, value):
     with pytest.raises(ConfigError, match=f"{option}: {value} must be a whole number of at least 1"):
         main(["tiny", "red apple", f"{option}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["multirun/typo"], "multirun/typo: no such run in multirun/; did you mean multirun/typos?"),
+        (["multirun/qqqq"], "multirun/qqqq: no such run in multirun/; there are other, typos"),
+        (["tiny", "--seed", str(2**64)], f"--seed={2**64} must be from 0 to {2**63 - 1}"),
+        (["tiny", "--seed", str(2**63 - 1), "--images", "2"], "--seed and --images="),
+        (["tiny", "--seed", "-1"], "--seed=-1 must be from 0 to"),
+        (["tiny", "--out", "cat"], "--out=cat has no suffix of an image; write for example --out cat.png"),
+        (["tiny", "--out", "file/cat.png"], "--out=file/cat.png: file is a file; use another name"),
+        (["tiny", "--out", "folder.png"], "folder.png is a folder; use another name"),
+    ],
+)
+def test_a_command_line_that_cannot_work_is_answered_before_anything_is_loaded(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("multirun/typos", "multirun/other", "folder.png"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as refused:
+        main([*arguments, "cat"])
+    assert message in str(refused.value)

@@ -4,11 +4,13 @@ import pytest
 from helpers.runs import compose
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.config.keys import flat
 from t2i.config.moved_targets import ADDED, with_moved_targets
+from t2i.config.resolvers import register
 from t2i.runs.folder import Run
 from t2i.sweeps.manifest import Guard, as_begun, job_folder, write_manifest
 
@@ -46,6 +48,46 @@ def test_paths_and_long_values_become_short_and_distinct(tmp_path):
     assert one.startswith("model.path-tiny-")
     assert one != other
     assert len(job_folder(str(tmp_path), [f"model.path={'x' * 300}"])) < 120
+
+
+def test_values_that_look_alike_in_a_name_have_folders_of_their_own(tmp_path):
+    """A sweep that began before is found where it is; the other value, which had the same folder, gets its own."""
+    sweep(tmp_path, "dataset=folder", "dataset.path=pics", "dataset.caption='a cat!','a cat?'")
+    one, other = (job_folder(str(tmp_path), [f"dataset.caption='a cat{mark}'"]) for mark in "!?")
+    assert one != other
+    assert one.startswith("dataset.caption--a-cat-")
+    before = tmp_path / "dataset.caption--a-cat-"
+    before.mkdir()
+    (before / "run.json").write_text(json.dumps({"state": "finished", "overrides": ["dataset.caption='a cat!'"]}))
+    assert job_folder(str(tmp_path), ["dataset.caption='a cat!'"]) == before.name
+    assert job_folder(str(tmp_path), ["dataset.caption='a cat?'"]) == other
+
+
+def test_a_finished_run_is_not_marked_from_outside(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"state": "finished", "ended": "then"}))
+    Run.mark(tmp_path, state="failed", error="its folder was taken twice")
+    assert json.loads((tmp_path / "run.json").read_text()) == {"state": "finished", "ended": "then"}
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_a_run_is_below_multirun_or_where_an_absolute_path_says(kind, tmp_path, monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.utils import setup_globals
+
+    setup_globals()  # which registers ${hydra:...}
+    register(job_folder)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+
+    def folder(name):
+        config = sweep(tmp_path / str(name).replace("/", "-"), f"{kind}={name}")
+        HydraConfig.instance().cfg = config
+        return str(config.hydra.run.dir if kind == "run" else config.hydra.sweep.dir)
+
+    assert folder("a/b") == "multirun/a/b"
+    assert folder(tmp_path / "run1") == str(tmp_path / "run1")
+    for name in ("../escape", "a/../../escape", ".."):
+        with pytest.raises(InterpolationResolutionError, match=rf"={name} leads out of multirun/; give an absolute"):
+            folder(name)
 
 
 def test_a_setting_that_is_varied_later_leaves_the_first_jobs_where_they_are(tmp_path):

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 import wandb
+from helpers.runs import compose
 from helpers.trackers import run_info
 from omegaconf import OmegaConf
 from PIL import Image
@@ -22,7 +23,7 @@ from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
-from t2i.tracking import Wandb
+from t2i.tracking import RunInfo, Wandb
 from t2i.tracking.guarded import Guarded
 from t2i.tracking.offline import records, repair, step_of
 
@@ -336,3 +337,32 @@ def test_a_variable_that_wandb_does_not_take_is_named_before_the_run(name, value
     with pytest.raises(ConfigError, match=rf"^the environment variable {name} has a value that W&B does not take"):
         tracker()
     tracker("disabled")
+
+
+@pytest.mark.parametrize(
+    ("project", "remedy"),
+    [("team/t2i", "use tracker.entity=team tracker.project=t2i"), ("a#b", "has no #"), ("a/b/c", "has no /")],
+)
+def test_a_project_that_wandb_does_not_take_is_refused_before_anything_is_encoded(project, remedy):
+    with pytest.raises(ConfigError, match=remedy):
+        Wandb(project=project, mode="offline", patience=1)
+
+
+def test_names_in_the_environment_count_unless_they_are_set_by_hand(monkeypatch):
+    for name, value in (("PROJECT", "mine"), ("NAME", "first"), ("TAGS", "a,b")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracker = compose("tracker=wandb").tracker
+    assert (tracker.project, tracker.name, tracker.tags) == ("mine", "first", "a,b")
+    assert compose("tracker=wandb", "tracker.project=other").tracker.project == "other"
+    monkeypatch.delenv("WANDB_PROJECT")
+    assert compose("tracker=wandb").tracker.project == "t2i"
+
+
+@pytest.mark.parametrize(("group", "name"), [(None, "first"), ("sweep", "run")])
+def test_name_and_tags_reach_wandb(group, name, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(wandb, "init", lambda **arguments: given.update(arguments))
+    tracker = Wandb("t2i", "offline", 1, name="first", tags="a, b,seed=1")
+    info = RunInfo(tmp_path, "run", group, ["seed=1"], {}, None, -1)
+    tracker._init(info)
+    assert (given["name"], given["tags"]) == (name, ["seed=1", "a", "b"])

