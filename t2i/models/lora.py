@@ -12,6 +12,7 @@ from t2i.models.adapter import Adapter
 from t2i.models.loading import quiet
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.portable import make_portable
 from t2i.models.trained_text import TextTrained, freeze_unused
 
 AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
@@ -34,6 +35,7 @@ class NoAdapter(Adapter):
     def save(self, pipeline: Any, folder: Path) -> None:
         with quiet("diffusers.pipelines.pipeline_utils"):  # about parts that the pipeline comes without
             pipeline.save_pretrained(folder)
+        make_portable(pipeline, folder)
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         name = denoiser_of(pipeline.components)
