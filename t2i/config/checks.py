@@ -50,6 +50,7 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
 FIXED = {  # the tables that are not components -> their settings
     "evaluation": ("prompts", "column", "items", "seeds", "steps", "guidance_scale", "size", "sampler", "clip"),
     "early_stop": ("patience", "metric"),
+    "export": ("lora", "single_file"),
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
@@ -60,7 +61,7 @@ FIXED = {  # the tables that are not components -> their settings
 }
 NEEDED = {  # further settings that can't be null -> what they must be
     **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
-    **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost"), bool),
+    **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost", "export.single_file"), bool),
     **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
     **dict.fromkeys(("validation.images", "early_stop.metric"), str),
     **dict.fromkeys(("samples.guidance_scale", "evaluation.guidance_scale"), (int, float)),

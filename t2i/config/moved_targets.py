@@ -49,6 +49,7 @@ ADDED = {
         "dataset.captions_per_line": True,
         "dataset.split_folders": False,
     },
+    **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",

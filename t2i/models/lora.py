@@ -1,7 +1,9 @@
 """What is trained of a model: the complete denoiser, or low-rank adapters next to its frozen weights."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,16 @@ from safetensors import safe_open
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
+from t2i.models.adapting import OFF_THE_BASE, adapt, continue_from
 from t2i.models.loading import quiet
+from t2i.models.lora_files import KOHYA, write_diffusers, write_kohya
+from t2i.models.lora_reading import check_file
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import denoiser_of
-from t2i.models.trained_text import TextTrained, freeze_unused
+from t2i.models.portable import make_portable
+from t2i.models.single_file import SINGLE, check_single_file, write_single_file
+
+log = logging.getLogger(__name__)
 
 AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
 EXPORTED = (  # settings of peft that differ from its defaults in an export, or from one version to the next
@@ -20,97 +28,122 @@ EXPORTED = (  # settings of peft that differ from its defaults in an export, or 
     *("peft_version", "inference_mode", "qalora_group_size"),
     "base_model_name_or_path",  # of text encoders, in exports of 0.1.0
 )
-INIT = {"kaiming": True, "gaussian": "gaussian"}  # adapter.init -> peft's; with both, training starts at the base
+INIT: dict[str, Any] = {  # adapter.init -> peft's; with all of them, training starts at the base
+    "kaiming": True,
+    "gaussian": "gaussian",
+    "pissa": "pissa",
+    "olora": "olora",
+}
+FORMATS = (None, "kohya")  # of export.lora
 
 
+@dataclass
 class NoAdapter(Adapter):
     """The complete denoiser is trained, and exported as a Diffusers pipeline; the raw weights are variant `non_ema`."""
+
+    single_file: bool = False  # also write the averaged weights in the original layout
 
     needs_pretrained = text_encoder = False
 
     def attach(self, model: Model, autocast: Callable[[Callable], Callable] | None = None) -> Model:
+        if self.single_file:
+            check_single_file(model.denoiser)
         return model
 
     def save(self, pipeline: Any, folder: Path) -> None:
         with quiet("diffusers.pipelines.pipeline_utils"):  # about parts that the pipeline comes without
             pipeline.save_pretrained(folder)
+        make_portable(pipeline, folder)
+        if self.single_file:
+            write_single_file(pipeline, folder / SINGLE)
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         name = denoiser_of(pipeline.components)
         pipeline.components[name].save_pretrained(folder / name, variant="non_ema")
 
 
+@dataclass(kw_only=True)
 class LoRA(Adapter):
     """W + alpha / rank · B A in chosen layers: A and B are trained, W is not (Hu et al. 2021, arXiv 2106.09685).
 
     The export holds A and B only, as `load_lora_weights(folder)` of a stock pipeline takes them, and the scheduler.
     """
 
+    rank: int
+    alpha: float
+    dropout: float
+    init: str
+    target_modules: Sequence[str]  # which layers of the denoiser, by the ends of their names
+    text_encoder: bool  # whether to adapt and train the text encoders, too
+    text_modules: Sequence[str]  # which of their layers
+    dora: bool = False  # also train the length of each row of W, apart from its direction (Liu et al. 2024)
+    rslora: bool = False  # scale by alpha / √rank (Kalajdzievski 2023, arXiv 2312.03732)
+    rank_pattern: Mapping[str, int] | None = None  # other ranks of layers, by the ends of their names
+    path: str | None = None  # a file of adapters to go on from, with its layers, ranks and alphas
+    formats: str | None = None  # kohya: also write the file that ComfyUI, Automatic1111 and Forge read
+    single_file: bool = False  # also write the base with the averaged adapters merged, in the original layout
+
     needs_pretrained = True
 
-    def __init__(
-        self,
-        rank: int,
-        alpha: float,
-        dropout: float,
-        init: str,
-        target_modules: Sequence[str],
-        text_encoder: bool,
-        text_modules: Sequence[str],
-        dora: bool = False,
-    ):
-        """target_modules: which layers of the denoiser, by the ends of their names.
-
-        text_encoder: whether to adapt and train the text encoders, too; text_modules: which of their layers. dora:
-        also train the length of each column of W, apart from its direction (Liu et al. 2024, arXiv 2402.09353).
-        """
-        check_positive("adapter.rank", rank, "4 to 128 are common")
-        check_positive("adapter.alpha", alpha, "the same as adapter.rank is common")
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"adapter.dropout={dropout} must be a fraction of the inputs, at least 0 and below 1")
-        if init not in INIT:
-            raise ConfigError(f"adapter.init={init} is not known; choose from {', '.join(INIT)}")
-        self.settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "use_dora": dora}
-        self.settings["init_lora_weights"] = INIT[init]
-        self.target_modules, self.text_modules = list(target_modules), list(text_modules)
-        self.text_encoder = text_encoder
+    def __post_init__(self) -> None:
+        check_positive("adapter.rank", self.rank, "4 to 128 are common")
+        check_positive("adapter.alpha", self.alpha, "the same as adapter.rank is common")
+        for name, rank in (self.rank_pattern or {}).items():
+            check_positive(f"adapter.rank_pattern.{name}", rank, "4 to 128 are common")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"adapter.dropout={self.dropout} must be a fraction of the inputs, at least 0 and below 1"
+            )
+        if self.init not in INIT:
+            raise ConfigError(f"adapter.init={self.init} is not known; choose from {', '.join(INIT)}")
+        if self.init in OFF_THE_BASE and self.dora:
+            raise ConfigError(
+                f"adapter.init={self.init} changes the weights that adapter.dora measures; use one of them"
+            )
+        if self.formats not in FORMATS:
+            raise ConfigError(
+                f"export.lora={self.formats} is not known; use kohya, or null for the Diffusers file alone"
+            )
+        if self.path is not None:
+            check_file(self.path)
 
     def attach(self, model: Model, autocast: Callable[[Callable], Callable] | None = None) -> Model:
-        """Freeze the model and add adapters to it, which are drawn from torch's seed."""
-        self._add(model.denoiser, "target_modules", self.target_modules)
-        if not self.text_encoder:
-            return model
-        for encoder in model.text_encoders.values():
-            self._add(encoder, "text_modules", self.text_modules)
-        freeze_unused(model)
-        if autocast:  # accelerate wraps only the network that is trained, but a pipeline calls its networks one by one
-            for network in (model.denoiser, *model.text_encoders.values()):
-                network.forward = autocast(network.forward)
-        return TextTrained(model)
+        """Freeze the model and add adapters to it, which are drawn from torch's seed, or read from `path`."""
+        if self.single_file:
+            check_single_file(model.denoiser)
+        if self.path is not None:
+            return continue_from(Path(self.path), model, self, autocast)
+        names = {"denoiser": list(self.target_modules), "text_encoders": list(self.text_modules)}
+        return adapt(model, self.config, names, self.text_encoder, autocast)
 
-    def _add(self, network: Any, key: str, names: list[str]) -> None:
+    def config(self, names: Sequence[str]) -> Any:
+        """peft's configuration for layers that have these names, or names that end so."""
         from peft import LoraConfig
 
-        if not hasattr(network, "add_adapter"):
-            raise ConfigError(f"adapter: Diffusers has no adapters for a {type(network).__name__}; use adapter=none")
-        network.requires_grad_(False)
-        try:
-            network.add_adapter(LoraConfig(target_modules=names, **self.settings))
-        except ValueError as error:
-            raise ConfigError(
-                f"adapter.{key}={names} can't be adapted ({error}); give the ends of layer names, such as to_q or "
-                "conv1 in a denoiser, q_proj in a text encoder"
-            ) from error
-        for weight in network.parameters():
-            if weight.requires_grad:  # peft makes them in the type of the base
-                weight.data = weight.data.float()
+        patterns = dict(self.rank_pattern or {})
+        alpha: Any = self.alpha  # peft says int, and takes any number
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=alpha,
+            lora_dropout=self.dropout,
+            use_dora=self.dora,
+            use_rslora=self.rslora,
+            rank_pattern=patterns,
+            alpha_pattern={name: self.alpha / self.rank * rank for name, rank in patterns.items()},
+            init_lora_weights=INIT[self.init],
+            target_modules=list(names),
+        )
 
     def save(self, pipeline: Any, folder: Path) -> None:
-        _save_adapters(pipeline, folder, AVERAGED)
+        write_diffusers(pipeline, folder / AVERAGED)
+        if self.formats == "kohya" and not write_kohya(pipeline, folder / KOHYA):
+            log.info("export.lora=kohya: %s has none; other tools read %s", type(pipeline).__name__, AVERAGED)
+        if self.single_file:
+            write_single_file(pipeline, folder / SINGLE)
         pipeline.scheduler.save_pretrained(folder / "scheduler")
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
-        _save_adapters(pipeline, folder, RAW)
+        write_diffusers(pipeline, folder / RAW)
 
 
 def refuse_foreign_settings(file: Path) -> None:
@@ -127,18 +160,3 @@ def refuse_foreign_settings(file: Path) -> None:
     for key in ("target_modules", "exclude_modules"):
         if any(isinstance(value, str) for name, value in settings.items() if name.endswith(f".{key}")):
             raise ValueError(f"{key} is a pattern instead of a list of names")
-
-
-def _save_adapters(pipeline: Any, folder: Path, file: str) -> None:
-    from peft import get_peft_model_state_dict
-
-    adapted = {name: part for name, part in pipeline.components.items() if getattr(part, "peft_config", None)}
-    layers = {
-        f"{name}_lora_layers": get_peft_model_state_dict(part, save_embedding_layers=False)
-        for name, part in adapted.items()
-    }
-    settings = {  # without the path of this machine that the base was read from
-        f"{name}_lora_adapter_metadata": part.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
-        for name, part in adapted.items()
-    }
-    pipeline.save_lora_weights(folder, weight_name=file, **layers, **settings)

@@ -1,9 +1,25 @@
 """The noise scheduler that a pipeline was saved with, and that of a flow for every Stable Diffusion pipeline."""
 
+import inspect
 from typing import Any
 
 from t2i.config import ConfigError
 from t2i.models.loading import loading, locate
+
+# Schedulers of Diffusers that keep the betas that a model was trained with; they differ in how they sample.
+WITH_BETAS = (
+    *("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler", "DDPMScheduler", "DDPMParallelScheduler"),
+    *("PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+    *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler"),
+    *("DPMSolverMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverSinglestepScheduler"),
+    *("DPMSolverSDEScheduler", "UniPCMultistepScheduler", "SASolverScheduler"),
+)
+OF_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+OTHERS = {  # the beginning of a class's name -> what its noise schedule is
+    "EDM": "EDM's noise levels, with inputs and outputs scaled by them (Karras et al. 2022)",
+    **dict.fromkeys(("LCM", "TCD", "SCM", "FlowMatchLCM", "CMStochastic"), "that of a model distilled to a few steps"),
+}
+BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 
 def pretrained_scheduler(
@@ -32,6 +48,7 @@ def pretrained_scheduler(
     ddim: Any = diffusers.DDIMScheduler
     with loading(path):
         config = ddim.load_config(locate(path), subfolder="scheduler", revision=revision)
+    _refuse_other_processes(path, config)
     if config.get("use_flow_sigmas") or ("flow_shift" not in config and "shift" in config):
         _refuse(of_betas, f"{path} is a flow", "scheduler=ddpm or ddim gives it another process")
         if "shift" in of_flows and "flow_shift" in config:
@@ -42,7 +59,7 @@ def pretrained_scheduler(
     # all; only its own class understands a flow. Some configs lack clip_sample, which DDIM would set, as for pixels.
     if config.get("timestep_spacing") == "linspace":  # for which DDIM steps to other timesteps than it samples next
         config = {**config, "timestep_spacing": "trailing"}
-    return ddim.from_config({"clip_sample": False, **config, **changes, **of_betas})
+    return ddim.from_config({"clip_sample": False, **_own_betas(config), **config, **changes, **of_betas})
 
 
 def flow_matching(num_train_timesteps: int, shift: float) -> Any:
@@ -56,6 +73,31 @@ def flow_matching(num_train_timesteps: int, shift: float) -> Any:
         flow_shift=shift,
         steps_offset=1,  # no effect here, but Stable Diffusion's pipeline expects it
     )
+
+
+def _refuse_other_processes(path: str, config: dict[str, Any]) -> None:
+    """Refuse schedulers whose process is neither one of betas nor a flow: read as such, it would be another."""
+    name = str(config.get("_class_name"))
+    continuous = config.get("timestep_type") == "continuous"
+    flow = config.get("use_flow_sigmas") or name in OF_FLOWS
+    if (name in WITH_BETAS and not continuous) or flow:
+        return
+    known = next((what for start, what in OTHERS.items() if name.startswith(start)), "not known to t2i")
+    what = OTHERS["EDM"] if continuous else known
+    raise ConfigError(
+        f"scheduler: the {name} of model.path={path} has a noise schedule that t2i can't train with: it is {what}. "
+        "Choose scheduler=ddim (Stable Diffusion's), ddpm or flow_matching, which the model has to learn anew, or the "
+        "pipeline that the model was made from"
+    )
+
+
+def _own_betas(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the noise schedule that a file leaves out, which DDIM has other defaults for."""
+    left_out = [key for key in BETAS if key not in config]
+    if not left_out:
+        return {}
+    parameters = inspect.signature(_class_of(config["_class_name"]).__init__).parameters
+    return {key: parameters[key].default for key in left_out if key in parameters}
 
 
 def _class_of(name: str) -> Any:

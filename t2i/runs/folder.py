@@ -33,6 +33,7 @@ FREE_KEYS = (
     *("allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards"),
     *("dataset.follow_links", "validation.quantization_cost"),
     *("evaluate_every", "evaluation", "metric"),
+    *("export", "adapter.formats", "adapter.single_file"),
     "adapted_layers",  # which layers were adapted is in adapter.target_modules
 )
 # Neither do these, which decide whether the run fits into memory.

@@ -1,3 +1,4 @@
+import json
 import math
 
 import diffusers
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from t2i.config import ConfigError
 from t2i.diffusion.process import PREDICTION_TYPES, Diffusion
-from t2i.models.schedulers import flow_matching, pretrained_scheduler
+from t2i.models.schedulers import WITH_BETAS, flow_matching, pretrained_scheduler
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -312,3 +313,39 @@ def test_the_shift_of_a_saved_solver_is_its_flow_shift(saved_flow):
 def test_the_shift_of_no_flow_is_refused():
     with pytest.raises(ConfigError, match=r"scheduler.use_dynamic_shifting=False, scheduler.shift=3.0 has no effect"):
         pretrained_scheduler("tiny", None, None, None, None, shift=3.0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "reason"),
+    [
+        (diffusers.EDMDPMSolverMultistepScheduler(), "EDM's noise levels"),
+        (diffusers.EDMEulerScheduler(), "EDM's noise levels"),
+        (diffusers.EulerDiscreteScheduler(timestep_type="continuous", sigma_min=0.002), "EDM's noise levels"),
+        (diffusers.LCMScheduler(**SD15), "distilled to a few steps"),
+        (diffusers.TCDScheduler(**SD15), "distilled to a few steps"),
+        (diffusers.FlowMatchLCMScheduler(), "distilled to a few steps"),
+        (diffusers.CMStochasticIterativeScheduler(), "distilled to a few steps"),
+        (diffusers.CogVideoXDDIMScheduler(), "not known to t2i"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_saved_scheduler_of_another_process_is_refused_by_name(saved_flow, scheduler, reason):
+    """None of them is read as DDIM with betas that the model was not trained with."""
+    name = type(scheduler).__name__
+    with pytest.raises(ConfigError, match=rf"the {name} of model.path=.*{reason}.*Choose scheduler=ddim"):
+        pretrained_scheduler(saved_flow(scheduler), None, None, None, None)
+
+
+NEEDS_TORCHSDE = "DPMSolverSDEScheduler"
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_BETAS if name != NEEDS_TORCHSDE])
+@pytest.mark.parametrize("settings", [{**SD15, "prediction_type": "v_prediction"}, {}], ids=["full", "empty"])
+def test_every_sampler_of_betas_is_read_with_its_own(saved_flow, name, settings):
+    """A file that leaves them out means the defaults of its class."""
+    expected = getattr(diffusers, name)(**settings)
+    path = saved_flow(expected)
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name, **settings}))
+    read = pretrained_scheduler(path, None, None, None, None)
+    assert torch.allclose(read.alphas_cumprod, expected.alphas_cumprod, rtol=1e-5)
+    assert read.config.prediction_type == expected.config.prediction_type

@@ -163,7 +163,7 @@ def test_merged_adapters_sample_what_loaded_adapters_sample(trained, layout, cas
         ("adapter.rank=0", "adapter.rank=0 must be positive"),
         ("adapter.alpha=-1", "adapter.alpha=-1 must be positive"),
         ("adapter.dropout=1", "adapter.dropout=1 must be a fraction of the inputs"),
-        ("adapter.init=pissa", "adapter.init=pissa is not known; choose from kaiming, gaussian"),
+        ("adapter.init=svd", "adapter.init=svd is not known; choose from kaiming, gaussian"),
         ("model.pretrained=false", "model.pretrained=false leaves no base to adapt; use adapter=none"),
     ],
 )

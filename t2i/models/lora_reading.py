@@ -1,0 +1,142 @@
+"""Files of LoRA weights by kohya's scripts, Diffusers and peft, as adapters of a network's layers."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from t2i.config import ConfigError
+from t2i.models.lora_files import UNET, Layers, LowRank
+from t2i.models.original_names import unet_names
+from t2i.models.portable import CLIP_PREFIX
+
+DENOISER = "denoiser"
+ENCODERS = {"lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
+ENDINGS = {  # the end of a weight's name -> what it is
+    **dict.fromkeys(("lora_A.weight", "lora_down.weight", "lora.down.weight", "lora_A.default.weight"), "down"),
+    **dict.fromkeys(("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_B.default.weight"), "up"),
+    **dict.fromkeys(("lora_linear_layer.down.weight", "_lora.down.weight"), "down"),
+    **dict.fromkeys(("lora_linear_layer.up.weight", "_lora.up.weight"), "up"),
+    **dict.fromkeys(("lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale"), "magnitude"),
+    **{"alpha": "alpha"},
+}
+OLD_NAMES = {".to_q_lora": ".to_q", ".to_k_lora": ".to_k", ".to_v_lora": ".to_v", ".to_out_lora": ".to_out.0"}
+PEFT = "base_model.model."  # before the names of peft's own files
+
+
+def check_file(path: str) -> None:
+    """Refuse what can't be a file of adapters, without reading weights."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise ConfigError(f"adapter.path={path} is a folder; give the .safetensors file in it")
+    if not file.is_file():
+        raise ConfigError(f"adapter.path={path}: there is no such file")
+    if file.suffix != ".safetensors":
+        raise ConfigError(f"adapter.path={path} must be a .safetensors file: other files of weights can run code")
+
+
+def read_lora(file: Path, networks: Mapping[str, nn.Module]) -> dict[str, Layers]:
+    """The adapters in a file, by network and layer. networks: the `denoiser`, and text encoders by their names.
+
+    Raises ConfigError if the file holds something else, or a layer that none of the networks has.
+    """
+    state, settings = _read(file.expanduser())
+    weights: dict[tuple[str, str], dict[str, Tensor]] = {}
+    places = {part: _places(part, network) for part, network in networks.items()}
+    for name, tensor in state.items():
+        layer, kind = _split(name)
+        if layer is None:
+            raise ConfigError(f"adapter.path={file} is not a LoRA that can be gone on with: it holds {name}")
+        found = next(((part, known[layer]) for part, known in places.items() if layer in known), None)
+        if found is None:
+            raise ConfigError(f"adapter.path={file} is for another model: this one has no layer {layer}")
+        weights.setdefault(found, {})[kind] = tensor
+    read: dict[str, Layers] = {}
+    for (part, layer), of_layer in weights.items():
+        if not {"down", "up"} <= of_layer.keys():
+            raise ConfigError(f"adapter.path={file}: the adapter of {layer} is incomplete")
+        read.setdefault(part, {})[layer] = _low_rank(of_layer, layer, settings.get(part, {}))
+    if not read:
+        raise ConfigError(f"adapter.path={file} holds no adapters")
+    return read
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The weights of a file, and the settings of its networks in Diffusers' metadata or in peft's file beside it."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 it is no mapping
+            metadata = opened.metadata() or {}
+        flat = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+        beside = file.with_name("adapter_config.json")
+        own = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"adapter.path={file} can't be read ({error})") from error
+    settings: dict[str, dict[str, Any]] = {DENOISER: dict(own)}
+    for key, value in flat.items():
+        part, _, name = key.partition(".")
+        settings.setdefault(DENOISER if part in ("unet", "transformer") else part, {})[name] = value
+    return state, settings
+
+
+def _split(name: str) -> tuple[str | None, str]:
+    """The layer that a weight adapts, as the file calls it, and what the weight is."""
+    for ending, kind in ENDINGS.items():
+        if ending.startswith("_") and name.endswith(ending):
+            layer = name[: -len(ending)] + "_lora"
+            old = next((end for end in OLD_NAMES if layer.endswith(end)), None)
+            if old:
+                return (layer.removesuffix(old) + OLD_NAMES[old]).replace(".processor.", "."), kind
+        elif name.endswith(f".{ending}"):
+            return name[: -len(ending) - 1].replace(".processor.", "."), kind
+    return None, ""
+
+
+def _places(part: str, network: nn.Module) -> dict[str, str]:
+    """Every name that a file may give a layer of a network -> its name in the network."""
+    layers = [name for name, module in network.named_modules() if getattr(module, "weight", None) is not None]
+    if part == DENOISER:
+        return _denoiser_places(layers)
+    clip = {CLIP_PREFIX + layer.removeprefix(CLIP_PREFIX): layer for layer in layers}
+    prefixes = [prefix for prefix, encoder in ENCODERS.items() if encoder == part]
+    places = {f"{part}.{layer}": layer for layer in layers} | {f"{part}.{name}": layer for name, layer in clip.items()}
+    for prefix in prefixes:
+        places |= {prefix + name.replace(".", "_"): layer for name, layer in clip.items()}
+        places |= {prefix + layer.replace(".", "_"): layer for layer in layers}
+    return places
+
+
+def _denoiser_places(layers: Iterable[str]) -> dict[str, str]:
+    layers = list(layers)
+    places = {}
+    for layer in layers:
+        for name in (f"unet.{layer}", f"transformer.{layer}", PEFT + layer, layer, UNET + layer.replace(".", "_")):
+            places[name] = layer
+    if any(re.match(r"down_blocks\.0\.resnets", layer) for layer in layers):
+        with suppress(ValueError):  # a UNet with layers that Stable Diffusion did not have
+            original = unet_names(layers)  # those of sd-scripts for Stable Diffusion XL
+            places |= {UNET + name.replace(".", "_"): layer for layer, name in original.items()}
+    return places
+
+
+def _low_rank(weights: Mapping[str, Tensor], layer: str, settings: Mapping[str, Any]) -> LowRank:
+    down = weights["down"].float()
+    rank = down.shape[0]
+    alpha = weights.get("alpha", torch.tensor(_alpha(settings, layer, rank)))
+    magnitude = weights.get("magnitude")
+    return LowRank(down, weights["up"].float(), float(alpha), None if magnitude is None else magnitude.float())
+
+
+def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> float:
+    """The alpha of a layer by peft's settings; by default the rank, as without settings."""
+    alpha = settings.get("lora_alpha", rank)
+    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+        if layer == pattern or layer.endswith(f".{pattern}"):
+            alpha = value
+    return float(alpha) * (rank**0.5 if settings.get("use_rslora") else 1.0)
