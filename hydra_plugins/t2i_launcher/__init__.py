@@ -27,12 +27,14 @@ class ProcessLauncher(Launcher):
         self.config, self.loader = config, hydra_context.config_loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from t2i.runs.inheritance import with_parents
         from t2i.sweeps.launcher import SweepRunner
         from t2i.train import main
 
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = SweepRunner(Path(self.config.hydra.sweep.dir), main, **self.options)
-        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
+        jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
+        return self.runner.run([self.loader.load_sweep_config(self.config, job) for job in jobs])
 
 
 class Presets(SearchPathPlugin):

@@ -60,6 +60,7 @@ class Job:
     steps: int
     validate_every: int
     seed: int
+    begins_at: int = 0  # the step at which it goes on from another run
     state: str = "waiting"  # running, paused, stopped, finished, failed, interrupted
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)  # the latest value of each
@@ -83,7 +84,7 @@ class Job:
         return self._info_or_empty().get("process")
 
     def paused_at(self) -> int:
-        return self._info_or_empty().get("paused_at", 0)
+        return max(self.begins_at, self._info_or_empty().get("paused_at", 0))
 
     def _info_or_empty(self) -> dict[str, Any]:
         try:

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.config import ConfigError
 from t2i.runs.files import lock, numbered_file
 from t2i.runs.folder import Run, RunExists
+from t2i.runs.fork_rules import open_parent
 from t2i.runs.text import one_line
 from t2i.sweeps.halving import clearly_worse
 from t2i.sweeps.job import Job, SweepError, command_line
@@ -99,7 +100,9 @@ class SweepRunner:
         job.read_metrics()
         try:
             as_begun(cfg, folder, list(config.hydra.overrides.task))
-            run = Run(folder, cfg)
+            if (parent := open_parent(cfg, folder)) is not None and parent.only is None:
+                job.begins_at = parent.step
+            run = Run(folder, cfg, overrides=config.hydra.overrides.task)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error
         except (ConfigError, OSError) as error:
