@@ -80,10 +80,12 @@ def try_out(cfg: DictConfig, folder: Path) -> Estimate:
     from t2i.experiment.run import run
     from t2i.publishing.push import Publisher
     from t2i.runs.folder import Run
+    from t2i.runs.fork_rules import open_parent
     from t2i.sampling.images import sample
     from t2i.sampling.pipelines import load_pipeline
 
     check(cfg, num_processes=1)
+    open_parent(cfg, folder)
     make_plan(cfg)
     check_the_rest(cfg)
     Publisher(**cfg.hub).check()
@@ -106,6 +108,8 @@ def shortened(cfg: DictConfig) -> DictConfig:
     if short.evaluate_every:
         short.evaluate_every, short.evaluation["items"] = 2, 4
     short.hub.push = False
+    if short["from"].only is None:  # the state of a later step has no place in a run of two
+        short["from"].run = None
     if "num_warmup_steps" in short.lr_scheduler:
         short.lr_scheduler.num_warmup_steps = 0
     return short
@@ -123,8 +127,14 @@ def estimate(cfg: DictConfig, short: "Run", sampling: float) -> Estimate:
         images = cfg.evaluation["items"] * len(cfg.evaluation.seeds)
         seconds += (cfg.steps // cfg.evaluate_every + 1) * images * steps * sampling
     checkpoint = _bytes(short.checkpoints / "step-000002")
-    disk = (cfg.keep_checkpoints + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(short.folder / "model")
+    disk = (kept(cfg) + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(short.folder / "model")
     return Estimate(seconds / 3600, max(line["memory/peak_gb"] for line in lines), disk / 1e9)
+
+
+def kept(cfg: DictConfig) -> int:
+    """How many checkpoints the run keeps besides the best and the one that is being written."""
+    saved = cfg.steps // cfg.save_every + 1 if cfg.save_every else 1
+    return (saved if cfg.keep_checkpoints == "all" else cfg.keep_checkpoints) + len(cfg.keep_at)
 
 
 def _bytes(folder: Path) -> int:

@@ -75,6 +75,7 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     """Print the tables and the verdicts."""
     from rich.console import Console
 
+    from t2i.comparison.family import tree
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
     from t2i.comparison.tradeoff import judgements, points
     from t2i.comparison.wording import sentences, weights_name
@@ -83,6 +84,8 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     console = Console(markup=False, highlight=False)
     for note in comparison.notes:
         console.print(printable(note))
+    for line in tree(comparison.results):
+        console.print(printable(line))
     bins = bin_names(comparison, metric)
     groups: dict[str, Sequence[str]] = {
         f"{metric.name}, best first: mean and standard deviation over seeds": (),

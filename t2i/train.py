@@ -11,7 +11,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from t2i.cli.failing import exits, run
 from t2i.cli.log_records import clean_logs
@@ -20,13 +20,16 @@ from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
 from t2i.config.config_files import guard_files
 from t2i.config.foreign import check_foreign_files
-from t2i.config.instantiate import resolve_once
+from t2i.config.instantiate import resolve, resolve_once
+from t2i.config.keys import flat
 from t2i.config.misspelt import refuse_flags
 from t2i.config.model_size import check_model_is_named
 from t2i.config.resolvers import register
 from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
 from t2i.runs.folder import begun_with
+from t2i.runs.fork_rules import open_parent
+from t2i.runs.inheritance import as_parent, with_parents
 from t2i.sweeps.manifest import as_begun, job_folder
 
 register(job_folder)
@@ -43,7 +46,7 @@ def main() -> None:
             print(versions())
             return
         refuse_flags(sys.argv[1:], HYDRA_FLAGS)
-        sys.argv[1:] = as_typed(sys.argv[1:])
+        sys.argv[1:] = with_parents(as_typed(sys.argv[1:]))
         check_foreign_files(sys.argv[1:])
     hydra_main()
 
@@ -76,15 +79,17 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     overrides, folder = list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
     choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra" not in group}
     _redact_files(folder / ".hydra")
+    if (complete := with_parents(overrides)) != overrides:  # a job of a launcher that knows no parents
+        cfg, choices, overrides = *_composed(complete), complete
     cfg = resolve_once(cfg)
     check_permissions(cfg, overrides)
-    check_types(
-        cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, hydra_config.runtime.choices))
-    )
+    check_types(cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, choices)))
+    as_parent(cfg, lambda of_parent: flat(resolve(_composed(of_parent)[0])))
     as_begun(cfg, folder, overrides)
     if not begun_with(folder):
         check_model_is_named(cfg, str(choices["model"]), overrides)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
+    open_parent(cfg, folder)
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
     from t2i.experiment.plan import check_the_rest, make_plan
@@ -94,6 +99,14 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     from t2i.experiment.run import run
 
     return run(cfg, plan, folder, overrides, choices)
+
+
+def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration of these overrides, and the option of each group."""
+    cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    chosen = cfg.hydra.runtime.choices
+    choices = {group: option for group, option in chosen.items() if "hydra" not in group}
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), choices
 
 
 def cli(arguments: list[str] | None = None) -> None:

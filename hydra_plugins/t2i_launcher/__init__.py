@@ -31,9 +31,12 @@ class ProcessLauncher(Launcher):
         self.context, self.task_function = hydra_context, task_function
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from t2i.runs.inheritance import with_parents
+
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
-        return self.runner.run([self.loader.load_sweep_config(self.config, list(job)) for job in job_overrides])
+        jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
+        return self.runner.run([self.loader.load_sweep_config(self.config, job) for job in jobs])
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner

@@ -82,14 +82,15 @@ def parse_jobs(parser: Parser, arguments: list[str] | None) -> tuple[argparse.Na
     """The options and the jobs of a command line; `parser` comes from `overrides_parser`."""
     from t2i.config.compose import expand
     from t2i.config.misspelt import refuse_flags
+    from t2i.runs.inheritance import with_parents
 
     parser.add_argument("-m", "--multirun", action="store_true", help="treat lists of values (a,b) as a sweep")
     refuse_flags(sys.argv[1:] if arguments is None else arguments, parser.flags())
     options = parser.parse_intermixed_args(arguments)
-    overrides = overrides_of(options)
+    overrides = with_parents(overrides_of(options))
     if not options.multirun:
         return options, [Job(overrides, "run")]
     jobs = expand(overrides)
     varied = [[text for override, text in job if override.is_sweep_override()] for job in jobs]
     names = [" ".join(texts) or "run" for texts in varied]
-    return options, [Job([text for _, text in job], name) for job, name in zip(jobs, names, strict=True)]
+    return options, [Job(with_parents([text for _, text in job]), name) for job, name in zip(jobs, names, strict=True)]

@@ -1,5 +1,8 @@
 """Validation over time, with a line for each variant."""
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -17,8 +20,10 @@ from t2i.comparison.charts import (
     figure_label,
 )
 from t2i.comparison.figures import find_grid
+from t2i.comparison.results import Result
 from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
 
+TRUNK = "trunk of several runs"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#5B4FA2")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -41,7 +46,7 @@ def curves(comparison: Comparison, metric: AnyMetric) -> Figure:
     longest = max((run.hours for run in comparison.runs if np.isfinite(run.hours)), default=0.0)
     num_axes = 1 + (len(comparison.variants) > 1) + (longest > 0)
     labels = [figure_label(variant, comparison) for variant in comparison.variants]
-    figure, axes = create_axes([3.6] * num_axes, 3.2, legend=[*labels, "not compared"])
+    figure, axes = create_axes([3.6] * num_axes, 3.2, legend=[*labels, "not compared", TRUNK])
     over_steps, *others = axes
     _draw_over_steps(over_steps, comparison, metric)
     if len(comparison.variants) > 1:
@@ -64,10 +69,13 @@ def draw_runs(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, label:
 
 def _draw_over_steps(axes: Axes, comparison: Comparison, metric: AnyMetric) -> None:
     for variant, style in line_styles(comparison).items():
-        steps, _, values = _common_points([run.curve(metric) for run in variant.runs.values()])
+        steps, _, values = _common_points([own_curve(run, metric) for run in variant.runs.values()])
         draw_runs(axes, steps, values, style, figure_label(variant, comparison))
+    for trunk in _trunks(comparison, metric):
+        steps, _, values = np.array(trunk).T
+        axes.plot(steps, values, color=SAME, linewidth=1.8, label=TRUNK)
     for run in comparison.left_out:
-        if curve := run.curve(metric):
+        if curve := own_curve(run, metric):
             steps, _, values = np.array(curve).T
             (line,) = axes.plot(steps, values, "-x", color=SAME, linewidth=0.8, markersize=5, markevery=[-1])
             line.set_label("not compared")
@@ -81,7 +89,8 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: AnyMetric) -> Non
         if variant is comparison.baseline:
             axes.axhline(0, **style)
         elif pairs:
-            both = [side.runs[pair].curve(metric) for side in (variant, comparison.baseline) for pair in pairs]
+            both = [own_curve(variant.runs[pair], metric) for pair in pairs]
+            both += [comparison.baseline.runs[pair].curve(metric) for pair in pairs]
             steps, _, values = _common_points(both)
             draw_runs(axes, steps, metric.ratio(values[: len(pairs)], values[len(pairs) :]), style)
     axes.set(xlabel="step", title=f"against {baseline_in_title(comparison)} at the same step")
@@ -90,10 +99,35 @@ def _draw_relative(axes: Axes, comparison: Comparison, metric: AnyMetric) -> Non
 
 def _draw_over_time(axes: Axes, comparison: Comparison, metric: AnyMetric, in_minutes: bool) -> None:
     for variant, style in line_styles(comparison).items():
-        _, hours, values = _common_points([run.curve(metric) for run in variant.runs.values()])
+        _, hours, values = _common_points([own_curve(run, metric) for run in variant.runs.values()])
         draw_runs(axes, hours.mean(0) * (60 if in_minutes else 1), values, style)
     axes.set(xlabel="minutes" if in_minutes else "hours", title=metric.name)
     _log_if_wide(axes)
+
+
+def own_curve(run: Result, metric: AnyMetric) -> list[tuple[int, float, float]]:
+    """The curve of a run without what it shares with the one that it goes on from, but for the last point of that."""
+    points = run.curve(metric)
+    first = max((step for step, *_ in points if step <= run.forked_at), default=0)
+    return [point for point in points if point[0] >= first]
+
+
+def _trunks(comparison: Comparison, metric: AnyMetric) -> list[list[tuple[int, float, float]]]:
+    """The curves of the runs that others went on from, each once, but for those that are drawn themselves."""
+    drawn = {run.folder for run in comparison.results if run.curve(metric)}
+    longest: dict[Path, tuple[int, Result]] = {}
+    for run in comparison.results:
+        for folder, step in run.ancestors:
+            if folder not in drawn and step > longest.get(folder, (-1, run))[0]:
+                longest[folder] = step, run
+    curves = []
+    for folder, (step, run) in longest.items():
+        chain = [*run.ancestors, (None, 0)]
+        began = next(after for (other, _), (_, after) in pairwise(chain) if other == folder)
+        points = [point for point in run.curve(metric) if point[0] <= step]
+        first = max((point[0] for point in points if point[0] <= began), default=0)
+        curves.append([point for point in points if point[0] >= first])
+    return [curve for curve in curves if curve]
 
 
 def _common_points(curves: list[list[tuple[int, float, float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 from t2i.comparison.results import Result
 from t2i.config import ConfigError
 from t2i.config.keys import belongs
-from t2i.runs.folder import FREE_KEYS
+from t2i.runs.changes import FREE_KEYS
 from t2i.runs.text import printable
 
 OBSERVATION = (  # these change what is recorded of a run only
@@ -98,6 +98,8 @@ def find_key(name: str, results: Sequence[Result], differing: Iterable[str], opt
 
 def short_name(key: str, keys: Iterable[str]) -> str:
     """The last part of the key, unless another of `keys` ends in the same."""
+    if key == "from.run":
+        return "from"
     last = key.rpartition(".")[2]
     return key if any(other != key and other.rpartition(".")[2] == last for other in keys) else last
 
@@ -127,7 +129,7 @@ def _typed_keys(result: Result) -> list[str]:
     """The keys of the run's overrides; the key of a mapping stands for all values in it."""
     names = [text.lstrip("+~").partition("=")[0].partition("@")[0] for text in result.info.get("overrides", [])]
     groups = [name for name in names if name in result.choices]
-    values = [name for name in names if name not in groups]
+    values = [name for name in names if name not in (*groups, "from", "from.run")]  # it often follows from the others
     return [*groups, *(key for name in values for key in result.config if belongs(key, [name]))]
 
 

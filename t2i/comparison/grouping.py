@@ -9,6 +9,7 @@ import numpy as np
 
 from t2i.comparison import folds
 from t2i.comparison.factors import Factors, as_text, find_factors, find_key
+from t2i.comparison.family import name_origins, shared_trunks
 from t2i.comparison.race_notes import race_notes
 from t2i.comparison.results import Result
 from t2i.comparison.same_battery import other_shapes, refuse_other_batteries
@@ -28,6 +29,7 @@ def compare(
     baseline: "key=value,..."; None takes the first variant with loss=mse, or else the first.
     step: compares all runs at their validation there; None compares the finished runs at their end.
     """
+    name_origins(results)
     started = [result for result in results if result.config]
     factors = find_factors(started, by)
     step, warnings = _choose_step(started, factors, step)
@@ -54,6 +56,7 @@ def compare(
     notes.append(f"Baseline: {chosen.label} ({why})." if len(variants) > 1 else "There is no other variant to compare.")
     notes += race_notes(results)
     warnings += [*_stopped_early(compared, step), *_folds(variants, compared), *_on_training_images(compared)]
+    warnings += shared_trunks(compared)
     warnings += [*_unpaired(variants, chosen), *_quantized_otherwise(variants, chosen, factors)]
     return Comparison(results, factors, variants, chosen, left_out, notes, warnings)
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
+from t2i.comparison.family import tree
 from t2i.comparison.people import People
 from t2i.comparison.people_report import people_figures
 from t2i.comparison.people_wording import judge_rows, order_rows, people_sentences, preference_rows
@@ -76,6 +77,7 @@ def write_page(
         variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,
+        family="\n".join(tree(comparison.results)),
         people=people and _people_section(people, folder),
         gallery=shown,
         row_note=row_note,

@@ -20,6 +20,7 @@ from t2i.runs.errors_file import read_errors
 from t2i.runs.files import check_fields, in_use, numbered, numbered_file
 from t2i.runs.folder import INFO, read_info
 from t2i.runs.image_files import ImageFiles, all_images
+from t2i.runs.parentage import lineage
 from t2i.runs.records import ERRORS, headline, is_count, read_metrics
 from t2i.runs.scores_file import StoredScores, read_scores, stored_metrics
 from t2i.runs.text import one_line, printable
@@ -65,6 +66,16 @@ class Result:
         """The step at which early_stop ended the run; None if it went to its last step."""
         step = self.info.get("early_stop", {}).get("step")
         return step if is_count(step) else None
+
+    @cached_property
+    def ancestors(self) -> list[tuple[Path, int]]:
+        """The runs that it goes on from, and up to which step of each, the nearest first."""
+        return lineage(self.folder, self.info)
+
+    @property
+    def forked_at(self) -> int:
+        """The step at which it began to differ from the run that it goes on from; 0 if it began by itself."""
+        return self.ancestors[0][1] if self.ancestors else 0
 
     @property
     def choices(self) -> dict[str, str | None]:
@@ -158,23 +169,36 @@ class Result:
 
     @property
     def hours(self) -> float:
-        """The duration of the training; NaN if it was not logged."""
-        return self.latest.get("speed/hours", float("nan"))
+        """The duration of the run's own training; NaN if it was not logged."""
+        before = self.hours_at(self.forked_at) if self.ancestors else 0.0
+        return self.latest.get("speed/hours", float("nan")) - before
+
+    def hours_at(self, step: int) -> float:
+        """The hours of all training up to a step, also that of the runs that it goes on from; NaN if not logged."""
+        logged = [line["speed/hours"] for line in self.lines if line["step"] <= step and "speed/hours" in line]
+        return logged[-1] if logged else float("nan")
+
+    @property
+    def own_lines(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl that no other run has logged before."""
+        return [line for line in self.lines if line["step"] > self.forked_at] if self.ancestors else self.lines
 
     @property
     def images_per_second(self) -> float:
         """The median over the log, which ignores pauses of the machine."""
-        speeds = [line["speed/images_per_second"] for line in self.lines if "speed/images_per_second" in line]
+        speeds = [line["speed/images_per_second"] for line in self.own_lines if "speed/images_per_second" in line]
         return float(np.median(speeds)) if speeds else float("nan")
 
     @property
     def peak_memory_gb(self) -> float:
-        return max((line["memory/peak_gb"] for line in self.lines if "memory/peak_gb" in line), default=float("nan"))
+        return max(
+            (line["memory/peak_gb"] for line in self.own_lines if "memory/peak_gb" in line), default=float("nan")
+        )
 
     def latest_samples(self) -> tuple[int, Path] | None:
-        """Step and file of the last samples that were drawn, up to `step`."""
-        files = numbered(self.folder / "samples", "png")
-        steps = [step for step in files if self.step is None or step <= self.step]
+        """Step and file of the last samples that were drawn with the run's settings of today, up to `step`."""
+        files, since = numbered(self.folder / "samples", "png"), self.info.get("samples_since", -1)
+        steps = [step for step in files if step > since and (self.step is None or step <= self.step)]
         return (max(steps), files[max(steps)]) if steps else None
 
 

@@ -117,7 +117,7 @@ def _record(comparison: Comparison, run: Result) -> dict[str, Any]:
         "compared": run not in comparison.left_out,
         "not_compared": comparison.left_out.get(run),
         "step": run.step,
-        "hours": run.latest.get("speed/hours"),
+        "hours": None if np.isnan(run.hours) else run.hours,
         **{key: run.config_value(key) for key in (*comparison.factors.by, *comparison.factors.paired)},
         **{key: value for key, value in run.latest.items() if key != "step"},
     }

@@ -26,7 +26,6 @@ AT_LEAST = {
     "sample_every": 0,
     "evaluate_every": 0,
     "save_every": 0,
-    "keep_checkpoints": 1,
     "num_workers": 0,
     "validation.items": 1,
     "validation.train_items": 0,
@@ -51,6 +50,7 @@ FIXED = {  # the tables that are not components -> their settings
     "evaluation": ("prompts", "column", "items", "seeds", "steps", "guidance_scale", "size", "sampler", "clip"),
     "early_stop": ("patience", "metric"),
     "export": ("lora", "single_file"),
+    "from": ("run", "only"),
     "hub": ("push", "repo", "private", "license"),
     "precision": ("dtype", "weights"),
     "samples": ("prompts", "seed", "steps", "guidance_scale", "size"),
@@ -69,6 +69,8 @@ NEEDED = {  # further settings that can't be null -> what they must be
 OPEN = ("dataset.groups", "metric")  # tables whose entries are free
 LARGEST_SEED = 2**63 - 1
 SEEDS = ("seed", "validation.seed", "samples.seed")
+ALSO = {"keep_checkpoints": "all"}  # values of another type than the default's
+ONLY = ("weights", "ema")  # what from.only can take of a run
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
 
@@ -86,6 +88,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not (isinstance(value, kind) and value > 0):
             raise ConfigError(f"{key}={value} must be {bound}, or null {null}")
+    _check_checkpoints(cfg)
+    _check_from(cfg["from"])
     if cfg.caption_dropout > 1:
         raise ConfigError(f"caption_dropout={cfg.caption_dropout} is a fraction of the captions: at most 1")
     _check_log_snr(cfg.validation.log_snr)
@@ -122,6 +126,31 @@ def check_fixed(cfg: DictConfig) -> None:
     prompts = OmegaConf.select(cfg, "samples.prompts")
     if not isinstance(prompts, ListConfig) or not _texts(prompts):
         raise ConfigError(f"samples.prompts={_shown(prompts)} must be a list of texts")
+
+
+def _check_checkpoints(cfg: DictConfig) -> None:
+    keep, steps = cfg.keep_checkpoints, cfg.keep_at
+    if keep != "all" and not _is_whole(keep, least=1):
+        problem = "must be at least 1" if _is_whole(keep, least=-(10**9)) else "must be a whole number, at least 1"
+        raise ConfigError(f"keep_checkpoints={_shown(keep)} {problem}, or all")
+    if not isinstance(steps, ListConfig) or not all(_is_whole(step, least=1) for step in steps):
+        raise ConfigError(f"keep_at={_shown(steps)} must be a list of steps from 1 on, such as [1000,2000]")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_from(node: DictConfig) -> None:
+    """Refuse what begins with nothing, and what can't be taken."""
+    if not (node.run is None or (isinstance(node.run, str | int | float) and str(node.run).strip())):
+        raise ConfigError(
+            f"from.run={_shown(node.run)} must be a run, a LoRA file or a pipeline, such as from=base@1000"
+        )
+    if node.only not in (None, *ONLY):
+        raise ConfigError(f"from.only={node.only} is not known; choose from {', '.join(ONLY)}, or null to take all")
+    if node.only is not None and node.run is None:
+        raise ConfigError(f"from.only={node.only} says what to take, but not of what; add from=RUN")
 
 
 def _shown(value: Any) -> Any:
@@ -165,6 +194,8 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
         if value is None:
             _refuse_deletion(cfg, key, default)
             continue
+        if value == ALSO.get(key, ...):
+            continue
         if isinstance(default, ListConfig):
             if not isinstance(value, ListConfig):
                 raise ConfigError(f"{key}={value} must be a list, such as [{value}]")
@@ -191,11 +222,16 @@ def check_permissions(cfg: DictConfig, overrides: Sequence[str]) -> None:
     given = {
         "allowed_targets": content.get("allowed_targets") if isinstance(content, dict) else None,
         "dataset.follow_links": dataset.get("follow_links") if isinstance(dataset, dict) else dataset,
+        "from.run": _run_of(content.get("from") if isinstance(content, dict) else None),
     }
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     for key, value in given.items():
-        if value and key not in typed:
+        if value and key not in typed and not (key == "from.run" and "from" in typed):
             raise ConfigError(f"{key}={value} comes from a file; it counts on the command line only")
+
+
+def _run_of(node: Any) -> Any:
+    return node.get("run") if isinstance(node, dict) else node
 
 
 def _check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:

@@ -79,6 +79,9 @@ def loader(examples: Readable, micro_batches: MicroBatches, num_workers: int) ->
                 num_workers=num_workers,
                 collate_fn=_as_is,
                 worker_init_fn=_ignore_interrupts,
+                # An iterator draws a seed. At the start of a run it is the first draw of step 0; later ones must not
+                # take from the step in which they are made, or dropout would be another after a resume.
+                generator=None if micro_batches.first_step == seen == 0 else torch.Generator(),
             )
         )
         if num_workers and threading.current_thread() is threading.main_thread():

@@ -131,7 +131,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
 
 def tells_cost(cfg: DictConfig, folder: Path) -> bool:
     """Whether the run says what quantising its base costs: at its beginning, where it measures the base."""
-    begins = checkpoints.newest(folder / "checkpoints") is None
+    begins = checkpoints.newest(folder / "checkpoints") is None and cfg["from"].run is None
     return bool(cfg.model.get("quantize") and cfg.validation.quantization_cost and cfg.validate_every and begins)
 
 

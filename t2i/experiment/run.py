@@ -17,6 +17,7 @@ from t2i.distributed import processes
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.experiment.fork import begin, hold
 from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import quantization_cost, sentence
@@ -24,7 +25,9 @@ from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
+from t2i.runs.fork_rules import open_parent
 from t2i.runs.full_disk import naming
+from t2i.runs.parentage import release
 from t2i.runs.records import RecordSync, headline, sync_tree
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
@@ -43,7 +46,8 @@ def run(
 
     overrides, choices: the command line and the option of each group, noted in the run folder.
     """
-    run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0)
+    parent = open_parent(cfg, folder)
+    run = Run(folder, cfg, writes=int(os.environ.get("RANK", 0)) == 0, overrides=overrides)
     publisher = Publisher(**cfg.hub)
     if run.finished:
         log.info("%s is finished already; %s %.6f", folder, _measured(run), run.result)
@@ -54,7 +58,8 @@ def run(
     if run.writes:
         publisher.check()
     with run.claimed(), naming(folder):
-        run.begin(overrides=overrides, choices=choices or {})
+        origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
+        run.begin(overrides=overrides, choices=choices or {}, **origin)
         with Stop(cfg.max_hours) as stop, _failures_noted(run):
             _train(cfg, plan, run, overrides, stop)
     log.info("%s: %s · %s %.5f", run.info["state"], run.folder, _measured(run), run.result)
@@ -97,6 +102,8 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
     run.update(**facts)
     is_main = experiment.accelerator.is_main_process
     last_step = checkpoints.resume(run.checkpoints, experiment.state)
+    if last_step is None and cfg["from"].run is not None:
+        last_step = begin(experiment, run)
     if not is_main:
         experiment.meter.reset()  # the main process has the counts of all
     tracker = plan.tracker if is_main else NoTracker()
@@ -155,6 +162,7 @@ def schedule(cfg: DictConfig, first_step: int) -> Schedule:
         sample_every=cfg.sample_every,
         evaluate_every=cfg.evaluate_every,
         save_every=cfg.save_every,
+        keep_at=tuple(cfg.keep_at),
         stop_at=cfg.stop_at,
     )
 
@@ -200,8 +208,17 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
     def save(step: int) -> None:
         vouched = sync_records(step) if run.writes else {}
         checkpoints.save(
-            run.checkpoints, step, experiment.state, cfg.keep_checkpoints, run.validated(), vouched, writes=run.writes
+            run.checkpoints,
+            step,
+            experiment.state,
+            cfg.keep_checkpoints,
+            run.validated(),
+            vouched,
+            writes=run.writes,
+            keep_at=cfg.keep_at,
         )
+        if run.writes:
+            release(run.folder)
 
     return Hooks(
         meter=experiment.meter,

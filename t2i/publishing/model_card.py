@@ -17,9 +17,10 @@ from t2i.hub import is_repository
 from t2i.models.loading import naming_model
 from t2i.models.lora import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
+from t2i.runs.changes import FREE_KEYS
 from t2i.runs.config_file import read_config
 from t2i.runs.files import atomic_write, read_json, replacing
-from t2i.runs.folder import FREE_KEYS, INFO, Run
+from t2i.runs.folder import INFO, Run
 from t2i.runs.links import refuse_links, refuse_links_out
 from t2i.runs.text import one_line, printable, printable_lines
 

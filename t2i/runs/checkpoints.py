@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,13 +36,15 @@ def save(
     folder: Path,
     step: int,
     parts: Mapping[str, Stateful],
-    keep: int,
+    keep: int | str,
     losses: Mapping[int, float] | None = None,
     vouched: Mapping[str, int] | None = None,
     writes: bool = True,
+    keep_at: Collection[int] = (),
 ) -> Path:
     """Write step-NNNNNN, then remove all checkpoints but the newest `keep` and the best by `losses` (step -> val/loss).
 
+    keep: "all" removes none. keep_at: steps whose checkpoints are not removed, either.
     vouched: the run's records that this checkpoint vouches for, already synced (see t2i.runs.records).
     writes: whether this process writes; the other processes only contribute their slices of sharded parts.
     Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
@@ -82,8 +84,9 @@ def save(
     complete, losses = _by_step(folder), losses or {}
     measured = [checkpoint for checkpoint in complete if step_of(checkpoint) in losses]
     best = min(measured, key=lambda checkpoint: losses[step_of(checkpoint)], default=final)
-    for old in set(complete[:-keep]) - {final, best}:
-        shutil.rmtree(old)
+    for old in set(complete[: -int(keep)] if keep != "all" else ()) - {final, best}:
+        if step_of(old) not in keep_at:
+            shutil.rmtree(old)
     return final
 
 
@@ -117,7 +120,7 @@ def resume(folder: Path, parts: Mapping[str, Stateful]) -> int | None:
     """
     run, lacking, reasons = folder.parent, dict[Path, list[str]](), dict[Path, str]()
     for checkpoint in _complete(folder):
-        if missing := lost(run, _records(checkpoint)):
+        if missing := lost(run, records_of(checkpoint)):
             log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
             lacking[checkpoint] = missing
         elif (step := _try_load(checkpoint, parts, reasons)) is not None:
@@ -150,18 +153,22 @@ def _try_load(checkpoint: Path, parts: Mapping[str, Stateful], reasons: dict[Pat
 def _complete(folder: Path) -> Iterator[Path]:
     """The complete checkpoints, newest first."""
     for checkpoint in reversed(_by_step(folder)):
-        if (damage := _damage(checkpoint)) is None:
+        if (reason := damage(checkpoint)) is None:
             yield checkpoint
         else:
-            log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, damage)
+            log.warning("checkpoint %s is damaged (%s); using the one before it", checkpoint, reason)
 
 
-def _records(checkpoint: Path) -> dict[str, int]:
-    """What the checkpoint's manifest lists; in the manifests of older versions, every record that is not empty."""
+def records_of(checkpoint: Path, run: Path | None = None) -> dict[str, int]:
+    """What the checkpoint's manifest lists; in the manifests of older versions, every record that is not empty.
+
+    run: the folder of its records, unless the checkpoint lies there.
+    """
     listed = json.loads((checkpoint / MANIFEST).read_text()).get("records")
     if isinstance(listed, dict):
         return listed
-    return {name: max(size, 1) for name, size in records(checkpoint.parent.parent, step_of(checkpoint)).items()}
+    run = run or checkpoint.parent.parent
+    return {name: max(size, 1) for name, size in records(run, step_of(checkpoint)).items()}
 
 
 def load(checkpoint: Path, parts: Mapping[str, Stateful]) -> int:
@@ -183,7 +190,8 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(numbered, key=step_of)
 
 
-def _damage(checkpoint: Path) -> str | None:
+def damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint can't be used; None if its files are those that were written."""
     try:
         manifest = json.loads(read_regular(checkpoint / MANIFEST, LARGEST))
         if manifest["step"] != step_of(checkpoint):

@@ -7,7 +7,7 @@ import platform
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -18,36 +18,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
-from t2i.config.moved_targets import ADDED
 from t2i.runs import config_file
+from t2i.runs.changes import changes, free_keys, how_to_fork
 from t2i.runs.config_file import read_config, write_config
-from t2i.runs.files import LOCK, atomic_write, check_fields, lock, read_json
+from t2i.runs.files import LOCK, atomic_write, check_fields, lock, numbered, read_json
 from t2i.runs.links import refuse_links_out
 from t2i.runs.records import METRICS, count_damaged, headline, is_number, read_metrics
 
 log = logging.getLogger(__name__)
 
-# A run may be continued with other values of these: they do not change what is computed (threads: only its rounding).
-FREE_KEYS = (
-    *("run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker"),
-    *("allowed_targets", "save_every", "keep_checkpoints", "hub", "dataset.cache_dir", "dataset.keep_shards"),
-    *("dataset.follow_links", "validation.quantization_cost"),
-    *("evaluate_every", "evaluation", "metric"),
-    *("export", "adapter.formats", "adapter.single_file"),
-    "adapted_layers",  # which layers were adapted is in adapter.target_modules
-)
-# Neither do these, which decide whether the run fits into memory.
-MEMORY_KEYS = (
-    *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
-)
 INFO = "run.json"
 FOLDERS = ("checkpoints", "validation", "samples", "model")
 FILES = (INFO, config_file.NAME, METRICS, LOCK)
 REMEDY = "delete this file, and the run continues from its newest checkpoint"
 TYPES = {  # of the fields of run.json that t2i reads
     **dict.fromkeys(("state", "started", "ended", "error", "stopped", "config_hash", "process"), str),
-    **dict.fromkeys(("choices", "battery", "final", "early_stop"), dict),
-    **{"overrides": list, "paused_at": int, "tracker_id": (str, type(None)), "code_revision": (str, type(None))},
+    **dict.fromkeys(("choices", "battery", "final", "early_stop", "parent"), dict),
+    **{
+        "overrides": list,
+        "paused_at": int,
+        "samples_since": int,
+        "tracker_id": (str, type(None)),
+        "code_revision": (str, type(None)),
+    },
 }
 PACKAGES = ("t2i", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
@@ -59,15 +52,19 @@ class RunExists(ConfigError):
 class Run:
     """One run folder. Only the main process writes; the other processes read the same files."""
 
-    def __init__(self, folder: Path, config: DictConfig, writes: bool = True):
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: Path, config: DictConfig, writes: bool = True, overrides: Sequence[str] = ()):
+        """overrides: the command line, for a message that says how to go on with other settings."""
+        self.folder, self.writes, self.overrides = folder, writes, overrides
         self.config: dict[str, Any] = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
         self.info: dict[str, Any] = {}
         _refuse_wrong_kinds(folder)
         if (folder / INFO).is_file():
             self.info = read_info(folder)
             if self.has_results and (folder / config_file.NAME).is_file():
-                self._refuse_another_configuration()
+                before = read_config(folder)
+                self._refuse_another_configuration(flat(before))
+                if before.get("samples") != self.config.get("samples"):  # older samples show something else
+                    self.info["samples_since"] = max(numbered(folder / "samples", "png"), default=-1)
 
     @property
     def has_results(self) -> bool:
@@ -97,12 +94,15 @@ class Run:
                 before, now = self.info[key], facts[key]
                 raise RunExists(f"{self.folder} began with a different {key} ({before} → {now}); use another run=NAME")
 
-    def _refuse_another_configuration(self) -> None:
-        before, now = flat(read_config(self.folder)), flat(self.config)
+    def _refuse_another_configuration(self, before: dict[str, Any]) -> None:
+        now = flat(self.config)
         if differ := changes(before, now):
+            typed = [text for text in self.overrides if text not in self.info.get("overrides", [])]
+            name = "sweep=NAME" if self.config.get("sweep") else "run=NAME"
             raise RunExists(
-                f"{self.folder} holds a run with a different configuration ({', '.join(differ.values())}); "
-                f"use another {'sweep' if self.config.get('sweep') else 'run'}=NAME"
+                f"{self.folder} holds a run with a different configuration ({', '.join(differ.values())}); use another "
+                f"{name} to begin anew, or, to go on from that run with these settings, type: "
+                f"{how_to_fork(self.folder, typed, differ, now)}"
             )
 
     @property
@@ -125,8 +125,8 @@ class Run:
         return self.folder / "checkpoints"
 
     def _config_hash(self) -> str:
-        free = (*FREE_KEYS, *MEMORY_KEYS)
-        counts = {key: value for key, value in flat(self.config).items() if not belongs(key, free)}
+        settings = flat(self.config)
+        counts = {key: value for key, value in settings.items() if not belongs(key, free_keys(settings))}
         return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:32]
 
     def begin(self, **fields: Any) -> None:
@@ -191,6 +191,11 @@ class Run:
         """step -> val/loss, or the headline in its place, where it was measured."""
         return {int(line["step"]): line[name] for line in self.metrics() if (name := headline(line))}
 
+    @property
+    def samples_since(self) -> int:
+        """The step up to which samples were drawn with other settings than now; -1 if none were."""
+        return self.info.get("samples_since", -1)
+
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""
         return {key: value for line in self.metrics() for key, value in line.items()}
@@ -232,16 +237,6 @@ def _refuse_wrong_kinds(folder: Path) -> None:
     for name in FILES:
         if (folder / name).exists() and not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is not a file; move it away, or use another run=NAME")
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """key -> description, for each difference of two flat configurations that changes what is computed."""
-    before = {key: ADDED[key] for key in ADDED if key in now} | before
-    return {
-        key: f"{key}: {before.get(key)} → {now.get(key)}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not belongs(key, (*FREE_KEYS, *MEMORY_KEYS))
-    }
 
 
 def _now() -> str:

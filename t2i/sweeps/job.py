@@ -60,6 +60,7 @@ class Job:
     steps: int
     validate_every: int
     seed: int
+    begins_at: int = 0  # the step at which it goes on from another run
     state: str = "waiting"  # running, paused, stopped, finished, failed, interrupted
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)  # the latest value of each

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.config import ConfigError
 from t2i.runs.files import lock
 from t2i.runs.folder import Run, RunExists
+from t2i.runs.fork_rules import open_parent
 from t2i.sweeps.job import Job, SweepError, command_line
 from t2i.sweeps.manifest import as_begun
 from t2i.sweeps.process import JobProcess, run_job
@@ -84,7 +85,9 @@ class SweepRunner:
         job.read_metrics()
         try:
             as_begun(cfg, folder, job.overrides)
-            run = Run(folder, cfg)
+            if (parent := open_parent(cfg, folder)) is not None and parent.only is None:
+                job.begins_at = parent.step
+            run = Run(folder, cfg, overrides=job.overrides)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error
         except (ConfigError, OSError) as error:

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,9 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.config.moved_targets import ADDED, with_moved_targets
 from t2i.config.resolvers import refusal
+from t2i.runs.changes import called, changes
 from t2i.runs.files import atomic_write, check_fields, read_json
-from t2i.runs.folder import INFO, begun_with, changes, read_info
+from t2i.runs.folder import INFO, begun_with, read_info
 from t2i.runs.links import refuse_links_out
 from t2i.runs.text import one_line
 
@@ -130,15 +132,26 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
         known = flat(before["config"]) | before["choices"]
         varied = before["varied"] | {key: _canonical(known.get(key)) for key in varied if key not in before["varied"]}
         settings |= _as_then(before["config"], config.hydra.overrides.task)
-        changed = [change for key, change in changes(before["config"], settings).items() if not belongs(key, varied)]
-        if changed:
+        differ = changes(before["config"], settings)
+        if changed := {key: change for key, change in differ.items() if not belongs(key, varied)}:
             raise ConfigError(
-                f"{folder} was begun with another configuration ({', '.join(changed)}); use another sweep=NAME"
+                f"{folder} was begun with another configuration ({', '.join(changed.values())}); use another sweep=NAME"
+                f"{_or_fork(folder, changed, config.hydra.overrides.task)}"
             )
         settings, choices = before["config"], before["choices"]
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"varied": varied, "choices": choices, "config": settings}
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def _or_fork(folder: Path, changed: Iterable[str], overrides: Iterable[str]) -> str:
+    """How to go on from the runs of a sweep with the settings that were typed; "" if it has no runs."""
+    runs = [called(file.parent) for file in sorted(folder.glob(f"*/{INFO}"))]
+    typed = [text for text in overrides if any(belongs(key, [text.partition("=")[0]]) for key in changed)]
+    if not runs or not typed:
+        return ""
+    command = ["t2i", "train", "-m", f"from={','.join(runs)}", *typed, f"sweep={folder.name}-2"]
+    return f", or, to go on from its runs with these settings, type: {shlex.join(command)}"
 
 
 def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The training loop: encode, add noise, predict, weigh, step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ class Schedule:
     sample_every: int
     evaluate_every: int
     save_every: int
+    keep_at: Collection[int] = ()  # steps with a checkpoint besides those
     stop_at: int | None  # pause after this step, with a checkpoint; the learning rate is still that of all steps
 
     @property
@@ -127,7 +128,7 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
 
         done, metrics = step + 1, {}
         stopping = done < schedule.steps and (hooks.should_stop() or done == schedule.last_step)
-        saving = stopping or schedule.due(done, schedule.save_every)
+        saving = stopping or schedule.due(done, schedule.save_every) or done in schedule.keep_at
         if saving or schedule.due(done, schedule.log_every):
             meter.gather(accelerator)
         if schedule.due(done, schedule.log_every):

@@ -59,7 +59,8 @@ class Recorder:
             strip.paste(image, (column * width, 0))
         with replacing(numbered_file(folder, step, "png")) as file:
             strip.save(file)
-        rows = {number: _cut(file, len(prompts)) for number, file in self._strips().items()}
+        strips = self._strips().items()
+        rows = {number: _cut(file, len(prompts)) for number, file in strips if number > self.run.samples_since}
         rows = {number: row for number, row in rows.items() if row}
         with replacing(folder / "progress.png") as file:
             grid(list(rows.values()), prompts, [f"step {number}" for number in rows]).save(file)
@@ -72,6 +73,8 @@ class Recorder:
         the run did not start with has none of them.
         """
         self.run.rewind(last_step)
+        if self.run.samples_since > last_step:  # later ones are drawn again
+            self.run.update(samples_since=last_step)
         self.hours_before = self.run.latest().get("speed/hours", 0.0)
         lines = {int(line.pop("step")): line for line in self.run.metrics()}
         strips, prompts = self._strips(), self.run.config["samples"]["prompts"]
@@ -79,7 +82,8 @@ class Recorder:
             if step > last_step:
                 strips[step].unlink()
                 continue
-            if step in strips and self.tracker.wants(step) and (images := _cut(strips[step], len(prompts))):
+            shows_prompts = step in strips and step > self.run.samples_since
+            if shows_prompts and self.tracker.wants(step) and (images := _cut(strips[step], len(prompts))):
                 self.tracker.images(step, "samples", images, prompts)
             if step in lines:
                 self.tracker.log(step, lines[step])

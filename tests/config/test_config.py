@@ -102,7 +102,7 @@ def test_experiments_say_how_to_run_them():
         ("steps=-1", "steps=-1 must be at least 0"),
         ("caption_dropout=1.5", "caption_dropout=1.5 is a fraction of the captions: at most 1"),
         ("validation.items=0", "validation.items=0 must be at least 1"),
-        ("keep_checkpoints=0", "keep_checkpoints=0 must be at least 1"),
+        ("keep_checkpoints=0", "keep_checkpoints=0 must be at least 1, or all"),
     ],
 )
 def test_values_out_of_range(override, message):

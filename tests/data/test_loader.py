@@ -46,3 +46,12 @@ def test_what_a_data_set_raises_in_a_worker_is_raised(error, tmp_path):
     with pytest.raises(error, match="no answer"):
         list(loader(Failing(), BATCHES, 1))
     assert len((tmp_path / "attempts").read_text()) <= len(BATCHES)  # which one worker prefetches
+
+
+def test_a_loader_takes_nothing_from_torchs_stream_but_at_the_start_of_a_run():
+    """Or the dropout of the step in which it is made would be another than in a run that was not interrupted."""
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    next(loader(Positions(), MicroBatches(batch_size=2, micro_batch_size=2, first_step=3, last_step=4), 0))
+    assert torch.equal(torch.rand(1), expected)

@@ -60,6 +60,17 @@ def seen(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_fork_goes_on_with_the_items_of_its_trunk(train_on, seen, shards):
+    given = ("dataset=webdataset", f"dataset.path={shards}", "dataset.crop=random", "dataset.flip=true")
+    trunk = train_on("trunk", *given, steps=9)
+    uninterrupted = list(seen)
+    seen.clear()
+    fork = train_on("fork", *given, f"from.run={trunk.folder}@5", steps=9)
+    assert seen == uninterrupted[5:]
+    assert_same_run(fork, trunk)
+
+
+@pytest.mark.slow
 def test_a_run_over_20_shards_that_is_interrupted_sees_each_item_as_the_uninterrupted_run(train_on, seen, shards):
     """Nine steps of eight images are more than an epoch; the run is stopped in the middle, and its cache is deleted."""
     given = ("dataset=webdataset", f"dataset.path={shards}", "dataset.crop=random", "dataset.flip=true")

@@ -158,3 +158,18 @@ def test_autocast_keeps_no_copies_of_the_weights():
     with processes.start("bf16").autocast():
         assert torch.is_autocast_enabled("cpu")
         assert not torch.is_autocast_cache_enabled()
+
+
+@pytest.mark.slow
+def test_a_fork_in_two_processes_is_the_trunk_that_goes_on(launch, folder):
+    for settings in (("run=trunk",), ("run=fork", "from=trunk@5")):
+        both = launch(2, *settings, "sample_every=0")
+        assert both.returncode == 0, both.stderr
+    trunk, fork = folder / "multirun" / "trunk", folder / "multirun" / "fork"
+    first, second = weights(trunk), weights(fork)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    timeless = [
+        [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in metrics(run)]
+        for run in (trunk, fork)
+    ]
+    assert timeless[0] == timeless[1]

@@ -40,6 +40,13 @@ def test_only_the_newest_are_kept(tmp_path):
     assert checkpoints.newest(tmp_path).name == "step-1000000"
 
 
+@pytest.mark.parametrize(("keep", "keep_at", "kept"), [("all", [], {1, 2, 3, 4}), (1, [2, 9], {2, 4})])
+def test_all_or_chosen_ones_are_kept(tmp_path, keep, keep_at, kept):
+    for step in (1, 2, 3, 4):
+        checkpoints.save(tmp_path, step, parts(), keep=keep, keep_at=keep_at)
+    assert set(map(checkpoints.step_of, tmp_path.iterdir())) == kept
+
+
 def damage(file, how):
     content = file.read_bytes()
     changed = {"truncated": content[:-10], "flipped": content[:-1] + bytes([content[-1] ^ 1])}

@@ -28,6 +28,30 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(tmp_path):
     Run(tmp_path, config(num_workers=2, hub={"push": True}))  # does not change what is computed
 
 
+def test_the_command_that_goes_on_with_other_settings_is_in_the_message(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "multirun" / "base"
+    run = Run(folder, config(steps=100))
+    run.begin(overrides=["steps=100", "loss=minsnr", "run=base"])
+    run.log(0, {"val/loss": 1.0})
+    with pytest.raises(RunExists, match=r"type: t2i train from=base steps=200 run=base-2$"):
+        Run(folder, config(steps=200), overrides=["steps=200", "loss=minsnr", "run=base"])
+    with pytest.raises(RunExists, match=r"type: t2i train from=base seed=1 run=base-2$"):
+        Run(folder, config(steps=100, seed=1))  # a default has changed: nothing was typed
+
+
+def test_samples_of_other_prompts_are_not_taken_for_those_of_today(tmp_path):
+    first = Run(tmp_path, config(samples={"prompts": ["a"]}))
+    first.begin()
+    first.log(5, {"val/loss": 1.0})
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "step-000005.png").touch()
+    assert first.samples_since == Run(tmp_path, config(samples={"prompts": ["a"]})).samples_since == -1
+    other = Run(tmp_path, config(samples={"prompts": ["b"]}))
+    other.begin()
+    assert other.samples_since == Run(tmp_path, config(samples={"prompts": ["b"]})).samples_since == 5
+
+
 def test_a_run_that_failed_before_its_first_step_blocks_nothing(tmp_path):
     first = Run(tmp_path, config())
     first.begin()

@@ -111,6 +111,18 @@ def test_what_is_not_varied_must_stay_as_it_was(tmp_path):
     sweep(tmp_path, "loss.snr_gamma=50", "steps=300", "num_workers=2")  # which computes the same
 
 
+def test_a_sweep_with_more_steps_says_how_to_go_on_from_its_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "multirun" / "gamma"
+    sweep(folder, "loss.snr_gamma=1,5", "steps=300")
+    for job in ("loss.snr_gamma-1", "loss.snr_gamma-5"):
+        (folder / job).mkdir()
+        (folder / job / "run.json").write_text("{}")
+    command = "t2i train -m from=gamma/loss.snr_gamma-1,gamma/loss.snr_gamma-5 steps=500 sweep=gamma-2"
+    with pytest.raises(ConfigError, match=f"type: {command}$"):
+        sweep(folder, "loss.snr_gamma=1,5", "steps=500")
+
+
 def test_a_search_space_is_varied(tmp_path):
     config = sweep(tmp_path / "other")
     with open_dict(config):
