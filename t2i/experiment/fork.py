@@ -19,10 +19,10 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build, naming
 from t2i.config.keys import belongs, flat
 from t2i.experiment.assembly import Experiment
+from t2i.experiment.plan import Plan
 from t2i.models.lora_state import read_lora
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.ema import NoEMA
-from t2i.plan import Plan
 from t2i.runs import checkpoints
 from t2i.runs.config_file import read_config
 from t2i.runs.folder import Run

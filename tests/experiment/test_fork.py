@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from t2i.config import ConfigError
 from t2i.config.checks import check
 from t2i.experiment import run as runs
+from t2i.experiment.plan import make_plan
 from t2i.optim.lr_schedules import warmup_stable_decay
-from t2i.plan import make_plan
 from t2i.runs.parentage import RESERVED
 
 SHORT = ["sample_every=0", "validate_every=3", "log_every=2", "save_every=3", "keep_checkpoints=all"]
