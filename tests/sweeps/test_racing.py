@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-RACE = ("hydra/launcher=racing", "optimizer.lr=1e-4,1e-3,1e-2", "seed=0,1,2", "steps=32", "validate_every=2")
+RACE = ("hydra/launcher=racing", "optimizer.lr=1e-6,1e-4,1e-2", "seed=0,1,2", "steps=32", "validate_every=2")
 RACE = (*RACE, "validation.items=16", "save_every=4", "hydra.launcher.n_jobs=2")
 
 
