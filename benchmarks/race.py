@@ -69,7 +69,9 @@ class Replay:
     excess: float | None  # relative loss of the winner over the best; None if there is no winner
 
 
-def replay(grid: Grid, truth: np.ndarray, rounds: Sequence[float] = (0.125, 0.25, 0.5), first_seeds: int = 2) -> Replay:
+def replay(
+    grid: Grid, truth: np.ndarray, rounds: Sequence[float] = (0.25, 0.375, 0.5, 0.75), first_seeds: int = 2
+) -> Replay:
     """Race on the grid. truth: the true log loss of each setting."""
     end, num_seeds = grid.steps[-1], grid.log_errors.shape[1]
     rules = Rules(
@@ -107,24 +109,26 @@ def record(sweep: Path) -> None:
     np.savez_compressed(GRID, settings=settings, steps=steps, log_errors=np.log(table).astype(np.float32))
 
 
-def simulated(rng: np.random.Generator, true_loss: np.ndarray, seed_noise: np.ndarray) -> Grid:
-    """A grid of 5 seeds with these log losses at 1/16, 1/8 ... 1 of the steps, [M, 5].
+STEPS = [32, 48, 64, 96, 128, 192, 256]
+TIMES = np.log2(np.array(STEPS) / STEPS[0]) / 3  # 0 to 1
+STEADY = np.full(9, 0.0075)  # about the noise of the recorded grid
+UNSTEADY = 0.0075 * np.array([1, 1, 1, 1, 2, 2, 3, 3, 5])
 
-    seed_noise: standard deviation of a run's log loss in each setting, [M]; a quarter of it is new at every doubling.
+
+def simulated(rng: np.random.Generator, true_loss: np.ndarray, seed_noise: np.ndarray) -> Grid:
+    """A grid of 5 seeds with these log losses at STEPS, [M, T].
+
+    seed_noise: standard deviation of a run's log loss in each setting, [M]; half of its variance is a random walk.
     """
     num_settings, num_times = true_loss.shape
+    new = np.sqrt(np.diff(TIMES, prepend=-1 / 3) * 0.5 * 3 / 4)
     runs = rng.normal(size=(num_settings, 5, 1)) * np.sqrt(0.5)
-    runs = runs + rng.normal(size=(num_settings, 5, num_times)).cumsum(-1) * np.sqrt(0.5 / num_times)
+    runs = runs + (rng.normal(size=(num_settings, 5, num_times)) * new).cumsum(-1)
     runs = runs * seed_noise[:, None, None] + rng.normal(size=(1, 5, num_times)) * 0.02  # seeds that all settings share
     images = rng.normal(size=(24, 1)) * 0.7 + rng.normal(size=(num_settings, 1, 1, 24, 1)) * 0.005
     noise = rng.normal(size=(*runs.shape, 24, 2)) * 0.01
     log_errors = (true_loss[:, None] + runs)[..., None, None] + images + noise
-    return Grid([str(i) for i in range(num_settings)], [16, 32, 64, 128, 256], log_errors)
-
-
-TIMES = np.linspace(0, 1, 5)  # of the steps, as doublings
-STEADY = np.full(9, 0.0075)  # about the noise of the recorded grid
-UNSTEADY = 0.0075 * np.array([1, 1, 1, 1, 2, 2, 3, 3, 5])
+    return Grid([str(i) for i in range(num_settings)], STEPS, log_errors)
 
 
 def apart(differences: Sequence[float]) -> np.ndarray:

@@ -9,15 +9,15 @@ X[a, s] − X[b, s], and its variance has two parts:
 image² is estimated for each pair from its pseudo-values, as `compare` does. σ² is the interaction of setting and seed:
 how much further apart two runs lie than their settings do. Two seeds of one pair say almost nothing of it, but all M
 settings say it together: its estimate is the mean square of the interaction in the table of all settings that ran to
-that step, with (M − 1)(S − 1) degrees of freedom, and in those of the rounds before. Settings at their limit, such as
+that step, with (M − 1)(S − 1) degrees of freedom, and, when few settings are left, of the rounds before. Settings at their limit, such as
 too high a learning rate, can have far noisier runs than the others. The noisiest is left out of the common estimate
 while its own mean square is beyond the 99 % quantile of F, and a setting counts with its own where that is beyond the
 90 % quantile.
 
 Bounds. Let b be the truly best setting. A race errs only if the bound of a pair (b, j) fails: by stopping b because j
-seems better, or by calling j as good as b. With M settings left there are M − 1 such pairs. Each of the L looks, whose
-number is fixed when the race begins, may spend α/L of the risk (as in group-sequential trials: Pocock 1977; Lan &
-DeMets 1983), and each of its pairs α/(L·(M − 1)) (Bonferroni, as in the selection procedures that Kim & Nelson 2006
+seems better, or by calling j as good as b. With M settings left there are M − 1 such pairs. Each of the looks, whose
+number is fixed when the race begins, may spend its part of the risk α (as in group-sequential trials: Pocock 1977; Lan &
+DeMets 1983), and each of its pairs 1/(M − 1) of that (Bonferroni, as in the selection procedures that Kim & Nelson 2006
 survey). No independence of looks or pairs is assumed. What settings that are out have not used goes to those that are
 left, as in Maurer & Bretz 2013; the tests simulate races to see that the risk holds.
 
@@ -109,9 +109,14 @@ class SeedNoise:
         return cls(num_seeds, own, float(squares[alike].sum() * (num_seeds - 1)), dof)
 
     def pooled(self, earlier: Iterable["SeedNoise"]) -> "SeedNoise":
-        """Averaged over rounds. They see the same runs, so together they have the degrees of freedom of the largest."""
+        """Averaged with other rounds, if one of them knows more.
+
+        They see the same runs, so together they have the degrees of freedom of the one that has most.
+        """
         rounds = [self, *earlier]
         dof = max(noise.dof for noise in rounds)
+        if self.dof == dof:
+            return self
         mean_square = sum(noise.sum_of_squares for noise in rounds) / sum(noise.dof for noise in rounds)
         return SeedNoise(self.num_seeds, self.own, mean_square * dof, dof)
 

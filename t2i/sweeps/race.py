@@ -20,6 +20,7 @@ class Member(NamedTuple):
     seed: int
 
 
+OF_MORE_SEEDS = 0.3  # part of the risk that all looks with added seeds share
 Measure = Callable[[Member, int], Measurement | None]  # of a run at a step; None if the run has failed
 
 
@@ -32,6 +33,7 @@ class Rules:
     first_seeds: int  # with how many each setting begins
     risk: float  # probability that the race errs
     tolerance: float  # differences that do not matter, as a fraction: 0.005 = half a per cent
+    begin: int = 0  # the step of a common trunk, if the runs are forks
     affords: Callable[[int, int], bool] = lambda spent, total: True
     """Whether, after `spent` steps over all runs, the budget suffices for `total`."""
 
@@ -40,6 +42,13 @@ class Rules:
         """After which step, with how many seeds: first through the rounds, then with one more seed each time."""
         more = range(self.first_seeds + 1, len(self.seeds) + 1)
         return [(step, self.first_seeds) for step in self.rounds] + [(self.rounds[-1], number) for number in more]
+
+    def risk_of(self, num_seeds: int) -> float:
+        """The part of the risk that a look may spend: most of it goes to the rounds, as what stops early saves most."""
+        more = len(self.seeds) - self.first_seeds
+        if num_seeds > self.first_seeds:
+            return self.risk * OF_MORE_SEEDS / more
+        return self.risk * (1 - OF_MORE_SEEDS if more else 1) / len(self.rounds)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ class Lead:
     @property
     def high(self) -> float:
         return max(self.now.high, self.at_end.high)
+
+
+NO_DIFFERENCE = Bounds(0.0, 0.0, 0.0)
+UNKNOWN = Lead(*[Bounds(0.0, -math.inf, math.inf)] * 2)
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,15 @@ class Race:
     @property
     def spent(self) -> int:
         """Steps over all runs."""
-        return sum(self.reached.values())
+        return self._steps(self.reached)
+
+    def _steps(self, reached: dict[Member, int]) -> int:
+        return sum(step - self.rules.begin for step in reached.values())
 
     @property
     def full_grid(self) -> int:
         """Steps of all settings with all seeds."""
-        return len(self.settings) * len(self.rules.seeds) * self.rules.rounds[-1]
+        return len(self.settings) * len(self.rules.seeds) * (self.rules.rounds[-1] - self.rules.begin)
 
     def rounds(self, measure: Measure) -> Generator[dict[Member, int]]:
         """Yield the runs of each round, and to which step they train; what they measure decides on the next.
@@ -104,7 +120,7 @@ class Race:
         tables: dict[int, dict[str, Runs]] = {}  # by step
         for step, num_seeds in self.rules.looks:
             runs = {Member(setting, seed): step for setting in self.left for seed in self.rules.seeds[:num_seeds]}
-            if not self.rules.affords(self.spent, sum((self.reached | runs).values())):
+            if not self.rules.affords(self.spent, self._steps(self.reached | runs)):
                 self.ended_by = "budget"
                 return
             self.reached |= runs
@@ -121,7 +137,7 @@ class Race:
         if self.winner is not None:  # one model of it is finished, if the budget suffices
             last = Member(self.winner, self.rules.seeds[0])
             finished = self.reached | {last: self.rules.rounds[-1]}
-            if finished != self.reached and self.rules.affords(self.spent, sum(finished.values())):
+            if finished != self.reached and self.rules.affords(self.spent, self._steps(finished)):
                 self.reached = finished
                 yield {last: finished[last]}
 
@@ -142,13 +158,16 @@ class Race:
 
         earlier: the tables of other steps.
         """
-        level = self.rules.risk / (len(self.rules.looks) * (len(table) - 1))
+        level = self.rules.risk_of(num_seeds) / (len(table) - 1)
         leader, *others = ranked = sorted(table, key=lambda setting: sum(run.now for run in table[setting]))
         ways = []  # how much worse the others are now, and at the end
-        for doublings in (0.0, math.log2(self.rules.rounds[-1] / step)):
+        begin, end = self.rules.begin, self.rules.rounds[-1]
+        for doublings in (0.0, math.log2((end - begin) / (step - begin))):
             noise = SeedNoise.of(table, doublings).pooled(SeedNoise.of(other, doublings) for other in earlier)
             ways.append([bounds(table, setting, leader, noise, level, doublings) for setting in others])
         leads = {setting: Lead(now, at_end) for setting, now, at_end in zip(others, *ways, strict=True)}
+        if step < end:  # what is the same to the last bit has not begun to differ
+            leads = {setting: UNKNOWN if lead.now == NO_DIFFERENCE else lead for setting, lead in leads.items()}
         stopped = [setting for setting, lead in leads.items() if lead.low > 0]
         self.left = [setting for setting in ranked if setting not in stopped]
         self.looks.append(Look(step, num_seeds, leader, leads, stopped))

@@ -37,22 +37,26 @@ class RaceOptions:
             if not holds:
                 raise SweepError(f"t2i: hydra.launcher.{name}={getattr(self, name)} {why}")
 
-    def rules(self, steps: int, validate_every: int, seeds: Sequence[int], hours: Callable[[], float]) -> Rules:
-        """The rules for runs of so many steps. hours: those that the runs have trained so far."""
+    def rules(
+        self, steps: int, validate_every: int, seeds: Sequence[int], hours: Callable[[], float], begin: int = 0
+    ) -> Rules:
+        """The rules for runs of so many steps. hours: those that they have trained so far. begin: see `Rules`."""
         if len(seeds) < self.first_seeds:
             raise SweepError(
                 f"t2i: a race begins with {self.first_seeds} seeds of every setting, and adds more where they are "
                 "needed; add seed=0,1,2,3,4 to the command"
             )
-        rounds = sorted({self._round(part, steps, validate_every) for part in self.rounds} - {steps})
+        own = steps - begin
+        rounds = sorted({_round(begin + part * own, begin, steps, validate_every) for part in self.rounds} - {steps})
 
         def affords(spent: int, total: int) -> bool:
-            if self.budget_runs is not None and total > self.budget_runs * steps:
+            if self.budget_runs is not None and total > self.budget_runs * own:
                 return False
             return self.budget_hours is None or not spent or hours() * total / spent <= self.budget_hours
 
         return Rules(
             rounds=[*rounds, steps],
+            begin=begin,
             seeds=seeds,
             first_seeds=self.first_seeds,
             risk=1 - self.confidence,
@@ -60,10 +64,12 @@ class RaceOptions:
             affords=affords,
         )
 
-    @staticmethod
-    def _round(part: float, steps: int, validate_every: int) -> int:
-        """The first validation at or after this part of the steps that has another at about half of its step."""
-        return min(max(math.ceil(steps * part / validate_every), 2) * validate_every, steps)
+
+def _round(after: float, begin: int, steps: int, validate_every: int) -> int:
+    """The first validation at or after a step that has another in the first half of the way from `begin`."""
+    first = (begin // validate_every + 1) * validate_every
+    least = max(after, begin + 2 * (first - begin))
+    return min(math.ceil(least / validate_every) * validate_every, steps)
 
 
 def labels(overrides: Sequence[Sequence[str]]) -> list[str]:

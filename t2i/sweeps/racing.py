@@ -45,6 +45,7 @@ class RacingRunner(SweepRunner):
         super().__init__(folder, main, n_jobs, command)
         self.options, self.elsewhere = options, elsewhere
         self.members: dict[Member, Job] = {}
+        self.begin = 0  # the step at which all jobs begin, if they are forks
 
     def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
         """Race the settings of these jobs. After an interruption, the records lead to the same decisions again."""
@@ -61,7 +62,8 @@ class RacingRunner(SweepRunner):
         self.members = {Member(setting, job.seed): job for setting, job in zip(self.settings, jobs, strict=True)}
         first = jobs[0]
         seeds = list(dict.fromkeys(member.seed for member in self.members))
-        rules = self.options.rules(first.steps, first.validate_every, seeds, self._hours)
+        self.begin = max(job.begins_at for job in jobs)
+        rules = self.options.rules(first.steps, first.validate_every, seeds, self._hours, self.begin)
         race = Race(list(dict.fromkeys(self.settings)), rules)
         race.changed = self._changed(race)
         told = 0
@@ -100,11 +102,13 @@ class RacingRunner(SweepRunner):
     def _measure(self, member: Member, step: int) -> Measurement | None:
         """What the run measured at the step; None if it has failed, which its job then says."""
         job = self.members[member]
-        earlier = step // 2 // job.validate_every * job.validate_every or step  # at the end, the trend does not matter
+        halfway = (self.begin + step) // 2 // job.validate_every * job.validate_every
+        earlier = halfway if halfway > self.begin else step  # at the end, it does not matter
+        doublings = math.log2((step - self.begin) / (earlier - self.begin)) or 1.0
         try:
             errors, before = (read_errors(_errors_file(job, at)) for at in (step, earlier))
             weights = "ema/" if "ema/" in errors else ""
-            return Measurement.of(errors[weights], before[weights], math.log2(step / earlier) or 1.0)
+            return Measurement.of(errors[weights], before[weights], doublings)
         except ConfigError as error:
             if job.state != "failed":
                 job.fail(error)

@@ -154,6 +154,26 @@ def test_options_that_make_no_race_are_refused(options, message):
 def test_rounds_fall_on_validations_that_have_another_at_half_of_their_step():
     rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(1000, 100, [0, 1], lambda: 0.0)
     assert rules.rounds == [200, 300, 500, 1000]
+    of_forks = RaceOptions(**OPTIONS, **NO_BUDGET).rules(2000, 50, [0, 1], lambda: 0.0, begin=1010)
+    assert of_forks.rounds == [1150, 1300, 1550, 2000]
+
+
+def test_what_has_not_begun_to_differ_is_not_alike():
+    """Settings that act late, such as the length of a decay: a race must not end before they do."""
+    errors = grid([0.0, 0.3, 0.3], seed_noise=0.002)
+    errors[2] = errors[1]
+    errors[1:, :, -1] *= np.array([1.1, 1.0])[:, None, None, None]
+    ended = race(errors[1:])
+    assert not ended.looks[0].stopped
+    assert (ended.looks[-1].step, ended.winner) == (256, "1")
+
+
+def test_only_the_steps_after_a_common_trunk_count():
+    rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(200, 4, [0, 1], lambda: 0.0, begin=100)
+    forks = Race(["a", "b"], rules)
+    next(forks.rounds(lambda member, step: None))
+    assert forks.full_grid == 400
+    assert forks.spent == 4 * (rules.rounds[0] - 100)
 
 
 def test_one_seed_or_one_setting_is_no_race():
