@@ -40,7 +40,7 @@ MEMORY_KEYS = (
     *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
 )
 INFO = "run.json"
-FOLDERS = ("checkpoints", "validation", "samples", "model")
+FOLDERS = ("checkpoints", "validation", "samples", "averages", "model")
 FILES = (INFO, config_file.NAME, METRICS, LOCK)
 REMEDY = "delete this file, and the run continues from its newest checkpoint"
 TYPES = {  # of the fields of run.json that t2i reads
