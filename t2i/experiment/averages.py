@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.config.checks import check
+from t2i.config.compose import compose
+from t2i.config.instantiate import resolve_once
+from t2i.config.moved_targets import ADDED
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.plan import check_the_rest, make_plan
@@ -82,13 +86,10 @@ def open_run(folder: Path, rank: int | None = None) -> Experiment:
     rank: of adapters, if it is another one than the run's. The folder may be a stranger's: its own allowed_targets are
     ignored. Raises ConfigError if the battery is not the one that the run was measured on.
     """
-    cfg: DictConfig = OmegaConf.create(read_config(folder))
-    cfg.allowed_targets = []
-    cfg.tracker = {"_target_": "t2i.tracking.NoTracker"}
-    cfg.sample_every = cfg.evaluate_every = 0
-    cfg.validation.train_items, cfg.validation.reference, cfg.validation.quantization_cost = 0, None, False
+    cfg = _settings(folder)
     if rank is not None:
         cfg.adapter.alpha, cfg.adapter.rank = cfg.adapter.alpha * rank / cfg.adapter.rank, rank
+    check(cfg, num_processes=1)
     plan = make_plan(cfg)
     check_the_rest(cfg)
     experiment = assemble(cfg, plan, folder)
@@ -98,6 +99,24 @@ def open_run(folder: Path, rank: int | None = None) -> Experiment:
             f"{folder} was measured on other held-out images than its data set holds out now; restore the data"
         )
     return experiment
+
+
+def _settings(folder: Path) -> DictConfig:
+    """The run's configuration, for its battery alone; settings that there were not when it began are as they were."""
+    began, defaults = read_config(folder), resolve_once(compose([]))
+    for key, default in cast("dict[str, Any]", OmegaConf.to_container(defaults)).items():
+        own = began.setdefault(key, default)
+        if key in ("validation", "early_stop", "evaluation", "samples", "hub"):
+            for name in default:
+                own.setdefault(name, ADDED.get(f"{key}.{name}", default[name]))
+    cfg: DictConfig = OmegaConf.create(began)
+    cfg.allowed_targets = []
+    cfg.tracker = {"_target_": "t2i.tracking.NoTracker"}
+    cfg.sample_every = cfg.evaluate_every = 0
+    cfg.validation.train_items, cfg.validation.reference, cfg.validation.quantization_cost = 0, None, False
+    if cfg.dataset.get("follow_links"):
+        cfg.dataset.follow_links = False
+    return cfg
 
 
 def errors(experiment: Experiment, weights: Mapping[str, Tensor]) -> np.ndarray:
