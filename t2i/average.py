@@ -62,7 +62,16 @@ def average_steps(folder: Path, chosen: list[float] | None, target: Path | None,
     """Measure averages of one run of several lengths, and write their table and chart."""
     from t2i.comparison.significance import difference
     from t2i.evaluation.metrics import Metric
-    from t2i.experiment.averages import USUAL, averages_of, errors, export, is_adapter, open_run, trained_weights
+    from t2i.experiment.averages import (
+        USUAL,
+        averages_of,
+        errors,
+        export,
+        is_adapter,
+        last_steps,
+        open_run,
+        trained_weights,
+    )
 
     found = averages_of(folder, chosen or USUAL)
     experiment = open_run(folder)
@@ -74,6 +83,9 @@ def average_steps(folder: Path, chosen: list[float] | None, target: Path | None,
     best = min(range(len(found)), key=lambda i: losses[i])
     names = [f"length {average.length:g}" for average in found]
     show([("raw weights", metric.value(raw), None), *zip(names, losses, changes, strict=True)], names[best])
+    averaged_to, raw_of = last_steps(folder)
+    if averaged_to != raw_of:
+        print(f"The averages end with the last snapshot, at step {averaged_to}, the raw weights at step {raw_of}.")
     if metric.value(raw) < losses[best]:
         print("The raw weights have the lowest val/loss: none of these averages helps.")
     worst = max(average.profile_error for average in found)

@@ -185,6 +185,12 @@ def trained_weights(run: Path, weights: str = "ema") -> dict[str, Tensor]:
     raise ConfigError(f"{checkpoint} holds no weights; use another checkpoint")
 
 
+def last_steps(run: Path) -> tuple[int, int]:
+    """The steps of the last snapshot and of the newest checkpoint, which differ if it ended early."""
+    checkpoint = checkpoints.newest(run / "checkpoints")
+    return max(snapshots_of(run)), checkpoints.step_of(checkpoint) if checkpoint else 0
+
+
 def run_of(path: Path) -> Path:
     """The run that a path is, or that its checkpoint belongs to."""
     path = path.resolve()
