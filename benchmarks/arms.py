@@ -139,6 +139,7 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
                     sample=never,
                     evaluate=never,
                     log=recorder.log,
+                    snapshot=never,
                     save=never,
                     should_stop=turns.step_done,
                 ),

@@ -117,6 +117,8 @@ def shortened(cfg: DictConfig) -> DictConfig:
 
 def estimate(cfg: DictConfig, short: "Run", sampling: float) -> Estimate:
     """The cost of the full run. short: the run of two steps; sampling: seconds for one set of samples."""
+    from t2i.runs.records import SNAPSHOTS
+
     lines = short.metrics()
     step = cfg.batch_size / lines[-1]["speed/images_per_second"]
     before = lines[0]["speed/hours"] * 3600 if lines[0]["step"] == 0 else 0.0  # the first validation and samples
@@ -128,6 +130,7 @@ def estimate(cfg: DictConfig, short: "Run", sampling: float) -> Estimate:
         seconds += (cfg.steps // cfg.evaluate_every + 1) * images * steps * sampling
     checkpoint = _bytes(short.checkpoints / "step-000002")
     disk = (kept(cfg) + 1 + bool(cfg.validate_every)) * checkpoint + _bytes(short.folder / "model")
+    disk += _bytes(short.folder / SNAPSHOTS) / 2 * min(cfg.ema.get("snapshots", 0), cfg.steps)  # two in two steps
     return Estimate(seconds / 3600, max(line["memory/peak_gb"] for line in lines), disk / 1e9)
 
 

@@ -71,6 +71,16 @@ def test_a_sweep_goes_on_and_is_sampled_from_and_compared(folder, t2i):
     assert (folder / "multirun/gamma/comparison/comparison.html").is_file()
 
 
+@pytest.mark.slow
+def test_its_weights_are_averaged_and_measured_on_its_battery(folder, t2i):
+    shutil.copytree(EARLIER / "multirun" / "full", folder / "multirun" / "twice")  # at step 4
+    run = "multirun/twice"
+    averaged = t2i("average", run, f"{run}/checkpoints/step-000004", "--weights", "raw", "--export", "soup")
+    assert averaged.returncode == 0, averaged.stdout + averaged.stderr
+    assert (folder / "soup" / "unet").is_dir()
+    assert "uniform soup of 2" in averaged.stdout
+
+
 def test_the_checkpoint_of_an_unfinished_run_is_sampled_from(folder, tmp_path, monkeypatch):
     shutil.copytree(EARLIER / "multirun" / "full", tmp_path / "multirun" / "full")
     shutil.copytree(folder / "base", tmp_path / "base")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from helpers.synthetic import write_run
 
 from t2i import plan
 from t2i.comparison.costs import cost_of
-from t2i.comparison.power import Size
+from t2i.comparison.grouping import compare
+from t2i.comparison.power import Size, power
 from t2i.comparison.results import read_results
+from t2i.comparison.wording import sentences
 from t2i.config import ConfigError
 
 
@@ -110,3 +113,24 @@ def test_one_setting_alone_has_no_differences(tmp_path):
     write_run(tmp_path / "b", "seed=1")
     with pytest.raises(ConfigError, match="no two settings"):
         plan.main([str(tmp_path)])
+
+
+def test_compare_says_what_it_could_have_found(pilot):
+    comparison = compare(read_results([pilot]))
+    (outcome, sentence), *_ = sentences(comparison, comparison.headline)
+    assert outcome == "same"
+    found = re.search(r"finds a difference of ([\d.]+) % in 80 % of cases; half of that takes (\d+) seeds", sentence)
+    assert found
+    difference, seeds = np.log1p(float(found[1]) / 100), int(found[2])
+    (verdict,) = comparison.verdicts(comparison.headline)
+    known = comparison.pilot(verdict.variant, comparison.headline)
+    assert power(known, known.size, difference) == pytest.approx(0.8, abs=0.02)
+    assert power(known, replace(known.size, seeds=seeds), difference / 2) == pytest.approx(0.8, abs=0.03)
+
+
+def test_of_one_seed_compare_speaks_of_these_models_only(tmp_path):
+    comparison = compare(read_results([write_pilot(tmp_path, seeds=1, effect=0.0)]))
+    (outcome, sentence), *_ = sentences(comparison, comparison.headline)
+    assert outcome == "same"
+    assert "between these models" in sentence
+    assert "seeds" not in sentence.partition("half of that")[2]

@@ -30,6 +30,7 @@ COMMANDS = {
     "check": Command("t2i.check", "Try a run in miniature, and estimate its time, memory and disk space.", True),
     "encode": Command("t2i.encode", "Encode a data set ahead of the runs that use it.", True),
     "weights": Command("t2i.weights", "Plot what a loss weighting does, before paying for a run.", True),
+    "average": Command("t2i.average", "Average weights over the steps of a run, or over runs, after training."),
     "push": Command("t2i.push", "Push a finished run's model to the Hugging Face Hub."),
     "report": Command("t2i.report", "Build the W&B report of a sweep."),
     "settings": Command("t2i.cli.settings", "Search all settings and options, with defaults and explanations."),

@@ -78,7 +78,7 @@ def _shares(plan: Plan) -> list[str]:
     parts = {
         "seeds": float(found.seed) / size.seeds,
         "images": float(found.image) / size.images,
-        "both together, and noise": float(found.rest) / (size.seeds * size.images),
+        "their interaction and noise": float(found.rest) / (size.seeds * size.images),
     }
     total = sum(parts.values())
     listed = ", ".join(f"{name} {_percent(part / total)}" for name, part in parts.items()) if total else ""

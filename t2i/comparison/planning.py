@@ -1,6 +1,6 @@
 """How large a comparison has to be to find a difference, and how large it is cheapest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from t2i.comparison.power import POWER, Pilot, Size, Variances, power
@@ -8,7 +8,7 @@ from t2i.comparison.power import POWER, Pilot, Size, Variances, power
 FEWEST_IMAGES = 8
 FEWEST_LEVELS = 8
 MOST_SEEDS = 1000
-SEEDS_TRIED = 5  # beyond the fewest that suffice: more seeds may need so many fewer images that they are cheaper
+GROWTH = 1.1  # from one number of seeds that is tried to the next
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,15 @@ class Planner:
 
     def cheapest(self, hours: Callable[[Size], float]) -> Size | None:
         """The cheapest size that suffices; images and levels make up for what seeds, of which a few are many, leave."""
-        found = [size for levels in self._levels() for size in self._with_levels(levels, hours)]
-        return min(found, key=hours, default=None)
+        best = None
+        for levels in self._levels():
+            for largest in self._numbers_of_seeds(levels):
+                least = hours(replace(largest, images=min(FEWEST_IMAGES, self.most_images)))
+                if best is not None and least >= hours(best):
+                    break
+                if (found := self.images(largest)) and (best is None or hours(found) < hours(best)):
+                    best = found
+        return best
 
     def _levels(self) -> Sequence[int]:
         now = self.pilot.size.levels
@@ -78,12 +85,13 @@ class Planner:
             return [now]
         return sorted({max(now // 2, min(now, FEWEST_LEVELS)), now, 2 * now, 4 * now})
 
-    def _with_levels(self, levels: int, hours: Callable[[Size], float]) -> list[Size]:
-        """For each number of seeds that may be the cheapest, the fewest images."""
+    def _numbers_of_seeds(self, levels: int) -> Iterator[Size]:
+        """Sizes with the most images: of the fewest seeds that suffice so, and of more, which may need few images."""
         largest = Size(1, self.most_images, levels)
-        if self.pilot.size.seeds == 1:
-            found = self.images(largest)
-            return [found] if found else []
-        first = self.seeds(largest)
-        sizes = [replace(first, seeds=first.seeds + more) for more in range(SEEDS_TRIED)] if first else []
-        return [found for size in sizes if (found := self.images(size))]
+        found = largest if self.pilot.size.seeds == 1 else self.seeds(largest)
+        if found is None:
+            return
+        yield found
+        while self.pilot.size.seeds > 1 and found.seeds < MOST_SEEDS:
+            found = replace(found, seeds=min(max(found.seeds + 1, round(GROWTH * found.seeds)), MOST_SEEDS))
+            yield found

@@ -9,17 +9,17 @@ X[a, s] − X[b, s], and its variance has two parts:
 image² is estimated for each pair from its pseudo-values, as `compare` does. σ² is the interaction of setting and seed:
 how much further apart two runs lie than their settings do. Two seeds of one pair say almost nothing of it, but all M
 settings say it together: its estimate is the mean square of the interaction in the table of all settings that ran to
-that step, with (M − 1)(S − 1) degrees of freedom, and, when few settings are left, of the rounds before. Settings at their limit, such as
-too high a learning rate, can have far noisier runs than the others. The noisiest is left out of the common estimate
-while its own mean square is beyond the 99 % quantile of F, and a setting counts with its own where that is beyond the
-90 % quantile.
+that step, with (M − 1)(S − 1) degrees of freedom, and when few settings are left, of the rounds before. Settings at
+their limit, such as too high a learning rate, can have far noisier runs than the others. The noisiest is left out of
+the common estimate while its own mean square is beyond the 99 % quantile of F, and a setting counts with its own where
+that is beyond the 90 % quantile.
 
 Bounds. Let b be the truly best setting. A race errs only if the bound of a pair (b, j) fails: by stopping b because j
 seems better, or by calling j as good as b. With M settings left there are M − 1 such pairs. Each of the looks, whose
-number is fixed when the race begins, may spend its part of the risk α (as in group-sequential trials: Pocock 1977; Lan &
-DeMets 1983), and each of its pairs 1/(M − 1) of that (Bonferroni, as in the selection procedures that Kim & Nelson 2006
-survey). No independence of looks or pairs is assumed. What settings that are out have not used goes to those that are
-left, as in Maurer & Bretz 2013; the tests simulate races to see that the risk holds.
+number is fixed when the race begins, may spend its part of the risk α (as in group-sequential trials: Pocock 1977; Lan
+& DeMets 1983), and each of its pairs 1/(M − 1) of that (Bonferroni, as in the selection procedures that Kim & Nelson
+2006 survey). No independence of looks or pairs is assumed. What settings that are out have not used goes to those that
+are left, as in Maurer & Bretz 2013; the tests simulate races to see that the risk holds.
 
 Curves. A bound says what is at that step, and the question is what is at the last one. So a setting is stopped, or
 called as good as another, only if that holds now and also where the difference keeps changing with every doubling of

@@ -29,6 +29,7 @@ from t2i.runs.fork_rules import open_parent
 from t2i.runs.full_disk import naming
 from t2i.runs.parentage import release
 from t2i.runs.records import RecordSync, headline, sync_tree
+from t2i.runs.snapshots import write_snapshot
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
 from t2i.training.early_stop import in_words
@@ -226,10 +227,25 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         sample=sample_images,
         evaluate=judge_images,
         log=recorder.log,
+        snapshot=_snapshots(experiment, run),
         save=save,
         should_stop=partial(_any_process, stop, accelerator),
         ends_early=partial(_ends_early, plan, run, accelerator),
     )
+
+
+def _snapshots(experiment: Experiment, run: Run) -> Callable[[int], None]:
+    """Stores the average of the weights in a file of its own after the steps at which it asks for that."""
+    ema = experiment.optimization.ema
+    due = ema.snapshot_steps(experiment.cfg.steps)
+
+    def snapshot(step: int) -> None:
+        if step in due:
+            state = experiment.state["ema"].state_dict()  # complete tensors, which all processes gather
+            if run.writes:
+                write_snapshot(run.folder, step, ema.snapshot(state))
+
+    return snapshot
 
 
 def _ends_early(plan: Plan, run: Run, accelerator: Accelerator) -> bool:

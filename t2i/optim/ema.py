@@ -1,6 +1,6 @@
 """Averages of the weights, which are evaluated and exported next to the raw weights."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +37,14 @@ class WeightAverage(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def snapshot_steps(self, steps: int) -> Collection[int]:
+        """The steps of a run of so many after which the average is stored in a file of its own."""
+        return ()
+
+    def snapshot(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is stored, from the state that a checkpoint would hold."""
+        return {}
+
 
 class EMA(WeightAverage):
     """shadow ← shadow + (1 − decay) · (weights − shadow) after each step, in float32.
@@ -54,19 +62,15 @@ class EMA(WeightAverage):
         self.updates = 0
 
     def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
-        _refuse_schedule_free(optimizer)
+        refuse_schedule_free(optimizer)
         self.trained = trained
-        self.shadow = {name: _at_least_float32(weight.detach()).clone() for name, weight in trained.weights.items()}
+        self.shadow = copies(trained)
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        average = get_ema_multi_avg_fn(decay)
-        shadow, weights = list(self.shadow.values()), list(self.trained.weights.values())
-        for first in range(0, len(shadow), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
-            average(shadow[some], [_at_least_float32(weight) for weight in weights[some]], self.updates)
+        move(self.shadow, self.trained, decay, self.updates)
 
     def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         return self.trained.replaced(self.shadow, dtype)
@@ -90,7 +94,7 @@ class NoEMA(WeightAverage):
         pass
 
     def track(self, trained: TrainedWeights, optimizer: torch.optim.Optimizer) -> None:
-        _refuse_schedule_free(optimizer)
+        refuse_schedule_free(optimizer)
         self.trained = trained
 
     def update(self) -> None:
@@ -146,7 +150,26 @@ class ScheduleFree(NoEMA):
         return {"": nullcontext(), "ema/": self.applied()}
 
 
-def _refuse_schedule_free(optimizer: torch.optim.Optimizer) -> None:
+def copies(trained: TrainedWeights) -> dict[str, Tensor]:
+    """The weights as an average begins with them, in float32 at least."""
+    return {name: _at_least_float32(weight.detach()).clone() for name, weight in trained.weights.items()}
+
+
+def move(shadow: dict[str, Tensor], trained: TrainedWeights, decay: float, updates: int) -> None:
+    """shadow ← shadow + (1 − decay) · (weights − shadow)."""
+    average = get_ema_multi_avg_fn(decay)
+    averages, weights = list(shadow.values()), list(trained.weights.values())
+    for first in range(0, len(averages), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        average(averages[some], [_at_least_float32(weight) for weight in weights[some]], updates)
+
+
+def exported_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged weights that are sampled and exported, of the state of an average; {} if it holds none."""
+    return {name: tensor for name, tensor in state.items() if name != "updates" and "/" not in name}
+
+
+def refuse_schedule_free(optimizer: torch.optim.Optimizer) -> None:
     if isinstance(optimizer, ScheduleFreeOptimizer):
         raise ConfigError("optimizer=schedulefree averages the weights itself; use ema=schedule_free")
 

@@ -28,7 +28,7 @@ from t2i.runs.records import METRICS, count_damaged, headline, is_number, read_m
 log = logging.getLogger(__name__)
 
 INFO = "run.json"
-FOLDERS = ("checkpoints", "validation", "samples", "model")
+FOLDERS = ("checkpoints", "validation", "samples", "averages", "model")
 FILES = (INFO, config_file.NAME, METRICS, LOCK)
 REMEDY = "delete this file, and the run continues from its newest checkpoint"
 TYPES = {  # of the fields of run.json that t2i reads

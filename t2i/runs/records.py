@@ -1,4 +1,4 @@
-"""The records of a run: metrics, validation errors and samples. A checkpoint vouches for those of the steps before it.
+"""The records of a run: metrics, validation errors, samples, averages. A checkpoint vouches for those before it.
 
 A power cut takes everything that was not synced to the disk. The records are therefore synced before the checkpoint is
 renamed, and the checkpoint's manifest lists them with their sizes, so that a run never continues with a gap.
@@ -15,9 +15,13 @@ from t2i.config import ConfigError
 from t2i.runs.files import numbered
 
 METRICS = "metrics.jsonl"
+SNAPSHOTS = "averages"  # folder of the averages that ema=post_hoc stores
 LARGEST = 2_000_000_000  # bytes of metrics.jsonl: a line for each of some million steps
 LONGEST = 1_000_000  # bytes of a line; those with a validation have some thousand
-RECORD = re.compile(r"metrics\.jsonl|validation/(?:train/|reference/)?step-[0-9]+\.parquet|samples/step-[0-9]+\.png")
+RECORD = re.compile(
+    r"metrics\.jsonl|validation/(?:train/|reference/)?step-[0-9]+\.parquet|samples/step-[0-9]+\.png|"
+    r"averages/step-[0-9]+\.safetensors"
+)
 # Battery -> the folder of its errors, and its headline; {} is "" for the raw weights and "ema/" for averaged ones.
 ERRORS = {"": "validation", "train/": "validation/train", "ref/": "validation/reference"}
 HEADLINES = {"": "val/{}loss", "train/": "val/{}train_loss", "ref/": "ref/{}loss"}
@@ -90,7 +94,11 @@ def valid_records(listed: Any) -> bool:
 def records(run: Path, step: int) -> dict[str, int]:
     """The records of the steps up to `step`: path below the run folder -> size in bytes."""
     files = [run / METRICS] if (run / METRICS).is_file() else []
-    for kind, suffix in (*((folder, "parquet") for folder in ERRORS.values()), ("samples", "png")):
+    for kind, suffix in (
+        *((folder, "parquet") for folder in ERRORS.values()),
+        ("samples", "png"),
+        (SNAPSHOTS, "safetensors"),
+    ):
         files += [file for number, file in numbered(run / kind, suffix).items() if number <= step]
     return {file.relative_to(run).as_posix(): file.stat().st_size for file in files}
 

@@ -17,6 +17,7 @@ from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.pipeline_parts import denoiser_of
+from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
@@ -146,9 +147,7 @@ def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
     if not file.is_file():
         raise ConfigError(f"{checkpoint} has no averaged weights (the run has ema=none); use --weights raw")
     try:
-        state = load_file(file)
-        state.pop("updates", None)
-        hold_weights(model.denoiser).load_state_dict(state)
+        hold_weights(model.denoiser).load_state_dict(exported_weights(load_file(file)))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file} can't be loaded ({reason}); use another checkpoint of the run") from error

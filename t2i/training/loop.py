@@ -68,6 +68,7 @@ class Hooks:
     sample: Callable[[int], None]
     evaluate: Callable[[int], dict[str, float]]  # by images
     log: Callable[[int, dict[str, float]], None]
+    snapshot: Callable[[int], None]  # of the average, if one is due
     save: Callable[[int], Any]  # a checkpoint
     should_stop: Callable[[], bool]  # asked after every step; the same answer on every process
     ends_early: Callable[[], bool]  # asked after every validation, likewise: whether it is time to end the run
@@ -127,6 +128,7 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
         optimization.ema.update()
 
         done, metrics = step + 1, {}
+        hooks.snapshot(done)
         stopping = done < schedule.steps and (hooks.should_stop() or done == schedule.last_step)
         saving = stopping or schedule.due(done, schedule.save_every) or done in schedule.keep_at
         if saving or schedule.due(done, schedule.log_every):

@@ -93,6 +93,20 @@ def reached(variances, size, difference, count, rng):
     return np.array(powers)
 
 
+@pytest.mark.parametrize("per_image", [0.01, 10])
+def test_the_cheapest_is_no_dearer_than_what_is_raised_alone(per_image):
+    pilot = exact((1, 16, 64), Size(4, 32, 1))
+    planner = Planner(pilot, Goal(2.0, WANTED), most_images=400)
+
+    def hours(size):
+        return size.seeds * (10 + per_image * size.images)
+
+    cheapest = planner.cheapest(hours)
+    assert planner.power(cheapest) >= WANTED
+    others = [planner.seeds(Size(4, images, 1)) for images in (32, 64, 128, 400)]
+    assert hours(cheapest) <= 1.1 * min(hours(other) for other in others if other)
+
+
 MIXTURES = {  # variances of seeds, of images and of the rest, and a difference that takes 6 to 20 seeds or 100 images
     "seeds": ((1, 4, 16), 1.0),
     "seeds and images": ((1, 32, 32), 1.5),
