@@ -56,16 +56,12 @@ def test_what_is_no_override_is_refused(override):
 
 
 def test_several_parents_hand_down_what_they_share_and_each_job_gets_the_rest():
-    begun("a", "model=tiny", "seed=0")
-    begun("b", "model=tiny", "seed=1")
+    begun("a", "loss=minsnr", "loss.snr_gamma=1")
+    begun("b", "loss=minsnr", "loss.snr_gamma=5")
     command = with_parents(["-m", "from=a,b@5", "steps=20"])
-    assert command == ["-m", "model=tiny", "from.run=a,b@5", "steps=20"]
-    assert with_parents(["model=tiny", "from.run=b@5", "steps=20"]) == [
-        "model=tiny",
-        "seed=1",
-        "from.run=b@5",
-        "steps=20",
-    ]
+    assert command == ["-m", "loss=minsnr", "from.run=a,b@5", "steps=20"]
+    job = with_parents(["loss=minsnr", "from.run=b@5", "steps=20"])
+    assert job == ["loss=minsnr", "loss.snr_gamma=5", "from.run=b@5", "steps=20"]
 
 
 def test_it_says_the_same_when_it_is_said_again():
