@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ def _no_run(asked: str, place: str) -> str:
             f"from={asked}: what stands behind @ must be the number of a step, such as {place.rpartition('@')[0]}@1000"
         )
     known = f"multirun/ has {', '.join(runs[:8])}" if runs else "multirun/ has none"
+    if nearest := get_close_matches(place, runs, n=1):
+        known = f"did you mean {nearest[0]}? {known}"
     return f"from={asked}: there is no run {place} (no {config_file.NAME} in it, or in multirun/{place}; {known})"
 
 

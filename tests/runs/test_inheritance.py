@@ -33,6 +33,11 @@ def test_the_settings_of_the_parent_stand_before_what_is_typed(given):
     ]
 
 
+def test_the_short_form_goes_with_what_to_take():
+    begun("base", "seed=3")
+    assert with_parents(["from=base@5", "from.only=weights"]) == ["seed=3", "from.run=base@5", "from.only=weights"]
+
+
 def test_another_option_of_a_group_leaves_the_settings_of_the_former_behind():
     begun("base", "loss=minsnr", "loss.snr_gamma=1", "samples={seed:1}")
     assert with_parents(["from=base", "loss=mse", "samples.seed=2"]) == [
