@@ -81,6 +81,23 @@ def test_a_multirun_over_snr_gamma(command, tmp_path):
     assert not any(set(name) & set("=,") for name in results)
 
 
+def test_a_run_goes_on_in_another_folder_with_its_settings_but_for_those_typed(command, tmp_path):
+    """The first command gets what it says to type from the refusal of the second."""
+    short = ("validate_every=0", "sample_every=0", "save_every=2")
+    first = command("run=base", "steps=4", "loss=mse", "lr_scheduler=cosine", *short)
+    assert first.wait() == 0, first.communicate()[0]
+    longer = command("run=base", "steps=6", "loss=mse", "lr_scheduler=cosine", *short)
+    assert "type: t2i train from=base steps=6 run=base-2" in longer.communicate()[0]
+    program = [sys.executable, "-m", "t2i.train", "from=base@2", "steps=6", "run=base-2"]
+    fork = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert fork.returncode == 0, fork.stdout + fork.stderr
+    assert "goes on from step 2 of multirun/base" in fork.stdout + fork.stderr
+    assert "learning rate from step 2 on: 0.000525 by the schedule of this run; it was 0.00035 there" in fork.stdout
+    info = json.loads((tmp_path / "multirun/base-2/run.json").read_text())
+    assert (info["parent"]["run"], info["parent"]["step"], info["choices"]["loss"]) == ("../base", 2, "mse")
+    assert info["parent"]["changed"] == ["lr_scheduler.num_training_steps", "steps"]
+
+
 def test_the_folder_with_the_configuration_is_found_from_anywhere(tmp_path):
     code = "import t2i.train; t2i.train.main()"
     run = subprocess.run([sys.executable, "-c", code, "--cfg", "job"], cwd=tmp_path, capture_output=True, text=True)

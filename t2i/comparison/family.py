@@ -98,7 +98,7 @@ def name_origins(results: Sequence[Result]) -> None:
 
 
 def shared_trunks(runs: Sequence[Result]) -> list[str]:
-    """Warnings of compared runs that have steps in common, so that their noise is not independent."""
+    """A warning of compared runs that have steps in common, so that their noise is not independent."""
     sharing: dict[Path, dict[Result, int]] = {}
     for run in runs:
         sharing.setdefault(run.folder, {})[run] = int(run.step or 0)
@@ -109,9 +109,13 @@ def shared_trunks(runs: Sequence[Result]) -> list[str]:
         if len(steps) > 1:  # what two of them share ends where the earlier one leaves
             common, key = sorted(steps.values())[-2], frozenset(steps)
             groups[key] = max(groups.get(key, (0, folder)), (common, folder))
-    return [
-        f"{', '.join(sorted(run.name for run in group))} have {step} steps of {_name(folder, runs)} in common: what "
-        "chance did there is the same in all of them, and their seeds vary only what came after. The verdicts hold for "
-        "runs that go on from this one; other trunks would tell whether they hold for all."
+    if not groups:
+        return []
+    shared = "; ".join(
+        f"{', '.join(sorted(run.name for run in group))} have {step} steps of {_name(folder, runs)} in common"
         for group, (step, folder) in groups.items()
+    )
+    return [
+        f"{shared}. What chance did there is the same in all of them, and their seeds vary only what came after: the "
+        "verdicts hold for runs that go on from there, and other trunks would tell whether they hold for all."
     ]

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,6 @@ import torch
 from accelerate.utils import gather_object
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build, naming
@@ -23,6 +20,7 @@ from t2i.experiment.plan import Plan
 from t2i.models.lora_state import read_lora
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.ema import NoEMA
+from t2i.optim.new_settings import advance, set_hyperparameters
 from t2i.runs import checkpoints
 from t2i.runs.config_file import read_config
 from t2i.runs.folder import Run
@@ -181,23 +179,6 @@ def _take_state(experiment: Experiment, checkpoint: Path, changed: Mapping[str, 
         )
     else:
         found.taken.append("learning-rate schedule")
-
-
-def set_hyperparameters(optimizer: Optimizer, fresh: list[dict[str, Any]], names: list[str]) -> None:
-    """Give the optimizer's groups these settings of the new run; the others, and what is state, stay as loaded."""
-    for group, own in zip(optimizer.param_groups, fresh, strict=True):
-        group |= {name: own[name] for name in names}
-
-
-def advance(schedule: LRScheduler, optimizer: Optimizer, fresh: list[dict[str, Any]], step: int) -> None:
-    """Bring a new schedule to where it would be after `step` steps, whatever kind it is: by taking them."""
-    of_optimizer = optimizer.defaults.keys() - {"lr"}  # the rest is of the schedule
-    for group, own in zip(optimizer.param_groups, fresh, strict=True):
-        group |= {name: value for name, value in own.items() if name not in of_optimizer}
-    with warnings.catch_warnings():  # that the optimizer has not taken steps
-        warnings.simplefilter("ignore", UserWarning)
-        for _ in range(step):
-            schedule.step()
 
 
 def _check_optimizer(parent: Parent, cfg: DictConfig, changed: Mapping[str, str]) -> None:

@@ -15,7 +15,6 @@ FREE_KEYS = (
     *("allowed_targets", "save_every", "keep_checkpoints", "keep_at", "hub", "dataset.cache_dir"),
     *("dataset.keep_shards", "dataset.follow_links", "validation.quantization_cost"),
     *("evaluate_every", "evaluation", "metric"),
-    *("log_every", "sample_every", "samples"),
     *("export", "adapter.formats", "adapter.single_file"),
     "adapted_layers",  # which layers were adapted is in adapter.target_modules
 )
@@ -23,6 +22,8 @@ FREE_KEYS = (
 MEMORY_KEYS = (
     *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
 )
+# Neither do these, which decide what is recorded of it.
+OBSERVED = ("log_every", "sample_every", "samples")
 VALIDATIONS = "validate_every"  # free unless early stopping counts validations
 PATHS = ("model.path", "scheduler.path", "dataset.path", "from.run")
 
@@ -44,7 +45,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def free_keys(*configs: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys that change nothing that is computed, whichever of these flat configurations a run has."""
     counted = any(config.get("early_stop.patience") is not None for config in configs)
-    return (*FREE_KEYS, *MEMORY_KEYS, *(() if counted else (VALIDATIONS,)))
+    return (*FREE_KEYS, *MEMORY_KEYS, *OBSERVED, *(() if counted else (VALIDATIONS,)))
 
 
 def _same_place(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -42,8 +42,9 @@ def with_parents(arguments: Sequence[str]) -> list[str]:
     override = f"from.run={found[1]}"
     runs = [run for text in values(override) if (run := _settings_of(text, others)) is not None]
     shared = [text for text in overrides_of(runs[0]) if all(text in overrides_of(run) for run in runs)] if runs else []
-    typed = [key for argument in others if (key := key_of(argument))]
-    inherited = [text for text in shared if not belongs(key_of(text), typed)]
+    # What is handed down already (to a job, by the command of its sweep) replaces nothing.
+    typed = [key for argument in others if argument not in shared and (key := key_of(argument))]
+    inherited = [text for text in shared if text not in others and not belongs(key_of(text), typed)]
     before = [argument for i, argument in enumerate(arguments[:place]) if i not in places]
     return [*before, *inherited, override, *arguments[place + 1 :]]
 

@@ -10,13 +10,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
-from t2i.runs.changes import FREE_KEYS, called
+from t2i.runs.changes import FREE_KEYS, OBSERVED, called
 from t2i.runs.config_file import read_config
 from t2i.runs.files import NUMBERED
 from t2i.runs.folder import INFO, has_results, read_info
@@ -60,7 +61,11 @@ class Parent:
     def _history(self) -> str:
         """A hash of how the checkpoint came about, without the seed: equal for the runs of one setting."""
         before = self.info.get("parent")
-        own = {key: self.config[key] for key in sorted(self.config) if not belongs(key, (*FREE_KEYS, "seed", "from"))}
+        own = {
+            key: self.config[key]
+            for key in sorted(self.config)
+            if not belongs(key, (*FREE_KEYS, *OBSERVED, "seed", "from"))
+        }
         whole = [own, self.step, before.get("history") if isinstance(before, dict) else None]
         return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:16]
 
@@ -222,6 +227,8 @@ def _no_run(asked: str, place: str) -> str:
             f"from={asked}: what stands behind @ must be the number of a step, such as {place.rpartition('@')[0]}@1000"
         )
     known = f"multirun/ has {', '.join(runs[:8])}" if runs else "multirun/ has none"
+    if nearest := get_close_matches(place, runs, n=1):
+        known = f"did you mean {nearest[0]}? {known}"
     return f"from={asked}: there is no run {place} (no {config_file.NAME} in it, or in multirun/{place}; {known})"
 
 

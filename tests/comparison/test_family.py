@@ -71,7 +71,8 @@ def test_forks_of_trunks_that_differ_in_the_seed_are_seeds_of_one_setting(tmp_pa
     comparison = compare(read_results([tmp_path]))
     assert comparison.factors.by == ("loss.snr_gamma",)
     assert [sorted(variant.runs) for variant in comparison.variants] == [[(0,), (1,)]] * 2
-    assert len([text for text in comparison.warnings if "in common" in text]) == 2  # one for each trunk
+    (warning,) = [text for text in comparison.warnings if "in common" in text]
+    assert warning.count("in common") == 2  # once for each trunk
 
 
 def test_runs_of_their_own_share_nothing(tmp_path):

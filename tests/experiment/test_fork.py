@@ -183,6 +183,8 @@ def test_contradictions_are_refused_before_anything_heavy_is_loaded(small, trunk
     damaged = tmp_path / "damaged"
     shutil.copytree(trunk, damaged)
     (damaged / "checkpoints/step-000006/optimizer.pt").write_bytes(b"")
+    worse = [json.dumps({"step": step, "val/loss": 1.0 + step}) for step in (0, 3)]
+    (damaged / "metrics.jsonl").write_text("\n".join(worse))
     refused = {
         f"from.run={trunk}@5": r"step 5 of .* is not there \(it holds those of the steps 3, 6, 9\)",
         f"from.run={trunk}@9": "steps=9 leaves nothing to train",
@@ -191,7 +193,7 @@ def test_contradictions_are_refused_before_anything_heavy_is_loaded(small, trunk
         f"from.run={trunk}@6 optimizer=lion": "another optimizer has another state",
         f"from.run={trunk}@6 +optimizer.amsgrad=true": "the optimizer's state would have other parts",
         f"from.run={trunk}@6 ema=none from.only=some": "from.only=some is not known",
-        f"from.run={trunk}@6 early_stop.patience=1": "would end the run where it begins|has not improved",
+        f"from.run={damaged}@3 early_stop.patience=1": "would end the run where it begins: val/loss of ",
         f"from.run={damaged}@6": r"is damaged \(optimizer.pt has 0 bytes .*choose another, of step 3, 9",
         "from.only=weights": "says what to take, but not of what",
         "from.run=nowhere@3": "there is no run nowhere",
@@ -241,6 +243,7 @@ MOMENTS = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("parent_leaves", [False, True])
 def test_a_fork_that_is_killed_at_any_moment_ends_with_the_same_bits(small, trunk, tmp_path, parent_leaves):
     """Also if the parent goes on and removes the checkpoint, once it is held, and if the parent is gone at last."""

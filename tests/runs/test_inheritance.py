@@ -33,6 +33,11 @@ def test_the_settings_of_the_parent_stand_before_what_is_typed(given):
     ]
 
 
+def test_the_short_form_goes_with_what_to_take():
+    begun("base", "seed=3")
+    assert with_parents(["from=base@5", "from.only=weights"]) == ["seed=3", "from.run=base@5", "from.only=weights"]
+
+
 def test_another_option_of_a_group_leaves_the_settings_of_the_former_behind():
     begun("base", "loss=minsnr", "loss.snr_gamma=1", "samples={seed:1}")
     assert with_parents(["from=base", "loss=mse", "samples.seed=2"]) == [
@@ -56,16 +61,12 @@ def test_what_is_no_override_is_refused(override):
 
 
 def test_several_parents_hand_down_what_they_share_and_each_job_gets_the_rest():
-    begun("a", "model=tiny", "seed=0")
-    begun("b", "model=tiny", "seed=1")
+    begun("a", "loss=minsnr", "loss.snr_gamma=1")
+    begun("b", "loss=minsnr", "loss.snr_gamma=5")
     command = with_parents(["-m", "from=a,b@5", "steps=20"])
-    assert command == ["-m", "model=tiny", "from.run=a,b@5", "steps=20"]
-    assert with_parents(["model=tiny", "from.run=b@5", "steps=20"]) == [
-        "model=tiny",
-        "seed=1",
-        "from.run=b@5",
-        "steps=20",
-    ]
+    assert command == ["-m", "loss=minsnr", "from.run=a,b@5", "steps=20"]
+    job = with_parents(["loss=minsnr", "from.run=b@5", "steps=20"])
+    assert job == ["loss=minsnr", "loss.snr_gamma=5", "from.run=b@5", "steps=20"]
 
 
 def test_it_says_the_same_when_it_is_said_again():

@@ -60,7 +60,7 @@ def test_a_run_is_named_by_its_name_or_path_with_or_without_a_step(base, tmp_pat
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        ("bse", r"there is no run bse .*multirun/ has base"),
+        ("bse", r"there is no run bse .*did you mean base\? multirun/ has base"),
         (
             "base@700",
             r"step 700 .* is not there \(it holds those of the steps 500, 1000\).*keep_at=\[700\]",

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from t2i.experiment.fork import advance, set_hyperparameters
 from t2i.optim.lr_schedules import warmup_stable_decay
+from t2i.optim.new_settings import advance, set_hyperparameters
 
 
 def cosine(optimizer):
