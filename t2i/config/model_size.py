@@ -2,10 +2,10 @@
 
 import json
 import logging
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from t2i.config import PACKAGE, ConfigError
@@ -32,6 +32,8 @@ OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
     **{"PixArtSigmaPipeline": "pixart", "ZImagePipeline": "zimage", "QwenImagePipeline": "qwen_image"},
 }
 SMALL = 128  # pixels; models for such images are trained as the tiny one is
+MOST_BASES = 10
+LARGEST = 1_000_000  # bytes of a file of settings
 FARTHEST = 8  # times the size that a model was made for
 
 
@@ -85,6 +87,8 @@ def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None
             )
         return
     kind = _class_of(path)
+    if kind is None and (not path or str(path).startswith((".", "/", "~"))):  # loading it says what is wrong
+        return
     if (size := model_size(path)) > SMALL or kind not in (None, "StableDiffusionPipeline"):
         option = OPTIONS.get(str(kind), "NAME")
         option = "sd21" if option == "sd15" and size == 768 else option
@@ -114,8 +118,11 @@ def _sizes(path: Any) -> tuple[int, int, int] | None:
     return latents * factor, factor, factor * (1 if is_unet or not isinstance(patch, int) else patch)
 
 
-def _folder(path: str) -> Path | None:
-    """The pipeline's folder: bundled, of a run, or in the Hub's cache; None if there is none."""
+def _folder(path: str, followed: int = 0) -> Path | None:
+    """The pipeline's folder: bundled, of a run, or in the Hub's cache; None if there is none.
+
+    followed: how many runs were trained on each other's adapters before it.
+    """
     if path in BUNDLED:
         return BUNDLED[path]
     try:
@@ -125,18 +132,18 @@ def _folder(path: str) -> Path | None:
     for place in (folder, folder / "model"):
         if (place / "model_index.json").is_file():
             return place
-    if (folder / "config.yaml").is_file():  # a run without a pipeline of its own, such as one of LoRA: its base
-        return _base_of(folder)
+    if (folder / "config.yaml").is_file() and followed < MOST_BASES:  # a run without a pipeline of its own: its base
+        return _folder(_base_of(folder), followed + 1)
     return _cached(path) if path.count("/") == 1 and not folder.exists() else None
 
 
-def _base_of(run: Path) -> Path | None:
-    try:
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        base = content["model"]["path"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None
-    return _folder(base) if isinstance(base, str) and Path(base) != run else None
+def _base_of(run: Path) -> str:
+    """What the run's model.path is; the run may be a stranger's, so its YAML is not parsed."""
+    lines = (run / "config.yaml").read_bytes()[:LARGEST].decode(errors="replace").splitlines()
+    of_model = (
+        takewhile(lambda line: line.startswith(" "), lines[lines.index("model:") + 1 :]) if "model:" in lines else ()
+    )
+    return next((line.partition(":")[2].strip(" '\"") for line in of_model if line.startswith("  path:")), "")
 
 
 def _cached(repository: str) -> Path | None:
@@ -157,6 +164,8 @@ def _class_of(path: Any) -> str | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

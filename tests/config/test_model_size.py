@@ -41,7 +41,7 @@ def test_the_size_is_read_from_the_files(tmp_path):
     pipeline(tmp_path / "run" / "model", sample_size=96)
     assert model_size(tmp_path / "run") == 768
     (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "config.yaml").write_text(f"model: {{path: {tmp_path / 'a'}}}")
+    (tmp_path / "lora" / "config.yaml").write_text(f"model:\n  _target_: x\n  path: {tmp_path / 'a'}\nsteps: 3\n")
     assert model_size(tmp_path / "lora") == 768
     for nothing in (tmp_path / "nowhere", "nobody/nothing", "~nobody/x", None, ""):
         assert model_size(nothing) == 512

@@ -195,3 +195,15 @@ def test_halving_without_validation_is_refused(command):
     sweep = command("sweep=blind", "hydra/launcher=halving", "seed=0,1", "validate_every=0")
     assert "rungs compares validations; set validate_every, or hydra.launcher.rungs=[]" in sweep.communicate()[0]
     assert sweep.returncode == 1
+
+
+@pytest.mark.slow
+def test_equal_values_are_one_job(command, tmp_path):
+    sweep = command("optimizer.lr=1e-3,0.001,2e-3", "steps=2", "sweep=equal")
+    output = sweep.communicate()[0]
+    assert sweep.returncode == 0, output
+    assert "1 of 3 jobs have the same values as another one, and are run once" in output
+    assert {name: info["state"] for name, info in runs(tmp_path / "multirun/equal").items()} == {
+        "optimizer.lr-0.001": "finished",
+        "optimizer.lr-0.002": "finished",
+    }
