@@ -400,6 +400,9 @@ OF_HYDRA = {
     "a package": "defaults:\n  - /experiment/other@hydra.callbacks: harm\n",
     "a package of the root": "defaults:\n  - /loss/callback@_global_\n",
     "a run's name": "run: ../../harm",
+    "an absolute run": "run: /nowhere/harm",
+    "a run at home": "run: ~/harm",
+    "an absolute sweep": "sweep: /nowhere/harm",
     "a sweep's name": "sweep: ../harm",
     "a run's name from parts": "a: ..\nrun: x/${a}/${a}/${a}/harm",
     "a run's name by the name of the program": "x: {app: fine, train: ../../harm, t2i: ../../harm}\n"

@@ -100,8 +100,8 @@ class SeedNoise:
             number = int(alike.sum())
             noisiest = int(np.where(alike, squares, -1).argmax())
             others = np.delete(squares, noisiest)[np.delete(alike, noisiest)]
-            outlier = fdtri(num_seeds - 1, (number - 2) * (num_seeds - 1), OUTLIER) if number > 2 else np.inf
-            if squares[noisiest] <= outlier * others.mean():
+            outlier = fdtri(num_seeds - 1, max(number - 2, 1) * (num_seeds - 1), OUTLIER)
+            if number == 2 or squares[noisiest] <= outlier * others.mean():
                 break
             alike[noisiest] = False
         dof = (number - 1) * (num_seeds - 1)

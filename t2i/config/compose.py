@@ -6,7 +6,7 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -91,4 +91,13 @@ def _texts(override: Override, argument: str) -> list[str]:
     if not override.is_sweep_override():
         return [argument]
     key = argument.partition("=")[0]
+    value = override.value()
+    if isinstance(value, Glob):
+        return [f"{key}={option}" for option in value.filter(_options(key))]
+    if override.is_interval_sweep():
+        raise ConfigError(f"{argument}: an interval has no values of its own; write them out, as in {key}=1,2")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))

@@ -36,7 +36,7 @@ ALIASES = {  # what other trainers call a setting -> what it is called here
     },
     **{"dataloader_num_workers": "num_workers", "image_column": "dataset.image_column", "random_flip": "dataset.flip"},
     **{"caption_column": "dataset.caption_column", "resolution": "dataset.resolution", "use_ema": "ema"},
-    **{"project": "tracker.project", "adam_beta1": "optimizer.betas", "proportion_empty_prompts": "caption_dropout"},
+    **{"project": "tracker.project", "proportion_empty_prompts": "caption_dropout"},
 }
 
 
@@ -119,7 +119,7 @@ def _options_with(group: str, setting: str) -> list[str]:
             text += (CONF / group / f"{shared}.yaml").read_text(encoding="utf-8")
         if re.search(rf"^{re.escape(setting)}:", text, re.MULTILINE):
             found.append(file.stem)
-    return sorted(found, key=lambda option: option != "folder")
+    return sorted(found, key=lambda option: option not in ("folder", "lora"))  # the usual ones first
 
 
 def _in_quotes(argument: str) -> str:

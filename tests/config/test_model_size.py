@@ -7,8 +7,8 @@ import pytest
 from helpers.runs import compose
 from omegaconf import OmegaConf
 
-from t2i.config import ConfigError
-from t2i.config.model_size import check_model_is_named, check_resolution, model_size
+from t2i.config import CONF, ConfigError
+from t2i.config.model_size import KNOWN, check_model_is_named, check_resolution, model_size
 from t2i.config.moved_targets import ADDED
 
 
@@ -24,12 +24,16 @@ def pipeline(folder, kind="StableDiffusionPipeline", part="unet", sample_size=64
 
 
 @pytest.mark.parametrize(
-    ("option", "size"), [("tiny", 64), ("sd15", 512), ("sd21", 768), ("sdxl", 1024), ("tiny_flow", 64)]
-)
-@pytest.mark.parametrize("dataset", ["folder", "hub", "webdataset", "stream"])
-def test_own_images_are_trained_at_the_size_that_the_model_was_made_for(option, size, dataset):
+    ("option", "dataset", "size"),
+    [("tiny", "folder", 64), ("tiny_flow", "hub", 64), ("sd15", "webdataset", 512), ("sd21", "stream", 768),
+     ("sdxl", "folder", 1024), ("flux1", "hub", 1024)],
+)  # fmt: skip
+def test_own_images_are_trained_at_the_size_that_the_model_was_made_for(option, dataset, size):
     assert compose(f"dataset={dataset}", f"model={option}").dataset.resolution == size
-    assert compose(f"dataset={dataset}", f"model={option}", "dataset.resolution=96").dataset.resolution == 96
+
+
+def test_another_resolution_can_be_typed():
+    assert compose("dataset=folder", "dataset.resolution=96").dataset.resolution == 96
 
 
 def test_the_size_is_read_from_the_files(tmp_path):
@@ -41,7 +45,7 @@ def test_the_size_is_read_from_the_files(tmp_path):
     pipeline(tmp_path / "run" / "model", sample_size=96)
     assert model_size(tmp_path / "run") == 768
     (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "config.yaml").write_text(f"model: {{path: {tmp_path / 'a'}}}")
+    (tmp_path / "lora" / "config.yaml").write_text(f"model:\n  _target_: x\n  path: {tmp_path / 'a'}\nsteps: 3\n")
     assert model_size(tmp_path / "lora") == 768
     for nothing in (tmp_path / "nowhere", "nobody/nothing", "~nobody/x", None, ""):
         assert model_size(nothing) == 512
@@ -94,6 +98,11 @@ def test_the_tiny_model_on_own_images_is_said(caplog):
     caplog.clear()
     check_model_is_named(compose(), "tiny", [])
     assert not caplog.text
+
+
+def test_of_every_model_the_size_is_known_before_it_is_fetched():
+    paths = {OmegaConf.load(file).model.path for file in (CONF / "model").glob("*.yaml")}
+    assert {path for path in paths if "/" in path} == KNOWN.keys()
 
 
 def test_runs_that_began_at_512_pixels_go_on_so():

@@ -3,6 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from t2i.config import ConfigError
 from t2i.config.compose import compose, expand
 from t2i.config.typed import as_typed, quoted
 
@@ -60,3 +61,10 @@ def test_a_name_with_a_comma_that_exists_is_a_name_and_others_are_values(tmp_pat
 @pytest.mark.parametrize("mark", ["'", '"'])
 def test_quoted_texts_are_read_back(text, mark):
     assert OverridesParser.create().parse_override(f"a={quoted(text, mark)}").value() == text
+
+
+def test_options_by_a_pattern_are_those_of_the_group_and_an_interval_is_refused():
+    jobs = expand(["lr_scheduler=glob(c*)", "seed=0"])
+    assert [job[0][1] for job in jobs] == ["lr_scheduler=constant", "lr_scheduler=cosine"]
+    with pytest.raises(ConfigError, match="an interval has no values of its own; write them out, as in seed=1,2"):
+        expand(["seed=interval(0,3)"])

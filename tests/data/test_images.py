@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from t2i.data.image_plugins import missing_plugin
 from t2i.data.images import BadImage, examine, read, upright
 
 
@@ -192,3 +193,26 @@ def test_other_profiles_leave_the_colours(what):
         content = ImageCms.ImageCmsProfile(ImageCms.createProfile(profiles[what])).tobytes()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(read(png(pixels, content))), pixels)
+
+
+@pytest.mark.parametrize(
+    ("package", "register", "kind"),
+    [("pillow_heif", lambda plugin: plugin.register_heif_opener(), "HEIF"), ("pillow_jxl", lambda plugin: None, "JXL")],
+)
+def test_formats_with_packages_of_their_own_are_read(package, register, kind):
+    register(pytest.importorskip(package))
+    file = io.BytesIO()
+    Image.new("RGB", (64, 32), (200, 60, 40)).save(file, kind)
+    image = read(file.getvalue())
+    assert (image.mode, image.size) == ("RGB", (64, 32))
+    assert np.abs(np.asarray(image).astype(int) - (200, 60, 40)).max() < 10
+
+
+@pytest.mark.parametrize(
+    ("content", "extra"),
+    [(b"\0\0\0\x18ftypheic", "heic"), (b"\0\0\0\x18ftypmif1", "heic"), (b"\xff\x0a\xfa", "jxl"),
+     (b"\0\0\0\x0cJXL \r\n\x87\n\0", "jxl")],
+)  # fmt: skip
+def test_a_missing_package_is_named_with_the_command_that_brings_it(content, extra):
+    assert f"pip install 't2i[{extra}]'" in missing_plugin(content)
+    assert missing_plugin(b"BM" + content) == ""

@@ -132,3 +132,15 @@ def test_ctrl_c_interrupts_the_jobs_and_leaves_no_process(command, tmp_path):
     assert "t2i: interrupted; run the same command again to continue" in output
     assert runs(tmp_path / "multirun/stopped")["seed-0"]["state"] == "interrupted"
     assert not (tmp_path / "multirun/stopped/seed-1").exists()
+
+
+@pytest.mark.slow
+def test_equal_values_are_one_job(command, tmp_path):
+    sweep = command("optimizer.lr=1e-3,0.001,2e-3", "steps=2", "sweep=equal")
+    output = sweep.communicate()[0]
+    assert sweep.returncode == 0, output
+    assert "1 of 3 jobs have the same values as another one, and are run once" in output
+    assert {name: info["state"] for name, info in runs(tmp_path / "multirun/equal").items()} == {
+        "optimizer.lr-0.001": "finished",
+        "optimizer.lr-0.002": "finished",
+    }
