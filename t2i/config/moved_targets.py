@@ -44,6 +44,7 @@ ADDED = {
     **{"dataset.min_validation_samples": 0, "validation.images": "held_out", "validation.train_items": 0},
     **{"validation.reference": None, "validation.reference_items": 64, "dataset.folds": None, "dataset.fold": None},
     **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None},
+    **{"model.config": None, "scheduler.config": None},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",

@@ -2,18 +2,19 @@
 
 import hashlib
 import logging
-import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import yaml
 
 from t2i.config import ConfigError
+from t2i.models.converted import converted
 from t2i.models.lora_settings import AVERAGED, refuse_foreign_settings
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.portable import make_portable
+from t2i.models.single_file_base import is_single_file, pipeline_of_file
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
 
@@ -41,11 +42,7 @@ def pipeline_of_run(run: Path) -> Path:
     base = str(BUNDLED.get(path, Path(path).expanduser().resolve() if Path(path).expanduser().is_dir() else path))
     key = hashlib.sha256(base.encode())
     key.update((model / AVERAGED).read_bytes())
-    cache = Path(os.environ.get("T2I_CACHE", "~/.cache/t2i")).expanduser() / "merged" / key.hexdigest()[:16]
-    if not (cache / "model_index.json").is_file():
-        log.info("merging the adapters of %s into %s, in %s", run, base, cache)
-        _merge(run, base, model / AVERAGED, cache)
-    return cache
+    return converted("merged", key.hexdigest()[:16], partial(_merge, run, base))
 
 
 def base_of(run: Path, path: str) -> str:
@@ -72,9 +69,14 @@ def _began_in(run: Path) -> Path | None:
         return None
 
 
-def _merge(run: Path, base: str, adapters: Path, folder: Path) -> None:
+def _merge(run: Path, base: str, folder: Path) -> None:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    log.info("merging the adapters of %s into %s, once", run, base)
+    adapters = run / "model" / AVERAGED
+    config = read_config(run)["model"].get("config")
+    if is_single_file(base):
+        base = str(pipeline_of_file(Path(base), base_of(run, config) if config else None))
     if is_run(Path(base)):
         base = str(pipeline_of_run(Path(base)))
     index: Any = DiffusionPipeline.load_config(base)
@@ -88,12 +90,7 @@ def _merge(run: Path, base: str, adapters: Path, folder: Path) -> None:
     pipeline.load_lora_weights(adapters.parent, weight_name=adapters.name)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
-    partial = folder.with_name(f"{folder.name}.{uuid4().hex[:8]}")
-    pipeline.save_pretrained(partial)
-    make_portable(pipeline, partial)
-    shutil.rmtree(partial / "scheduler", ignore_errors=True)
-    shutil.copytree(run / "model" / "scheduler", partial / "scheduler")
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(partial)
+    pipeline.save_pretrained(folder)
+    make_portable(pipeline, folder)
+    shutil.rmtree(folder / "scheduler", ignore_errors=True)
+    shutil.copytree(run / "model" / "scheduler", folder / "scheduler")

@@ -12,6 +12,7 @@ import torch
 from t2i.config import ConfigError
 from t2i.hub import check_reachable
 from t2i.models.bases import BUNDLED, is_run, pipeline_of_run
+from t2i.models.single_file_base import is_single_file, pipeline_of_file
 
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 
@@ -28,6 +29,8 @@ def locate(path: str | Path) -> str:
         folder = Path(path).expanduser()
     except RuntimeError as error:  # ~NAME of nobody
         raise ConfigError(f"model.path={path}: {error}; give the folder without ~") from error
+    if is_single_file(folder):
+        return str(pipeline_of_file(folder, None))
     if is_run(folder):
         return str(pipeline_of_run(folder))
     looks_local = str(path).startswith((".", "/", "~")) or folder.is_dir()

@@ -105,9 +105,9 @@ def _config(run: Path) -> DictConfig:
     """The configuration of a run. It may be a stranger's, so its own allowed_targets are ignored."""
     cfg = OmegaConf.create(read_config(run))
     cfg.allowed_targets = []
-    for group in ("model", "scheduler"):  # the model's folder may have moved together with the run's
-        if isinstance(path := OmegaConf.select(cfg, f"{group}.path"), str):
-            cfg[group].path = base_of(run, path)
+    for key in ("model.path", "model.config", "scheduler.path", "scheduler.config"):  # they may have moved with the run
+        if isinstance(path := OmegaConf.select(cfg, key), str):
+            OmegaConf.update(cfg, key, base_of(run, path))
     return cfg
 
 
