@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 from t2i.models.model import Model
 from t2i.models.packing import pack, unpack
 from t2i.models.pipeline_parts import PipelineParts, open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import token_ids
 from t2i.models.transformer import DiffusionTransformer
 
@@ -82,7 +83,9 @@ def load(
     max_sequence_length: int = 512,
     guidance: float = 1.0,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """See `Flux1` for guidance, `DiffusionTransformer` for max_sequence_length, `open_pipeline` for the others."""
+    path = with_config(path, config)
     parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux1(parts, max_sequence_length, guidance)

@@ -17,6 +17,7 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 from t2i.models.model import Content, Model
 from t2i.models.packing import patchify, unpatchify
 from t2i.models.pipeline_parts import PipelineParts, open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import chat, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -112,7 +113,9 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    parts, config = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
-    return Flux2Klein(parts, max_sequence_length, config.get("is_distilled", False))
+    path = with_config(path, config)
+    parts, index = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
+    return Flux2Klein(parts, max_sequence_length, index.get("is_distilled", False))

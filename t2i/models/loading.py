@@ -11,14 +11,14 @@ import torch
 
 from t2i.config import ConfigError
 from t2i.hub import check_reachable
+from t2i.models.bases import BUNDLED, is_run, pipeline_of_run
+from t2i.models.single_file_base import is_single_file, pipeline_of_file
 
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
-TINY = Path(__file__).resolve().parent.parent / "tiny"
-BUNDLED = {"tiny": TINY / "pipeline", "tiny_flow": TINY / "flow"}
 
 
 def locate(path: str | Path) -> str:
-    """What Diffusers can load: a local folder, such as that of a bundled pipeline, or a Hub id.
+    """What Diffusers can load: a local folder, such as that of a bundled pipeline or of a run's model, or a Hub id.
 
     A path that looks local (it begins with `.`, `/` or `~`, or exists) must hold a pipeline: Diffusers would otherwise
     ask the Hub for it and say that no such repository exists.
@@ -29,6 +29,10 @@ def locate(path: str | Path) -> str:
         folder = Path(path).expanduser()
     except RuntimeError as error:  # ~NAME of nobody
         raise ConfigError(f"model.path={path}: {error}; give the folder without ~") from error
+    if is_single_file(folder):
+        return str(pipeline_of_file(folder, None))
+    if is_run(folder):
+        return str(pipeline_of_run(folder))
     looks_local = str(path).startswith((".", "/", "~")) or folder.is_dir()
     if looks_local and not (folder / "model_index.json").is_file():
         raise ConfigError(

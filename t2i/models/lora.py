@@ -1,13 +1,10 @@
 """What is trained of a model: the complete denoiser, or low-rank adapters next to its frozen weights."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
@@ -15,6 +12,7 @@ from t2i.models.adapting import OFF_THE_BASE, adapt, continue_from
 from t2i.models.loading import quiet
 from t2i.models.lora_files import KOHYA, write_diffusers, write_kohya
 from t2i.models.lora_reading import check_file
+from t2i.models.lora_settings import AVERAGED, RAW
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import denoiser_of
 from t2i.models.portable import make_portable
@@ -22,12 +20,6 @@ from t2i.models.single_file import SINGLE, check_single_file, write_single_file
 
 log = logging.getLogger(__name__)
 
-AVERAGED, RAW = "pytorch_lora_weights.safetensors", "pytorch_lora_weights.non_ema.safetensors"
-EXPORTED = (  # settings of peft that differ from its defaults in an export, or from one version to the next
-    *("r", "lora_alpha", "lora_dropout", "use_dora", "target_modules", "init_lora_weights", "peft_type"),
-    *("peft_version", "inference_mode", "qalora_group_size"),
-    "base_model_name_or_path",  # of text encoders, in exports of 0.1.0
-)
 INIT: dict[str, Any] = {  # adapter.init -> peft's; with all of them, training starts at the base
     "kaiming": True,
     "gaussian": "gaussian",
@@ -144,19 +136,3 @@ class LoRA(Adapter):
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         write_diffusers(pipeline, folder / RAW)
-
-
-def refuse_foreign_settings(file: Path) -> None:
-    """Raise ValueError for settings of adapters that no export has: peft imports modules that some of them name."""
-    from peft import LoraConfig
-
-    usual = LoraConfig().to_dict()
-    with safe_open(file, framework="pt") as opened:
-        settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata") or "{}")
-    for key, value in settings.items():
-        name = key.rpartition(".")[2]
-        if value and name not in EXPORTED and value != usual.get(name):
-            raise ValueError(f"{key} is set, which t2i does not export")
-    for key in ("target_modules", "exclude_modules"):
-        if any(isinstance(value, str) for name, value in settings.items() if name.endswith(f".{key}")):
-            raise ValueError(f"{key} is a pattern instead of a list of names")

@@ -10,7 +10,7 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.models.lora import refuse_foreign_settings
+from t2i.models.lora_settings import refuse_foreign_settings
 
 log = logging.getLogger(__name__)
 DOWN = re.compile(r"\.lora_A\.weight$")

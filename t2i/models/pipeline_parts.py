@@ -1,6 +1,7 @@
 """Pipelines in the Diffusers layout, whose parts are read when they are first used."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,8 +16,15 @@ from t2i.models.loading import hide_loading_bars, loading, locate
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.quantization import check_quantize
 from t2i.models.shapes import FakeTensorMode, current_mode
+from t2i.models.tokens import with_length
 
 DENOISERS = ("unet", "transformer")  # the names that the part that is trained has
+SISTERS = re.compile(r"(Img2Img|Inpaint|PAG)(?=Pipeline$)")  # pipelines with the parts of the one to train
+CONVERT = (
+    'its weights are .bin files, which can run code. If you trust them: python -c "from diffusers import '
+    "DiffusionPipeline as P; P.from_pretrained('{folder}', use_safetensors=False).save_pretrained('NEW')\", then "
+    "model.path=NEW"
+)
 WITHOUT_WEIGHTS = ["*.json", "*.txt", "*.jinja", "*/*.model"]  # settings and tokenizers
 
 
@@ -74,6 +82,9 @@ class PipelineParts:
         hide_loading_bars()
         if not _is_network(kind):
             part = kind.from_pretrained(self.folder, subfolder=name)
+            encoder = name.replace("tokenizer", "text_encoder")
+            if name.startswith("tokenizer") and encoder in self.classes:
+                part = with_length(part, self.config(encoder))
             check_tokenizer(part)
             return part
         if self.shapes:
@@ -116,9 +127,10 @@ class PipelineParts:
         chosen = [file for file in available if _variant(file) == self.variant]
         if not chosen:
             what = f"safetensors of variant {self.variant}" if self.variant else "safetensors"
+            other = any((self.folder / name).glob("*.bin"))
             raise ConfigError(
-                f"model.path={self.folder} can't be loaded: no {what} in {name}/; choose another model.variant, or "
-                "save the pipeline again with safe_serialization=True"
+                f"model.path={self.folder} can't be loaded: no {what} in {name}/; "
+                + (CONVERT.format(folder=self.folder) if other else "choose another model.variant")
             )
         return [self.folder / name / "config.json", *chosen]
 
@@ -136,6 +148,15 @@ class PipelineParts:
             for name, part in self.read.items()
             if not isinstance(part, nn.Module) or any(weight.requires_grad for weight in part.parameters())
         }
+
+
+def _check_sister(path: str, kind: str, denoiser: Mapping[str, Any]) -> None:
+    taken, given = denoiser.get("in_channels"), denoiser.get("out_channels")
+    if taken and given and taken != given:
+        raise ConfigError(
+            f"model.path={path} holds a {kind} whose denoiser takes {taken} channels, with those of a mask or of "
+            "another image; t2i trains models that draw from text alone"
+        )
 
 
 def _is_network(kind: type) -> bool:
@@ -168,10 +189,10 @@ def open_pipeline(
     with loading(path):
         config = pipeline.load_config(locate(path), revision=revision)
         check_index(path, config)
-    if config["_class_name"] != pipeline.__name__:
+    kind = str(config["_class_name"])
+    if SISTERS.sub("", kind) != pipeline.__name__:
         raise ConfigError(
-            f"model.path={path} holds a {config['_class_name']}, not a {pipeline.__name__}; choose the option of model "
-            "that suits it"
+            f"model.path={path} holds a {kind}, not a {pipeline.__name__}; choose the option of model that suits it"
         )
     absent = [name for name in classes if config.get(name, (name,))[0] is None]
     classes = {name: kind for name, kind in classes.items() if name not in absent}
@@ -187,6 +208,8 @@ def open_pipeline(
         check_folder(path, folder, config)
     parts = PipelineParts(str(folder), classes, pretrained, variant, dtypes or {}, quantize)
     parts.absent = absent
+    if kind != pipeline.__name__:
+        _check_sister(path, kind, parts.config(parts.denoiser))
     for name, kind in classes.items():
         if _is_network(kind) and (pretrained or name != parts.denoiser) and not parts.shapes:
             parts.files(name)  # now, so that a missing file is reported before anything is loaded

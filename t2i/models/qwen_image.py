@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from t2i.models.model import Content, Model
 from t2i.models.packing import pack, unpack
 from t2i.models.pipeline_parts import PipelineParts, open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -101,7 +102,9 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
+    path = with_config(path, config)
     parts, _ = open_pipeline(path, QwenImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return QwenImage(parts, max_sequence_length)

@@ -5,6 +5,7 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.models.loading import loading, locate
+from t2i.models.single_file_base import with_config
 
 # Schedulers of Diffusers that keep the betas that a model was trained with; they differ in how they sample.
 WITH_BETAS = (
@@ -29,9 +30,12 @@ def pretrained_scheduler(
     rescale_betas_zero_snr: bool | None,
     timestep_spacing: str | None,
     shift: float | None = None,
+    config: str | None = None,
     **of_flows: Any,
 ) -> Any:
     """The scheduler saved in `scheduler/` of a pipeline, with the given changes; None changes nothing.
+
+    config: the settings of a single file, see `with_config`.
 
     It only reads a JSON file, so that a contradiction is found before any weights are loaded.
 
@@ -46,20 +50,21 @@ def pretrained_scheduler(
     if shift is not None:
         of_flows = {"use_dynamic_shifting": False, **of_flows, "shift": shift}
     ddim: Any = diffusers.DDIMScheduler
+    path = with_config(path, config) if config else path
     with loading(path):
-        config = ddim.load_config(locate(path), subfolder="scheduler", revision=revision)
-    _refuse_other_processes(path, config)
-    if config.get("use_flow_sigmas") or ("flow_shift" not in config and "shift" in config):
+        saved = ddim.load_config(locate(path), subfolder="scheduler", revision=revision)
+    _refuse_other_processes(path, saved)
+    if saved.get("use_flow_sigmas") or ("flow_shift" not in saved and "shift" in saved):
         _refuse(of_betas, f"{path} is a flow", "scheduler=ddpm or ddim gives it another process")
-        if "shift" in of_flows and "flow_shift" in config:
+        if "shift" in of_flows and "flow_shift" in saved:
             of_flows["flow_shift"] = of_flows.pop("shift")
-        return _class_of(config["_class_name"]).from_config({**config, **changes, **of_flows})
+        return _class_of(saved["_class_name"]).from_config({**saved, **changes, **of_flows})
     _refuse(of_flows, f"{path} is not a flow", "use scheduler=flow_matching")
     # Schedulers made for sampling (PNDM, Euler) keep the training schedule under the same keys, and DDIM reads them
-    # all; only its own class understands a flow. Some configs lack clip_sample, which DDIM would set, as for pixels.
-    if config.get("timestep_spacing") == "linspace":  # for which DDIM steps to other timesteps than it samples next
-        config = {**config, "timestep_spacing": "trailing"}
-    return ddim.from_config({"clip_sample": False, **_own_betas(config), **config, **changes, **of_betas})
+    # all; only its own class understands a flow. Some saveds lack clip_sample, which DDIM would set, as for pixels.
+    if saved.get("timestep_spacing") == "linspace":  # for which DDIM steps to other timesteps than it samples next
+        saved = {**saved, "timestep_spacing": "trailing"}
+    return ddim.from_config({"clip_sample": False, **_own_betas(saved), **saved, **changes, **of_betas})
 
 
 def flow_matching(num_train_timesteps: int, shift: float) -> Any:

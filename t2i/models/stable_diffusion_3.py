@@ -19,6 +19,7 @@ from transformers import (
 
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import token_ids
 from t2i.models.transformer import DiffusionTransformer
 
@@ -93,7 +94,9 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 256,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
+    path = with_config(path, config)
     parts, _ = open_pipeline(path, StableDiffusion3Pipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return StableDiffusion3(parts, max_sequence_length)

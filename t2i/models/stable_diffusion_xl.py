@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content, Model
 from t2i.models.pipeline_parts import PipelineParts, open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import token_ids
 
 CLASSES = {
@@ -89,9 +90,11 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """For the parameters see `open_pipeline`."""
-    parts, config = open_pipeline(
+    path = with_config(path, config)
+    parts, index = open_pipeline(
         path, StableDiffusionXLPipeline, CLASSES, pretrained, revision, variant, quantize=quantize
     )
-    return StableDiffusionXL(parts, config.get("force_zeros_for_empty_prompt", True))
+    return StableDiffusionXL(parts, index.get("force_zeros_for_empty_prompt", True))

@@ -1,9 +1,12 @@
 """Captions as tokens, as the stock pipelines pad and cut them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from t2i.models.model_folder import NO_LIMIT
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None) -> Tensor:
@@ -18,6 +21,13 @@ def padded(
     length = length or tokenizer.model_max_length
     tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return tokens.input_ids, tokens.attention_mask
+
+
+def with_length(tokenizer: PreTrainedTokenizerBase, encoder: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a CLIP, with the length of its encoder, whose settings are given, if its own files say none."""
+    if tokenizer.model_max_length == NO_LIMIT and str(encoder.get("model_type", "")).startswith("clip"):
+        tokenizer.model_max_length = encoder.get("max_position_embeddings", 77)
+    return tokenizer
 
 
 def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:

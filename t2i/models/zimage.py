@@ -13,6 +13,7 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
+from t2i.models.single_file_base import with_config
 from t2i.models.tokens import chat, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -65,7 +66,9 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
+    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
+    path = with_config(path, config)
     parts, _ = open_pipeline(path, ZImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return ZImage(parts, max_sequence_length)

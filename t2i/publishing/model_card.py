@@ -15,7 +15,7 @@ from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.hub import is_repository
 from t2i.models.loading import naming_model
-from t2i.models.lora import AVERAGED
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
 from t2i.runs.changes import FREE_KEYS
 from t2i.runs.config_file import read_config

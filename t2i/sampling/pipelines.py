@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
+from t2i.models.bases import base_of
 from t2i.models.loading import hide_loading_bars, loading, locate, naming_model, quiet
-from t2i.models.lora import AVERAGED, RAW, refuse_foreign_settings
+from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.tokens import with_length
 from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
@@ -53,7 +55,8 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
     with naming_model(source, "loaded"):
         for name, part in pipeline.components.items():
             if name.startswith("tokenizer") and part is not None:
-                check_tokenizer(part)
+                encoder = pipeline.components.get(name.replace("tokenizer", "text_encoder"))
+                check_tokenizer(with_length(part, encoder.config.to_dict() if encoder else {}))
     pipeline.set_progress_bar_config(disable=True)
     if denoiser_of(pipeline.components) == "transformer":  # whose text encoders may have been read in another type
         with quiet("diffusers.models.modeling_utils"):  # about parts to keep in float32, of which there are none
@@ -103,6 +106,9 @@ def _config(run: Path) -> DictConfig:
     """The configuration of a run. It may be a stranger's, so its own allowed_targets are ignored."""
     cfg = OmegaConf.create(read_config(run))
     cfg.allowed_targets = []
+    for key in ("model.path", "model.config", "scheduler.path", "scheduler.config"):  # they may have moved with the run
+        if isinstance(path := OmegaConf.select(cfg, key), str):
+            OmegaConf.update(cfg, key, base_of(run, path))
     return cfg
 
 

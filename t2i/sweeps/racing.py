@@ -55,16 +55,17 @@ class RacingRunner(SweepRunner):
                 "hydra/sweeper=basic, or hydra/launcher=processes"
             )
         refuse_unsuitable(configs)
-        self.settings = labels([config.hydra.overrides.task for config in configs])
+        labels([config.hydra.overrides.task for config in configs])  # refuses what has none
         return super().run(configs)
 
     def _train(self, jobs: list[Job], table: JobsTable) -> None:
-        self.members = {Member(setting, job.seed): job for setting, job in zip(self.settings, jobs, strict=True)}
+        settings = labels([job.overrides for job in jobs])
+        self.members = {Member(setting, job.seed): job for setting, job in zip(settings, jobs, strict=True)}
         first = jobs[0]
         seeds = list(dict.fromkeys(member.seed for member in self.members))
         self.begin = max(job.begins_at for job in jobs)
         rules = self.options.rules(first.steps, first.validate_every, seeds, self._hours, self.begin)
-        race = Race(list(dict.fromkeys(self.settings)), rules)
+        race = Race(list(dict.fromkeys(settings)), rules)
         race.changed = self._changed(race)
         told = 0
         for runs in race.rounds(self._measure):

@@ -12,8 +12,9 @@ import torch
 from helpers import earlier_tools, layouts
 
 from t2i.models import stable_diffusion, stable_diffusion_xl
-from t2i.models.lora import AVERAGED, LoRA, NoAdapter
+from t2i.models.lora import LoRA, NoAdapter
 from t2i.models.lora_files import KOHYA
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.single_file import SINGLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

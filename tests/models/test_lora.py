@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.experiment.plan import make_plan
-from t2i.models.lora import AVERAGED, RAW, LoRA
+from t2i.models.lora import LoRA
+from t2i.models.lora_settings import AVERAGED, RAW
 from t2i.models.stable_diffusion import load
 from t2i.optim.trained_weights import hold_weights
 from t2i.publishing.model_card import use_adapter

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models import stable_diffusion, stable_diffusion_xl
-from t2i.models.lora import AVERAGED, LoRA
+from t2i.models.lora import LoRA
 from t2i.models.lora_files import KOHYA, low_rank
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.original_names import unet_names
 
 LOAD = {"sd15": stable_diffusion.load, "sd21": stable_diffusion.load, "sdxl": stable_diffusion_xl.load}

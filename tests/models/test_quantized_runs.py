@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from t2i.check import try_out
 from t2i.models.adapter import Adapter
-from t2i.models.lora import AVERAGED
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.quantized import LAYERS
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline
