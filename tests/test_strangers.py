@@ -32,7 +32,7 @@ from t2i.config.secrets import BLANK, redact, redact_all
 from t2i.experiment import run as experiment
 from t2i.experiment.plan import make_plan
 from t2i.models import stable_diffusion
-from t2i.models.loading import BUNDLED
+from t2i.models.bases import BUNDLED
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.shapes import shapes_only
 from t2i.publishing.model_card import plain

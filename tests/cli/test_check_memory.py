@@ -7,7 +7,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from t2i import check
 from t2i.models import loading, pipeline_parts
-from t2i.models.loading import BUNDLED
+from t2i.models.bases import BUNDLED
 
 
 def told(capsys, *arguments):

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 
 from t2i.config import ConfigError
 from t2i.data.openmoji import catalogue, draw, openmoji
-from t2i.models.loading import TINY
+from t2i.models.bases import TINY
 
 RESOLUTION = 64
 PSNR = 30.1  # dB, what `python -m t2i.tiny.vae` reported for the held-out images

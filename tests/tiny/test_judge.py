@@ -9,7 +9,7 @@ from t2i.data.openmoji import catalogue, draw
 from t2i.evaluation.image_metrics.clip_score import ClipScore
 from t2i.evaluation.image_metrics.metric import Judged
 from t2i.evaluation.image_metrics.r_precision import RPrecision
-from t2i.models.loading import TINY
+from t2i.models.bases import TINY
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from t2i.config import ConfigError
 from t2i.hub import check_reachable, is_repository, reason
-from t2i.models.loading import TINY
+from t2i.models.bases import TINY
 from t2i.models.model_folder import leading_elsewhere
 from t2i.runs.files import read_json
 
