@@ -9,13 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from t2i.sweeps.job import SweepError
 from t2i.sweeps.race import Rules
 
+DOF = 6  # with so many degrees of freedom, the noise of seeds is known well enough to begin
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaceOptions:
     """The options of conf/hydra/launcher/racing.yaml that concern the race."""
 
     rounds: Sequence[float]
-    first_seeds: int
+    first_seeds: int | None
     confidence: float
     tolerance: float
     budget_runs: float | None
@@ -25,7 +27,7 @@ class RaceOptions:
         checks = {
             "rounds": (all(0 < part < 1 for part in self.rounds), "must be fractions between 0 and 1"),
             "first_seeds": (
-                self.first_seeds >= 2,
+                self.first_seeds is None or self.first_seeds >= 2,
                 "must be at least 2: one seed can't tell a setting from its luck",
             ),
             "confidence": (0.5 < self.confidence < 1, "must be between 0.5 and 1, such as 0.95"),
@@ -38,14 +40,21 @@ class RaceOptions:
                 raise SweepError(f"t2i: hydra.launcher.{name}={getattr(self, name)} {why}")
 
     def rules(
-        self, steps: int, validate_every: int, seeds: Sequence[int], hours: Callable[[], float], begin: int = 0
+        self,
+        settings: int,
+        seeds: Sequence[int],
+        steps: int,
+        validate_every: int,
+        hours: Callable[[], float],
+        begin: int = 0,
     ) -> Rules:
-        """The rules for runs of so many steps. hours: those that they have trained so far. begin: see `Rules`."""
-        if len(seeds) < self.first_seeds:
+        """The rules for so many settings and steps. hours: trained so far. begin: see `Rules`."""
+        if len(seeds) < (self.first_seeds or 2):
             raise SweepError(
-                f"t2i: a race begins with {self.first_seeds} seeds of every setting, and adds more where they are "
+                f"t2i: a race begins with {self.first_seeds or 2} seeds of every setting, and adds more where they are "
                 "needed; add seed=0,1,2,3,4 to the command"
             )
+        enough = 1 + math.ceil(DOF / (settings - 1))  # (M − 1)(S − 1) degrees of freedom of the seeds' noise
         own = steps - begin
         rounds = sorted({_round(begin + part * own, begin, steps, validate_every) for part in self.rounds} - {steps})
 
@@ -58,7 +67,7 @@ class RaceOptions:
             rounds=[*rounds, steps],
             begin=begin,
             seeds=seeds,
-            first_seeds=self.first_seeds,
+            first_seeds=self.first_seeds or min(max(enough, 2), len(seeds)),
             risk=1 - self.confidence,
             tolerance=self.tolerance,
             affords=affords,

@@ -64,8 +64,11 @@ class RacingRunner(SweepRunner):
         first = jobs[0]
         seeds = list(dict.fromkeys(member.seed for member in self.members))
         self.begin = max(job.begins_at for job in jobs)
-        rules = self.options.rules(first.steps, first.validate_every, seeds, self._hours, self.begin)
-        race = Race(list(dict.fromkeys(settings)), rules)
+        distinct = list(dict.fromkeys(settings))
+        rules = self.options.rules(
+            len(distinct), seeds, first.steps, first.validate_every, self._hours, begin=self.begin
+        )
+        race = Race(distinct, rules)
         race.changed = self._changed(race)
         told = 0
         for runs in race.rounds(self._measure):

@@ -29,7 +29,9 @@ def grid(differences, seed_noise=0.002, num_seeds=5, trend=0.0) -> np.ndarray:
 
 def race(errors, failing=(), **options) -> Race:
     """Run a race on such a table to its end. failing: members whose runs fail."""
-    rules = RaceOptions(**(OPTIONS | NO_BUDGET | options)).rules(256, 16, range(errors.shape[1]), lambda: 0.0)
+    rules = RaceOptions(**(OPTIONS | NO_BUDGET | options)).rules(
+        len(errors), range(errors.shape[1]), 256, 16, lambda: 0.0
+    )
     race = Race([str(i) for i in range(len(errors))], rules)
 
     def measure(member: Member, step: int) -> Measurement | None:
@@ -110,7 +112,7 @@ def test_a_budget_ends_the_race_before_a_round_that_it_does_not_cover():
 
 
 def test_the_budget_in_hours_follows_the_speed_so_far():
-    affords = RaceOptions(**OPTIONS, budget_runs=None, budget_hours=3.0).rules(256, 16, [0, 1], lambda: 1.0).affords
+    affords = RaceOptions(**OPTIONS, budget_runs=None, budget_hours=3.0).rules(9, [0, 1], 256, 16, lambda: 1.0).affords
     assert affords(0, 10_000)  # nothing is known yet
     assert affords(100, 300)
     assert not affords(100, 301)
@@ -152,9 +154,9 @@ def test_options_that_make_no_race_are_refused(options, message):
 
 
 def test_rounds_fall_on_validations_that_have_another_at_half_of_their_step():
-    rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(1000, 100, [0, 1], lambda: 0.0)
+    rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(9, [0, 1], 1000, 100, lambda: 0.0)
     assert rules.rounds == [200, 300, 500, 1000]
-    of_forks = RaceOptions(**OPTIONS, **NO_BUDGET).rules(2000, 50, [0, 1], lambda: 0.0, begin=1010)
+    of_forks = RaceOptions(**OPTIONS, **NO_BUDGET).rules(9, [0, 1], 2000, 50, lambda: 0.0, begin=1010)
     assert of_forks.rounds == [1150, 1300, 1550, 2000]
 
 
@@ -169,7 +171,7 @@ def test_what_has_not_begun_to_differ_is_not_alike():
 
 
 def test_only_the_steps_after_a_common_trunk_count():
-    rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(200, 4, [0, 1], lambda: 0.0, begin=100)
+    rules = RaceOptions(**OPTIONS, **NO_BUDGET).rules(2, [0, 1], 200, 4, lambda: 0.0, begin=100)
     forks = Race(["a", "b"], rules)
     next(forks.rounds(lambda member, step: None))
     assert forks.full_grid == 400
@@ -178,9 +180,15 @@ def test_only_the_steps_after_a_common_trunk_count():
 
 def test_one_seed_or_one_setting_is_no_race():
     with pytest.raises(SweepError, match="begins with 2 seeds"):
-        RaceOptions(**OPTIONS, **NO_BUDGET).rules(256, 16, [0], lambda: 0.0)
+        RaceOptions(**OPTIONS, **NO_BUDGET).rules(9, [0], 256, 16, lambda: 0.0)
     with pytest.raises(SweepError, match="vary one besides the seed"):
         labels([["seed=0", "loss=minsnr"], ["seed=1", "loss=minsnr"]])
+
+
+@pytest.mark.parametrize(("settings", "seeds", "first"), [(9, 5, 2), (7, 5, 2), (4, 5, 3), (2, 5, 5), (2, 9, 7)])
+def test_few_settings_begin_with_more_seeds(settings, seeds, first):
+    options = RaceOptions(**(OPTIONS | NO_BUDGET | {"first_seeds": None}))
+    assert options.rules(settings, range(seeds), 256, 16, lambda: 0.0).first_seeds == first
 
 
 def test_settings_are_named_by_what_is_varied():
