@@ -149,7 +149,7 @@ def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shu
         ([], "at least one run"),
         (["evaluation.seeds=[0,0]"], r"evaluation\.seeds=\[0, 0\] must be a list of different whole numbers"),
         (["evaluation.seeds=3"], r"evaluation\.seeds=3 must be a list"),
-        (["evaluation.prompts=3"], r"evaluation\.prompts=3 must be a list of texts, a file, or null"),
+        (["evaluation.prompts=3"], r"evaluation\.prompts=3 is not a file; give a \.txt"),
         (["evaluation.prompts=nowhere.txt"], r"evaluation\.prompts=nowhere\.txt is not a file"),
         (["evaluation.prompts=[red apple]"], r"metric\.nearest_reference needs a real image for each prompt"),
         (["evaluation.sampler=Foo"], r"evaluation\.sampler=Foo can't take the place"),
