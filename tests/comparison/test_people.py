@@ -144,7 +144,7 @@ def test_t2i_judge_says_the_same_as_t2i_compare(judged):
 
 def test_few_votes_say_how_many_more_are_needed(tmp_path):
     sweep = write_sweep(tmp_path, seeds=(0,))
-    cast_votes(read_contest([sweep]), sweep, {"snr_gamma=1": 0.0, "snr_gamma=5": 0.4}, ["anna"], 8)
+    cast_votes(read_contest([sweep]), sweep, {"snr_gamma=1": 0.0, "snr_gamma=5": 0.4}, ["anna"], 3)
     spoken = " ".join(sentence for _, sentence in people_sentences(people(sweep)))
     assert re.search("about [0-9]+ more votes|The votes would be enough|to say how many votes", spoken)
     assert "the intervals cover this judge only" in spoken
