@@ -77,6 +77,7 @@ class Look:
 
     step: int
     seeds: int
+    spent: int  # steps over all runs, up to this round
     leader: str
     leads: dict[str, Lead]  # of the other settings in the race, best first
     stopped: list[str]
@@ -95,6 +96,7 @@ class Race:
     winner: str | None = None  # the best setting, or one that is at most `tolerance` worse
     ended_by: Literal["winner", "seeds", "budget", "failures"] | None = None  # None: it goes on
     changed: bool = False  # its rules or settings, after it had begun
+    weights: str = "raw"  # which are compared: raw or averaged
 
     def __post_init__(self) -> None:
         self.left = list(self.settings)
@@ -170,7 +172,7 @@ class Race:
             leads = {setting: UNKNOWN if lead.now == NO_DIFFERENCE else lead for setting, lead in leads.items()}
         stopped = [setting for setting, lead in leads.items() if lead.low > 0]
         self.left = [setting for setting in ranked if setting not in stopped]
-        self.looks.append(Look(step, num_seeds, leader, leads, stopped))
+        self.looks.append(Look(step, num_seeds, self.spent, leader, leads, stopped))
         tolerated = math.log1p(self.rules.tolerance)
         if all(leads[setting].low > -tolerated for setting in self.left[1:]):
             self.winner = leader

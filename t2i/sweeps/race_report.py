@@ -30,7 +30,7 @@ def why_stopped(look: Look, setting: str, end: int) -> str:
 def explain_look(look: Look, race: Race) -> list[str]:
     """What a round has shown, as lines of the log."""
     end = race.rules.rounds[-1]
-    spent = f"{race.spent:,} of the full grid's {race.full_grid:,} steps"
+    spent = f"{look.spent:,} of the full grid's {race.full_grid:,} steps"
     lines = [f"step {look.step} of {end}, {look.seeds} seeds: {look.leader} leads · {spent}"]
     for setting, lead in look.leads.items():
         verdict = "stopped" if setting in look.stopped else "goes on"
@@ -53,8 +53,8 @@ def summary(race: Race, hours: float) -> list[str]:
     lines = [*_answer(race)]
     share = race.spent / race.full_grid
     grid = f"{len(race.settings)} settings × {len(rules.seeds)} seeds × {end:,} steps"
-    saved = f" (about {hours / share:.1f} hours)" if hours and share else ""
-    lines.append(f"Cost: {race.spent:,} steps in {hours:.1f} hours, {share:.0%} of the full grid of {grid}{saved}.")
+    saved = f" (about {_time(hours / share)})" if hours and share else ""
+    lines.append(f"Cost: {race.spent:,} steps in {_time(hours)}, {share:.0%} of the full grid of {grid}{saved}.")
     lines.append(
         f"Risk: at most {rules.risk:.0%} that the answer is more than {rules.tolerance:.1%} worse than the best "
         "setting, over all rounds and settings; besides, curves that turn after their setting was stopped."
@@ -66,12 +66,19 @@ def summary(race: Race, hours: float) -> list[str]:
     return lines
 
 
+def _time(hours: float) -> str:
+    return (
+        f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours > 0.05 else f"{3600 * hours:.0f} s"
+    )
+
+
 def _answer(race: Race) -> list[str]:
     rules, look = race.rules, race.looks[-1] if race.looks else None
     if look is None:
         why = "the budget does not cover a round" if race.ended_by == "budget" else "no round is over"
         return [f"Nothing is known yet: {why}."]
     at = f"step {look.step} of {rules.rounds[-1]}, {look.seeds} seeds"
+    at += f", {race.weights} weights"
     if race.winner is not None:
         rivals = [setting for setting in race.left if setting != race.winner]
         claim = f" or within {rules.tolerance:.1%} of the best" if rivals else ""
@@ -109,6 +116,7 @@ def record(race: Race, hours: float) -> dict[str, Any]:
             {
                 "step": look.step,
                 "seeds": look.seeds,
+                "spent_steps": look.spent,
                 "leader": look.leader,
                 "stopped": look.stopped,
                 "leads": {

@@ -46,6 +46,7 @@ class RacingRunner(SweepRunner):
         self.options, self.elsewhere = options, elsewhere
         self.members: dict[Member, Job] = {}
         self.begin = 0  # the step at which all jobs begin, if they are forks
+        self.race: Race
 
     def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
         """Race the settings of these jobs. After an interruption, the records lead to the same decisions again."""
@@ -55,7 +56,9 @@ class RacingRunner(SweepRunner):
                 "hydra/sweeper=basic, or hydra/launcher=processes"
             )
         refuse_unsuitable(configs)
-        labels([config.hydra.overrides.task for config in configs])  # refuses what has none
+        settings = set(labels([config.hydra.overrides.task for config in configs]))
+        seeds = list(dict.fromkeys(config.seed for config in configs))
+        self.options.rules(len(settings), seeds, configs[0].steps, configs[0].validate_every, self._hours)  # or refuse
         return super().run(configs)
 
     def _train(self, jobs: list[Job], table: JobsTable) -> None:
@@ -68,7 +71,7 @@ class RacingRunner(SweepRunner):
         rules = self.options.rules(
             len(distinct), seeds, first.steps, first.validate_every, self._hours, begin=self.begin
         )
-        race = Race(distinct, rules)
+        race = self.race = Race(distinct, rules)
         race.changed = self._changed(race)
         told = 0
         for runs in race.rounds(self._measure):
@@ -111,6 +114,7 @@ class RacingRunner(SweepRunner):
         doublings = math.log2((step - self.begin) / (earlier - self.begin)) or 1.0
         try:
             errors, before = (read_errors(_errors_file(job, at)) for at in (step, earlier))
+            self.race.weights = "averaged" if "ema/" in errors else "raw"
             weights = "ema/" if "ema/" in errors else ""
             return Measurement.of(errors[weights], before[weights], doublings)
         except ConfigError as error:

@@ -9,7 +9,7 @@ from t2i.comparison.race_rules import Measurement, SeedNoise, bounds
 from t2i.sweeps.job import SweepError
 from t2i.sweeps.race import Member, Race
 from t2i.sweeps.race_options import RaceOptions, labels
-from t2i.sweeps.race_report import summary
+from t2i.sweeps.race_report import explain_look, summary
 
 STEPS = [16, 32, 64, 128, 256]
 OPTIONS = {"rounds": [0.125, 0.25, 0.5], "first_seeds": 2, "confidence": 0.95, "tolerance": 0.005}
@@ -58,6 +58,19 @@ def test_settings_that_are_alike_to_the_tolerance_end_the_race():
     ended = race(grid([0.0, 0.0001, 0.3], seed_noise=0.00002))
     assert set(ended.left) == {"0", "1"}
     assert summary(ended, 0.0)[0].startswith(f"Best or within 0.5% of the best: {ended.winner} (step ")
+
+
+def test_the_cost_of_a_look_is_that_of_its_round():
+    """Not of the next round, which is planned before anything is said."""
+    ended = race(grid([0.0, 0.01, 0.02], seed_noise=0.03))
+    assert [look.spent for look in ended.looks[:3]] == [6 * 32, 6 * 64, 6 * 128]
+    assert "192 of the full grid's 3,840 steps" in explain_look(ended.looks[0], ended)[0]
+
+
+def test_times_are_told_in_fitting_units():
+    ended = race(grid([0.3, 0.0, 0.2, 0.4]))
+    told = [next(line for line in summary(ended, hours) if line.startswith("Cost")) for hours in (0.01, 0.5, 3.0)]
+    assert ["36 s" in told[0], "30 minutes" in told[1], "3.0 hours" in told[2]] == [True] * 3
 
 
 def test_leaders_that_cannot_be_told_apart_get_all_seeds_and_no_winner():
