@@ -40,6 +40,9 @@ ALIASES = {  # what other trainers call a setting -> what it is called here
 }
 
 
+LAUNCHER = "hydra.launcher."
+
+
 def explain(error: HydraException, arguments: Sequence[str]) -> str:
     """What to type instead, for an error that Hydra raised for these arguments, and Hydra's reason; in one line."""
     if isinstance(error, OverrideParseException):
@@ -70,7 +73,16 @@ def misspelt(arguments: Sequence[str]) -> dict[str, str | None]:
     known = groups() | {key for leaf in flat(OmegaConf.to_container(cfg)) for key in _with_parents(leaf)}
     elsewhere = [group for group, _ in given if group in groups() and group not in choices]  # options of --config-dir
     unknown = [key for key, _ in given if key not in known and not belongs(key, ["hydra", *elsewhere])]
-    return {key: nearest(key, known) for key in unknown}
+    launchers = _launcher_options()
+    of_launchers = [key for key, _ in given if key.startswith(LAUNCHER) and not belongs(key, launchers)]
+    found = {key: nearest(key, known) for key in unknown}
+    return found | {key: next(iter(get_close_matches(key, launchers, n=1)), None) for key in of_launchers}
+
+
+def _launcher_options() -> list[str]:
+    """The options of all launchers, such as hydra.launcher.n_jobs."""
+    files = (CONF / "hydra" / "launcher").glob("**/*.yaml")
+    return sorted({f"{LAUNCHER}{key}" for file in files for key in OmegaConf.load(file) if isinstance(key, str)})
 
 
 def nearest(key: str, known: Collection[str]) -> str | None:

@@ -20,6 +20,11 @@ def test_a_misspelt_key_is_answered_with_the_most_similar_one(typed, meant):
     assert misspelt(["dataset=openmoji", typed, "seed=1", "+new.key=3"]) == {typed.partition("=")[0]: meant}
 
 
+def test_an_option_of_a_launcher_is_answered_likewise():
+    arguments = ["hydra/launcher=racing", "hydra.launcher.tolerence=0.1", "hydra.launcher.ray.init.address=auto"]
+    assert misspelt(arguments) == {"hydra.launcher.tolerence": "hydra.launcher.tolerance"}
+
+
 def test_settings_of_an_option_in_another_folder_are_not_taken_for_misspelt():
     """--config-dir may bring options of which only Hydra knows."""
     assert misspelt(["loss=mine", "loss.mine=3", "step=3"]) == {"step": "steps"}
