@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.config import ConfigError
-from t2i.models.loading import quiet
+from t2i.models.library_logs import quiet
 
 OWN = ("auto", "sdpa", "math", "xformers")  # what every model can compute its attention with
 ON_CPU = ("native", "_native_math", "flex")  # of the backends that Diffusers knows by name for transformers

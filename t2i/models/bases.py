@@ -11,6 +11,7 @@ import yaml
 
 from t2i.config import ConfigError
 from t2i.models.converted import converted
+from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.lora_settings import AVERAGED, refuse_foreign_settings
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.portable import make_portable
@@ -86,11 +87,18 @@ def _merge(run: Path, base: str, folder: Path) -> None:
     unused = dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in index else [])])
     fetched: Any = base if Path(base).is_dir() else DiffusionPipeline.download(base, **unused)
     check_folder(base, fetched, index)
+    hide_loading_bars()
     pipeline: Any = DiffusionPipeline.from_pretrained(fetched, use_safetensors=True, **unused)
-    pipeline.load_lora_weights(adapters.parent, weight_name=adapters.name)
+    with quiet("diffusers.loaders.lora_base"):  # that there are no adapters of text encoders
+        pipeline.load_lora_weights(adapters.parent, weight_name=adapters.name)
+    adapted = [name for name, part in pipeline.components.items() if getattr(part, "peft_config", None)]
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     pipeline.save_pretrained(folder)
     make_portable(pipeline, folder)
+    for part in folder.iterdir():  # what is as it was stays byte for byte, so that nothing is encoded anew
+        if part.is_dir() and part.name not in adapted and (Path(fetched) / part.name).is_dir():
+            shutil.rmtree(part)
+            shutil.copytree(Path(fetched) / part.name, part)
     shutil.rmtree(folder / "scheduler", ignore_errors=True)
     shutil.copytree(run / "model" / "scheduler", folder / "scheduler")

@@ -1,7 +1,6 @@
 """Where pipelines are, and what the user reads when one of them can't be loaded."""
 
 import errno
-import logging
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -94,24 +93,3 @@ def _lacks_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextmanager
-def quiet(library: str) -> Generator[None, None, None]:
-    """Drop what this module of a library warns of."""
-    logger = logging.getLogger(library)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def hide_loading_bars() -> None:
-    """Loading takes a second; the progress bars of every library would bury what the user should see."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()

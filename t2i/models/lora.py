@@ -9,7 +9,7 @@ from typing import Any
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
 from t2i.models.adapting import OFF_THE_BASE, adapt, continue_from
-from t2i.models.loading import quiet
+from t2i.models.library_logs import quiet
 from t2i.models.lora_files import KOHYA, write_diffusers, write_kohya
 from t2i.models.lora_reading import check_file
 from t2i.models.lora_settings import AVERAGED, RAW

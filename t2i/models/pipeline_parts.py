@@ -12,7 +12,8 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from t2i.config import ConfigError
-from t2i.models.loading import hide_loading_bars, loading, locate
+from t2i.models.library_logs import hide_loading_bars
+from t2i.models.loading import loading, locate
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.quantization import check_quantize
 from t2i.models.shapes import FakeTensorMode, current_mode

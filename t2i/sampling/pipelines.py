@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models.bases import base_of
-from t2i.models.loading import hide_loading_bars, loading, locate, naming_model, quiet
+from t2i.models.library_logs import hide_loading_bars, quiet
+from t2i.models.loading import loading, locate, naming_model
 from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,8 @@ def test_the_base_of_a_lora_run_is_found_from_anywhere(project, monkeypatch, tmp
     assert all(torch.allclose(unet[name], value, atol=1e-6) for name, value in merged.items())
     assert DDIMScheduler.load_config(pipeline, subfolder="scheduler")["prediction_type"] == "v_prediction"
     assert locate(moved / "multirun" / "lora") == pipeline  # merged once
+    for file in (moved / "base" / "vae").iterdir():  # so that nothing is encoded anew
+        assert (Path(pipeline) / "vae" / file.name).read_bytes() == file.read_bytes()
     assert load(pipeline).text_encoders
 
 

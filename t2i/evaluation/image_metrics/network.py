@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from t2i.config import ConfigError
 from t2i.evaluation.image_metrics.network_files import BUNDLED_TOKENIZERS, WEIGHTS, check_settings, find
-from t2i.models.loading import hide_loading_bars, quiet
+from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.model import Content
 from t2i.runs.text import one_line
 
