@@ -48,7 +48,7 @@ class ProcessLauncher(Launcher):
 class RacingLauncher(ProcessLauncher):
     """Runs a sweep as a race; the options are those of conf/hydra/launcher/racing.yaml."""
 
-    def __init__(self, via: str | None, via_options: dict[str, Any], **options: Any):
+    def __init__(self, via: str | None, via_options: dict[str, Any] | None, **options: Any):
         super().__init__(**options)
         self.via, self.via_options = via, via_options
 
@@ -71,7 +71,7 @@ class RacingLauncher(ProcessLauncher):
         overrides = [*kept, f"hydra/launcher={self.via}", *hydra.overrides.task]
         config = self.loader.load_configuration(hydra.job.config_name, overrides, run_mode=RunMode.MULTIRUN)
         OmegaConf.copy_cache(from_config=self.config, to_config=config)  # the same ${now:}
-        OmegaConf.update(config, "hydra.launcher", self.via_options)
+        OmegaConf.update(config, "hydra.launcher", self.via_options or {})
         refuse_missing_plugins(config)
         return Plugins.instance().instantiate_launcher(self.context, self.task_function, config)
 

@@ -20,6 +20,13 @@ def test_an_option_is_the_file_in_conf_and_nothing_of_the_plugin_s_own(file):
     assert OmegaConf.to_container(cfg.hydra[group]) == OmegaConf.to_container(OmegaConf.load(file))
 
 
+def test_a_race_takes_options_for_the_launcher_that_runs_its_jobs():
+    overrides = ["hydra/launcher=racing", "hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=overrides, return_hydra_config=True)
+    assert cfg.hydra.launcher.via_options == {"n_jobs": 2}
+
+
 def test_another_program_s_options_are_left_alone(tmp_path):
     """Of another program that uses Hydra where t2i is installed: its conf/ has no presets."""
     ConfigStore.instance().store(group="hydra/launcher", name="joblib", node={"n_jobs": 7})

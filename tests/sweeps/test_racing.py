@@ -80,7 +80,10 @@ def number_of_looks(sweep: Path) -> int:
 @pytest.mark.long
 def test_a_race_through_another_launcher_takes_the_same_decisions(command, tmp_path):
     arguments = ("optimizer.lr=1e-4,1e-2", "seed=0,1", "steps=16", "validate_every=2", "validation.items=16")
-    for name, extra in {"here": (), "there": ("hydra.launcher.via=joblib",)}.items():
+    for name, extra in {
+        "here": (),
+        "there": ("hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}"),
+    }.items():
         race = command(f"sweep={name}", "hydra/launcher=racing", *arguments, *extra)
         output = race.communicate()[0]
         assert race.returncode == 0, output
