@@ -22,7 +22,7 @@ from t2i.config.config_files import guard_files
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import resolve, resolve_once
 from t2i.config.keys import flat
-from t2i.config.misspelt import refuse_flags
+from t2i.config.misspelt import refuse_flags, refuse_without_multirun
 from t2i.config.model_size import check_model_is_named
 from t2i.config.resolvers import register
 from t2i.config.secrets import redact
@@ -46,6 +46,7 @@ def main() -> None:
             print(versions())
             return
         refuse_flags(sys.argv[1:], HYDRA_FLAGS)
+        refuse_without_multirun(sys.argv[1:])
         sys.argv[1:] = with_parents(as_typed(sys.argv[1:]))
         check_foreign_files(sys.argv[1:])
     hydra_main()

@@ -41,6 +41,7 @@ ALIASES = {  # what other trainers call a setting -> what it is called here
 
 
 LAUNCHER = "hydra.launcher."
+SHOWN_OR_SWEPT = {"-m", "--multirun", "hydra.mode", "-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
 
 
 def explain(error: HydraException, arguments: Sequence[str]) -> str:
@@ -110,6 +111,14 @@ def refuse_flags(arguments: Sequence[str], known: Collection[str]) -> None:
         meant = wanted if wanted in settings else nearest(wanted, settings)
         hint = f", here {shlex.quote('='.join((meant, value or 'true')))}" if meant else ""
         raise ConfigError(f"{name} is not an option; settings are typed as KEY=VALUE{hint} (`t2i settings` lists them)")
+
+
+def refuse_without_multirun(arguments: Sequence[str]) -> None:
+    """Refuse a launcher or sweeper where there is no sweep: Hydra would pass over it."""
+    several = SHOWN_OR_SWEPT & {argument.partition("=")[0] for argument in arguments}
+    alone = [argument for argument in arguments if argument.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    if alone and not several:
+        raise ConfigError(f"{alone[0]} is for sweeps; add -m, as in: t2i train -m {shlex.join(arguments)}")
 
 
 def _unknown_key(key: str, meant: str | None, value: str) -> str:

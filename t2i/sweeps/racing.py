@@ -82,6 +82,7 @@ class RacingRunner(SweepRunner):
         for job in jobs:
             if job.unfinished:
                 self._stop(job, answer[0] if job.metrics else "not needed")
+        self._record(race)  # last, as `compare` tells by its date whether runs have gone on since
         for line in answer:
             log.info("%s", line)
 
@@ -130,9 +131,12 @@ class RacingRunner(SweepRunner):
             for member, job in self.members.items():
                 if member.setting in look.stopped and job.unfinished:
                     self._stop(job, why_stopped(look, member.setting, job.steps) if job.metrics else "not needed")
+        self._record(race)
+        return len(race.looks)
+
+    def _record(self, race: Race) -> None:
         content = record(race, self._hours())
         atomic_write(self.folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        return len(race.looks)
 
     def _changed(self, race: Race) -> bool:
         """Whether the race began with other rules, or other settings."""

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from helpers.synthetic import write_run
@@ -211,6 +212,8 @@ def test_what_a_race_said_is_a_note(tmp_path):
         write_run(tmp_path / f"race/{seed}", f"seed={seed}")
     (tmp_path / "race/race.json").write_text(json.dumps({"summary": ["Best: lr=1 (step 8 of 8).", "Cost: 8 steps."]}))
     assert "Race in race: Best: lr=1 (step 8 of 8). Cost: 8 steps." in compare(read_results([tmp_path])).notes
+    os.utime(tmp_path / "race/race.json", (0, 0))
+    assert compare(read_results([tmp_path])).notes[-1].endswith("the command of the race says what they change.")
     (tmp_path / "race/race.json").write_text('{"summary": 3}')
     damaged = compare(read_results([tmp_path])).notes[-1]
     assert "race.json: summary is of the wrong type, int; delete this file, which the race writes anew" in damaged

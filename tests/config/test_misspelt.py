@@ -5,7 +5,7 @@ from helpers.runs import compose
 from hydra.errors import HydraException
 
 from t2i.config import ConfigError
-from t2i.config.misspelt import explain, misspelt, refuse_flags
+from t2i.config.misspelt import explain, misspelt, refuse_flags, refuse_without_multirun
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,12 @@ from t2i.config.misspelt import explain, misspelt, refuse_flags
 )
 def test_a_misspelt_key_is_answered_with_the_most_similar_one(typed, meant):
     assert misspelt(["dataset=openmoji", typed, "seed=1", "+new.key=3"]) == {typed.partition("=")[0]: meant}
+
+
+def test_a_launcher_without_a_sweep_is_refused():
+    with pytest.raises(ConfigError, match=r"hydra/launcher=racing is for sweeps; add -m, as in: t2i train -m hydra/"):
+        refuse_without_multirun(["hydra/launcher=racing", "seed=0"])
+    refuse_without_multirun(["hydra/launcher=racing", "seed=0,1", "-m"])
 
 
 def test_an_option_of_a_launcher_is_answered_likewise():
