@@ -62,10 +62,6 @@ class Lead:
     def low(self) -> float:
         return min(self.now.low, self.at_end.low)
 
-    @property
-    def high(self) -> float:
-        return max(self.now.high, self.at_end.high)
-
 
 NO_DIFFERENCE = Bounds(0.0, 0.0, 0.0)
 UNKNOWN = Lead(*[Bounds(0.0, -math.inf, math.inf)] * 2)

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from t2i.comparison.race_rules import Bounds
-from t2i.sweeps.race import Lead, Look, Race
+from t2i.sweeps.race import UNKNOWN, Lead, Look, Race
 
 FIXED = ("rules", "settings")  # what is not to change while a race runs
 WHY = {
@@ -42,6 +42,8 @@ def _interval(lead: Lead) -> str:
     def interval(bounds: Bounds) -> str:
         return f"{math.expm1(bounds.estimate):+.1%} [{math.expm1(bounds.low):+.1%}, {math.expm1(bounds.high):+.1%}]"
 
+    if lead == UNKNOWN:
+        return "the same so far"
     if lead.now == lead.at_end:
         return interval(lead.now)
     return f"{interval(lead.now)}, at the end {interval(lead.at_end)} if the trend lasts"
@@ -67,9 +69,9 @@ def summary(race: Race, hours: float) -> list[str]:
 
 
 def _time(hours: float) -> str:
-    return (
-        f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours > 0.05 else f"{3600 * hours:.0f} s"
-    )
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.0f} minutes" if hours > 0.05 else f"{3600 * hours:.0f} s"
 
 
 def _answer(race: Race) -> list[str]:
@@ -77,8 +79,7 @@ def _answer(race: Race) -> list[str]:
     if look is None:
         why = "the budget does not cover a round" if race.ended_by == "budget" else "no round is over"
         return [f"Nothing is known yet: {why}."]
-    at = f"step {look.step} of {rules.rounds[-1]}, {look.seeds} seeds"
-    at += f", {race.weights} weights"
+    at = f"step {look.step} of {rules.rounds[-1]}, {look.seeds} seeds, {race.weights} weights"
     if race.winner is not None:
         rivals = [setting for setting in race.left if setting != race.winner]
         claim = f" or within {rules.tolerance:.1%} of the best" if rivals else ""
@@ -93,10 +94,8 @@ def _answer(race: Race) -> list[str]:
     lines = [f"{why}, and no setting is best beyond doubt. {look.leader} leads ({at})."]
     for setting in race.left:
         if setting in look.leads:
-            could = -math.expm1(look.leads[setting].low)
-            lines.append(
-                f"Not told apart from it: {setting} ({_interval(look.leads[setting])}), up to {could:.1%} better."
-            )
+            lead = look.leads[setting]
+            lines.append(f"Not told apart: {setting} ({_interval(lead)}), up to {-math.expm1(lead.low):.1%} better.")
     lines.append(f"To tell them apart, {more} and run the command again: it goes on from here.")
     return lines
 
@@ -119,10 +118,7 @@ def record(race: Race, hours: float) -> dict[str, Any]:
                 "spent_steps": look.spent,
                 "leader": look.leader,
                 "stopped": look.stopped,
-                "leads": {
-                    setting: {"now": vars(lead.now), "at_end": vars(lead.at_end)}
-                    for setting, lead in look.leads.items()
-                },
+                "leads": {setting: _numbers(lead) for setting, lead in look.leads.items()},
             }
             for look in race.looks
         ],
@@ -135,3 +131,8 @@ def record(race: Race, hours: float) -> dict[str, Any]:
         "hours": hours,
         "summary": summary(race, hours),
     }
+
+
+def _numbers(lead: Lead) -> dict[str, dict[str, float] | None]:
+    """Log ratios; none of what is the same so far."""
+    return {name: None if lead == UNKNOWN else vars(bounds) for name, bounds in vars(lead).items()}

@@ -1,5 +1,6 @@
 """Races on tables of errors: what stops, what is added, when it is decided, and how often it errs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from t2i.comparison.race_rules import Measurement, SeedNoise, bounds
 from t2i.sweeps.job import SweepError
 from t2i.sweeps.race import Member, Race
 from t2i.sweeps.race_options import RaceOptions, labels
-from t2i.sweeps.race_report import explain_look, summary
+from t2i.sweeps.race_report import explain_look, record, summary
 
 STEPS = [16, 32, 64, 128, 256]
 OPTIONS = {"rounds": [0.125, 0.25, 0.5], "first_seeds": 2, "confidence": 0.95, "tolerance": 0.005}
@@ -181,6 +182,8 @@ def test_what_has_not_begun_to_differ_is_not_alike():
     ended = race(errors[1:])
     assert not ended.looks[0].stopped
     assert (ended.looks[-1].step, ended.winner) == (256, "1")
+    assert "the same so far, goes on" in explain_look(ended.looks[0], ended)[1]
+    assert "Infinity" not in json.dumps(record(ended, 0.0))
 
 
 def test_only_the_steps_after_a_common_trunk_count():
