@@ -87,6 +87,15 @@ def test_hours_are_those_of_steps_and_of_validations_by_their_size(pilot):
     assert cost.hours(Size(5, 48, 16), variants=2) == pytest.approx(10 * (run + 3 * 18) / 3600)
 
 
+def test_pauses_are_no_start_up(tmp_path):
+    """A race pauses its runs after every round."""
+    times = {"started": "2026-11-29T12:00:00+0000", "ended": "2026-11-29T12:02:26+0000"}  # 86 s of training in 146 s
+    alone = write_pilot(tmp_path / "alone", seeds=2, **times)
+    raced = write_pilot(tmp_path / "raced", seeds=2, paused_at=50, **times)
+    assert cost_of(read_results([alone]), Size(2, 24, 16)).start == pytest.approx(60, abs=1)
+    assert cost_of(read_results([raced]), Size(2, 24, 16)).start == 0
+
+
 def test_without_records_of_time_there_are_no_hours(tmp_path, capsys):
     folder = write_pilot(tmp_path, seeds=2)
     for metrics in folder.rglob("metrics.jsonl"):

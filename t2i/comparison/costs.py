@@ -59,6 +59,8 @@ def _per_validation(run: Result, per_step: float) -> float:
 
 def _start(run: Result) -> float:
     """Seconds from the start of the process to that of training; 0 for a run that was continued."""
+    if "paused_at" in run.info:  # as all runs of a race were
+        return 0.0
     try:
         began, ended = (datetime.strptime(run.info[key], "%Y-%m-%dT%H:%M:%S%z") for key in ("started", "ended"))
     except (KeyError, ValueError, TypeError):
