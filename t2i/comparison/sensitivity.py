@@ -27,7 +27,10 @@ def could_have_found(comparison: Comparison, verdict: Verdict, metric: AnyMetric
 
 def _size(difference: float, metric: AnyMetric) -> str:
     """A difference of log errors as a percentage, or of scores."""
-    return f"{min(100 * np.expm1(difference), 999):.2g} %" if metric.relative else f"{difference:.2g}"
+    if not metric.relative:
+        return f"{difference:.2g}"
+    percent = min(100 * np.expm1(difference), 999)
+    return f"{percent:.0f} %" if percent >= 100 else f"{percent:.2g} %"
 
 
 def _takes(pilot: Pilot, goal: Goal, folds: bool) -> str:
