@@ -12,6 +12,7 @@ from t2i import average
 from t2i.config import ConfigError
 from t2i.experiment.averages import averages_of, refuse_other_runs, trained_weights
 from t2i.experiment.soups import greedy, mean, mean_product, rank_of, refuse_other_shapes
+from t2i.models.lora_settings import AVERAGED
 from t2i.runs.records import records
 from t2i.runs.snapshots import snapshots_of
 
@@ -125,7 +126,7 @@ def test_soups_of_lora_runs_and_what_is_said_of_their_lengths(train, tmp_path, c
     assert "uniform soup of 2" in spoken(
         capsys, *folders, "--soup", "uniform", "--weights", "raw", "--export", tmp_path / "soup"
     )
-    (file,) = (tmp_path / "soup").glob("*.safetensors")
+    file = tmp_path / "soup" / AVERAGED
     exported = load_file(file)
     down = next(name for name in exported if "lora_A" in name or "lora.down" in name)
     assert exported[down].shape[0] == 5

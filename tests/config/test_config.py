@@ -295,7 +295,7 @@ def test_contradictions_are_found_before_anything_is_loaded(overrides, message):
             ["dataset=naruto"],
             "t2i: model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 is not on this machine",
         ),
-        (["batch_size=10"], "t2i: batch_size=10 is not a multiple of micro_batch_size=32"),
+        (["batch_size=10", "micro_batch_size=4"], "t2i: batch_size=10 is not a multiple of micro_batch_size=4"),
     ],
 )
 def test_mistakes_end_in_one_clear_line(arguments, message, tmp_path):
