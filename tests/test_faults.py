@@ -2,17 +2,13 @@
 
 import json
 import multiprocessing
-import os
 import random
 import signal
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import compose
+from helpers.dying import train_and_die
 
-from t2i.experiment.plan import make_plan
-from t2i.experiment.run import run
 from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about
@@ -27,29 +23,11 @@ SETTINGS = ["steps=40", "save_every=3", "validate_every=10", "validation.items=2
 SETTINGS += ["batch_size=4", "micro_batch_size=2"]
 
 
-def train(folder, overrides, module, function, call, signum):
-    """In a process of its own: a run that is sent the signal at this call of the function."""
-    owner = __import__(module, fromlist=[function])
-    original, calls = getattr(owner, function), 0
-
-    def fatal(*arguments, **keywords):
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signum)
-        return original(*arguments, **keywords)
-
-    setattr(owner, function, fatal)
-    torch.set_num_threads(1)
-    cfg = compose(*overrides)
-    run(cfg, make_plan(cfg), Path(folder), overrides)
-
-
 def finish(folder, overrides, moments, spoil=lambda folder: None) -> int:
     """Start the run until it finishes; returns how often it was killed."""
     context = multiprocessing.get_context("fork")
     for killed, moment in enumerate([*moments, ("t2i.runs.folder", "flat", 10**9, signal.SIGKILL)]):
-        process = context.Process(target=train, args=(folder, overrides, *moment))
+        process = context.Process(target=train_and_die, args=(folder, overrides, *moment))
         process.start()
         process.join()
         if process.exitcode == 0:

@@ -1,6 +1,5 @@
 """Begins a run with the state of another: what is taken from its checkpoint, and what begins anew."""
 
-import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,8 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build, naming
 from t2i.config.keys import belongs, flat
 from t2i.experiment.assembly import Experiment
+from t2i.experiment.foreign_weights import weights_of_tool
 from t2i.experiment.plan import Plan
-from t2i.models.lora_state import read_lora
-from t2i.models.pipeline_parts import denoiser_of
 from t2i.optim.ema import NoEMA
 from t2i.optim.new_settings import advance, set_hyperparameters
 from t2i.runs import checkpoints
@@ -70,7 +68,7 @@ def begin(experiment: Experiment, run: Run) -> int | None:
     asked, found = experiment.cfg["from"].run, Taken()
     parent = open_parent(experiment.cfg, run.folder, again=True)
     if parent is None:
-        state = _weights_of_tool(str(asked), experiment)
+        state = weights_of_tool(str(asked), experiment)
         _take_weights(experiment, state, str(asked))
         found.taken, found.anew = ["weights"], ["everything else"]
         log.info("begins with the weights of %s, and everything else anew", asked)
@@ -106,28 +104,6 @@ def begin(experiment: Experiment, run: Run) -> int | None:
             (found.taken if copied else found.anew).append("records" + ("" if same_battery else " without validations"))
     _say(parent, run, changed, found)
     return parent.step if parent.only is None else None
-
-
-def _weights_of_tool(asked: str, experiment: Experiment) -> dict[str, torch.Tensor]:
-    """The weights of a LoRA file, or of the denoiser of a pipeline."""
-    cfg, model = experiment.cfg, experiment.model
-    if not asked.endswith(".safetensors"):
-        other = copy.deepcopy(cfg)
-        other.model.path = asked
-        log.info("of the pipeline %s the denoiser is taken; the other parts are those of model.path", asked)
-        return {name: weight.detach() for name, weight in build(other, "model").denoiser.named_parameters()}
-    if experiment.plan.adapter.text_encoder:
-        raise ConfigError(f"from={asked}: only the denoiser's adapters can be taken; use adapter.text_encoder=false")
-    pipeline = model.sampler(experiment.plan.scheduler)
-    network = getattr(model.denoiser, "module", model.denoiser)  # of several processes
-    scale = cfg.adapter.alpha / cfg.adapter.rank
-    return read_lora(
-        Path(asked).expanduser(),
-        type(pipeline),
-        denoiser_of(pipeline.components),
-        getattr(network, "config", None),
-        scale,
-    )
 
 
 def _take_weights(experiment: Experiment, state: Mapping[str, torch.Tensor], name: str) -> None:

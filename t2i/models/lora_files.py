@@ -57,6 +57,16 @@ def low_rank(network: nn.Module) -> Layers:
     return layers
 
 
+def peft_weights(layers: Layers) -> dict[str, Tensor]:
+    """The adapters by the names under which peft trains them."""
+    weights = {}
+    for name, layer in layers.items():
+        weights |= {f"{name}.lora_A.default.weight": layer.down, f"{name}.lora_B.default.weight": layer.up}
+        if layer.magnitude is not None:
+            weights[f"{name}.lora_magnitude_vector.default.weight"] = layer.magnitude
+    return weights
+
+
 def adapted_parts(pipeline: Any) -> dict[str, nn.Module]:
     return {name: part for name, part in pipeline.components.items() if getattr(part, "peft_config", None)}
 

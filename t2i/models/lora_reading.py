@@ -27,6 +27,7 @@ ENDINGS = {  # the end of a weight's name -> what it is
     **{"alpha": "alpha"},
 }
 OLD_NAMES = {".to_q_lora": ".to_q", ".to_k_lora": ".to_k", ".to_v_lora": ".to_v", ".to_out_lora": ".to_out.0"}
+ADAPTER = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")  # parts of a layer to which peft has added an adapter
 PEFT = "base_model.model."  # before the names of peft's own files
 
 
@@ -41,33 +42,36 @@ def check_file(path: str) -> None:
         raise ConfigError(f"adapter.path={path} must be a .safetensors file: other files of weights can run code")
 
 
-def read_lora(file: Path, networks: Mapping[str, nn.Module]) -> dict[str, Layers]:
+def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "adapter.path") -> dict[str, Layers]:
     """The adapters in a file, by network and layer. networks: the `denoiser`, and text encoders by their names.
+
+    setting: by which the file was chosen.
 
     Raises ConfigError if the file holds something else, or a layer that none of the networks has.
     """
-    state, settings = _read(file.expanduser())
+    chosen = f"{setting}={file}"
+    state, settings = _read(file.expanduser(), chosen)
     weights: dict[tuple[str, str], dict[str, Tensor]] = {}
     places = {part: _places(part, network) for part, network in networks.items()}
     for name, tensor in state.items():
         layer, kind = _split(name)
         if layer is None:
-            raise ConfigError(f"adapter.path={file} is not a LoRA that can be gone on with: it holds {name}")
+            raise ConfigError(f"{chosen} is not a LoRA that can be gone on with: it holds {name}")
         found = next(((part, known[layer]) for part, known in places.items() if layer in known), None)
         if found is None:
-            raise ConfigError(f"adapter.path={file} is for another model: this one has no layer {layer}")
+            raise ConfigError(f"{chosen} is for another model: this one has no layer {layer}")
         weights.setdefault(found, {})[kind] = tensor
     read: dict[str, Layers] = {}
     for (part, layer), of_layer in weights.items():
         if not {"down", "up"} <= of_layer.keys():
-            raise ConfigError(f"adapter.path={file}: the adapter of {layer} is incomplete")
+            raise ConfigError(f"{chosen}: the adapter of {layer} is incomplete")
         read.setdefault(part, {})[layer] = _low_rank(of_layer, layer, settings.get(part, {}))
     if not read:
-        raise ConfigError(f"adapter.path={file} holds no adapters")
+        raise ConfigError(f"{chosen} holds no adapters")
     return read
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def _read(file: Path, chosen: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """The weights of a file, and the settings of its networks in Diffusers' metadata or in peft's file beside it."""
     try:
         with safe_open(file, framework="pt") as opened:
@@ -77,7 +81,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
         beside = file.with_name("adapter_config.json")
         own = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"adapter.path={file} can't be read ({error})") from error
+        raise ConfigError(f"{chosen} can't be read ({error})") from error
     settings: dict[str, dict[str, Any]] = {DENOISER: dict(own)}
     for key, value in flat.items():
         part, _, name = key.partition(".")
@@ -100,7 +104,8 @@ def _split(name: str) -> tuple[str | None, str]:
 
 def _places(part: str, network: nn.Module) -> dict[str, str]:
     """Every name that a file may give a layer of a network -> its name in the network."""
-    layers = [name for name, module in network.named_modules() if getattr(module, "weight", None) is not None]
+    modules = ((name, module) for name, module in network.named_modules() if not ADAPTER.search(name))
+    layers = [name for name, module in modules if getattr(module, "weight", None) is not None]
     if part == DENOISER:
         return _denoiser_places(layers)
     clip = {CLIP_PREFIX + layer.removeprefix(CLIP_PREFIX): layer for layer in layers}

@@ -3,13 +3,12 @@
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.dying import train_and_die
 from helpers.runs import compose
 from safetensors.torch import load_file, save_file
 
@@ -212,24 +211,6 @@ def begin(cfg, folder):
     runs.run(cfg, make_plan(cfg), folder, [])
 
 
-def go_on(folder, overrides, module, function, call):
-    """In a process of its own: a run that is killed at this call of the function."""
-    owner = __import__(module, fromlist=[function])
-    original, calls = getattr(owner, function), 0
-
-    def fatal(*arguments, **keywords):
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **keywords)
-
-    setattr(owner, function, fatal)
-    torch.set_num_threads(1)
-    cfg = compose(*overrides)
-    runs.run(cfg, make_plan(cfg), Path(folder), overrides)
-
-
 MOMENTS = [
     ("t2i.experiment.fork", "reserve", 1),
     ("t2i.experiment.fork", "copy_records", 1),
@@ -252,7 +233,7 @@ def test_a_fork_that_is_killed_at_any_moment_ends_with_the_same_bits(small, trun
     overrides = [*small, *SHORT, "save_every=1", "lr_scheduler=cosine", f"from.run={parent}@3"]
     killed = 0
     for moment in [*MOMENTS, ("t2i.runs.folder", "flat", 10**9)]:
-        process = context.Process(target=go_on, args=(tmp_path / "fork", overrides, *moment))
+        process = context.Process(target=train_and_die, args=(tmp_path / "fork", overrides, *moment, signal.SIGKILL))
         process.start()
         process.join()
         if process.exitcode == 0:

@@ -1,0 +1,48 @@
+"""Weights of other tools that a run begins with: `from=` a LoRA file, or a pipeline."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2i.config import ConfigError
+from t2i.config.instantiate import build
+from t2i.experiment.assembly import Experiment
+from t2i.models.lora_files import Layers, peft_weights
+from t2i.models.lora_reading import DENOISER, read_lora
+
+log = logging.getLogger(__name__)
+
+
+def weights_of_tool(asked: str, experiment: Experiment) -> dict[str, torch.Tensor]:
+    """The weights of a LoRA file, or of the denoiser of a pipeline."""
+    cfg, model = experiment.cfg, experiment.model
+    if not asked.endswith(".safetensors"):
+        other = copy.deepcopy(cfg)
+        other.model.path = asked
+        log.info("of the pipeline %s the denoiser is taken; the other parts are those of model.path", asked)
+        return {name: weight.detach() for name, weight in build(other, "model").denoiser.named_parameters()}
+    if experiment.plan.adapter.text_encoder:
+        raise ConfigError(f"from={asked}: only the denoiser's adapters can be taken; use adapter.text_encoder=false")
+    network: Any = getattr(model.denoiser, "module", model.denoiser)  # of several processes
+    layers = read_lora(Path(asked), {DENOISER: network}, setting="from")[DENOISER]
+    _check_scale(asked, layers, cfg.adapter.alpha / cfg.adapter.rank)
+    own = experiment.optimization.trained.weights
+    return {
+        name: weight.reshape(own[name].shape) if name in own and weight.numel() == own[name].numel() else weight
+        for name, weight in peft_weights(layers).items()
+    }
+
+
+def _check_scale(asked: str, layers: Layers, scale: float) -> None:
+    """Refuse adapters that would have an effect of another strength."""
+    scales = {layer.alpha / layer.rank for layer in layers.values()}
+    if any(abs(value - scale) > 1e-6 * abs(scale) for value in scales):
+        rank = next(iter(layers.values())).rank
+        shown = ", ".join(f"{value:g}" for value in sorted(scales))
+        raise ConfigError(
+            f"from={asked}: its adapters are scaled by alpha / rank = {shown}, and those of this run by {scale:g}; use "
+            f"adapter.alpha={max(scales) * rank:g} with adapter.rank={rank}"
+        )
