@@ -1,5 +1,6 @@
 """Runs that go on from other runs: their family tree, what all of it cost, and what they share."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from t2i.comparison.results import Result
-from t2i.runs.text import printable
+from t2i.runs.text import printable, spoken_time
 
 
 @dataclass
@@ -83,9 +84,7 @@ def _walk(member: Member) -> Iterable[Member]:
 
 
 def _shown(hours: float) -> str:
-    if hours != hours:
-        return "time unknown"
-    return f"{hours * 60:.1f} minutes" if hours < 1 else f"{hours:.2f} hours"
+    return "time unknown" if math.isnan(hours) else spoken_time(hours)
 
 
 def name_origins(results: Sequence[Result]) -> None:

@@ -77,7 +77,7 @@ def write_page(
         variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,
-        family="\n".join(tree(comparison.results)),
+        family=tree(comparison.results),
         people=people and _people_section(people, folder),
         gallery=shown,
         row_note=row_note,

@@ -34,3 +34,10 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def spoken_time(hours: float) -> str:
+    """A time of training in words: 45 s, 2.9 minutes, 3.5 hours."""
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

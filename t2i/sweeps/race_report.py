@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from t2i.comparison.race_rules import Bounds
+from t2i.runs.text import spoken_time
 from t2i.sweeps.race import UNKNOWN, Lead, Look, Race
 
 FIXED = ("rules", "settings")  # what is not to change while a race runs
@@ -55,8 +56,8 @@ def summary(race: Race, hours: float) -> list[str]:
     lines = [*_answer(race)]
     share = race.spent / race.full_grid
     grid = f"{len(race.settings)} settings × {len(rules.seeds)} seeds × {end:,} steps"
-    saved = f" (about {_time(hours / share)})" if hours and share else ""
-    lines.append(f"Cost: {race.spent:,} steps in {_time(hours)}, {share:.0%} of the full grid of {grid}{saved}.")
+    saved = f" (about {spoken_time(hours / share)})" if hours and share else ""
+    lines.append(f"Cost: {race.spent:,} steps in {spoken_time(hours)}, {share:.0%} of the full grid of {grid}{saved}.")
     lines.append(
         f"Risk: at most {rules.risk:.0%} that the answer is more than {rules.tolerance:.1%} worse than the best "
         "setting, over all rounds and settings; besides, curves that turn after their setting was stopped."
@@ -66,12 +67,6 @@ def summary(race: Race, hours: float) -> list[str]:
     if race.failed:
         lines.append(f"Not judged, as runs of it failed: {'; '.join(race.failed)}.")
     return lines
-
-
-def _time(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:.1f} hours"
-    return f"{60 * hours:.0f} minutes" if hours > 0.05 else f"{3600 * hours:.0f} s"
 
 
 def _answer(race: Race) -> list[str]:

@@ -25,10 +25,10 @@ def test_the_tree_shows_each_run_once_and_its_own_hours(tmp_path):
     fork(tmp_path / "late", "base", 150, "optimizer.lr=1e-6")
     lines = tree(read_results([tmp_path]))
     assert lines == [
-        "base: to step 200, 2.00 hours",
-        "├─ low: from step 100 to step 200, 1.00 hours",
-        "└─ late: from step 150 to step 200, 1.00 hours",  # it was measured at step 100 before
-        "In total 4.00 hours, with the steps that several runs share counted once.",
+        "base: to step 200, 2.0 hours",
+        "├─ low: from step 100 to step 200, 1.0 hours",
+        "└─ late: from step 150 to step 200, 1.0 hours",  # it was measured at step 100 before
+        "In total 4.0 hours, with the steps that several runs share counted once.",
     ]
     assert tree(read_results([tmp_path / "base"])) == []
 
@@ -37,8 +37,8 @@ def test_a_trunk_that_is_not_compared_is_counted_once(tmp_path):
     for name in ("a", "b"):
         fork(tmp_path / "forks" / name, "../base", 100, f"loss.snr_gamma={len(name) + ord(name)}")
     lines = tree(read_results([tmp_path / "forks"]))
-    assert lines[0] == "base: to step 100, 1.00 hours (not among these runs)"
-    assert lines[-1].startswith("In total 3.00 hours")
+    assert lines[0] == "base: to step 100, 1.0 hours (not among these runs)"
+    assert lines[-1].startswith("In total 3.0 hours")
 
 
 def test_a_grandchild_stands_below_its_parent(tmp_path):
@@ -88,6 +88,8 @@ def test_the_page_has_the_tree_and_the_trunk_is_drawn_once(tmp_path):
     comparison = compare(read_results([tmp_path]))
     write_page(comparison, comparison.headline, tmp_path)
     page = (tmp_path / "comparison.html").read_text()
+    assert all(f"{line}<br>" in page for line in tree(comparison.results))
+    assert "\ufffd" not in page, "a line break, shown as a character that can't be printed"
     assert "└─ gamma-5: from step 100" in page
     assert json.loads((tmp_path / "gamma-1" / "run.json").read_text())["parent"]["step"] == 100
 

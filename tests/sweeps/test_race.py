@@ -71,7 +71,7 @@ def test_the_cost_of_a_look_is_that_of_its_round():
 def test_times_are_told_in_fitting_units():
     ended = race(grid([0.3, 0.0, 0.2, 0.4]))
     told = [next(line for line in summary(ended, hours) if line.startswith("Cost")) for hours in (0.01, 0.5, 3.0)]
-    assert ["36 s" in told[0], "30 minutes" in told[1], "3.0 hours" in told[2]] == [True] * 3
+    assert ["36 s" in told[0], "30.0 minutes" in told[1], "3.0 hours" in told[2]] == [True] * 3
 
 
 def test_leaders_that_cannot_be_told_apart_get_all_seeds_and_no_winner():
