@@ -27,7 +27,7 @@ def sd15(folder: Path) -> Path:
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from t2i.models.bases import BUNDLED
+    from t2i.config.model_size import BUNDLED
 
     torch.manual_seed(0)
     # The real vocabulary is not at hand; 77 tokens of another one take as long.

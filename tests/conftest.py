@@ -32,7 +32,7 @@ def small_pipeline(tmp_path_factory) -> Path:
     import diffusers
     import torch
 
-    from t2i.models.bases import BUNDLED
+    from t2i.config.model_size import BUNDLED
 
     folder = tmp_path_factory.mktemp("pipelines") / "small"
     shutil.copytree(BUNDLED["tiny"], folder, ignore=lambda path, names: ["unet"] if "unet" in names else [])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.models.bases import BUNDLED
+from t2i.config.model_size import BUNDLED
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline
 

@@ -27,12 +27,12 @@ from t2i.config import CONF, ConfigError
 from t2i.config.compose import compose, composed, search_path
 from t2i.config.foreign import check_foreign_files
 from t2i.config.instantiate import build, check_targets
+from t2i.config.model_size import BUNDLED
 from t2i.config.resolvers import HARMLESS, OURS, READABLE, registered, restrict
 from t2i.config.secrets import BLANK, redact, redact_all
 from t2i.experiment import run as experiment
 from t2i.experiment.plan import make_plan
 from t2i.models import stable_diffusion
-from t2i.models.bases import BUNDLED
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.shapes import shapes_only
 from t2i.publishing.model_card import plain

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from t2i.config import ConfigError
+from t2i.config import PACKAGE, ConfigError
+from t2i.config.model_size import BUNDLED
 from t2i.models.converted import converted
 from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.lora_settings import AVERAGED, refuse_foreign_settings
@@ -21,8 +22,7 @@ from t2i.runs.config_file import read_config
 
 log = logging.getLogger(__name__)
 
-TINY = Path(__file__).resolve().parent.parent / "tiny"
-BUNDLED = {"tiny": TINY / "pipeline", "tiny_flow": TINY / "flow"}
+TINY = PACKAGE / "tiny"
 
 
 def is_run(folder: Path) -> bool:

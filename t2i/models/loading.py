@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from t2i.config import ConfigError
+from t2i.config.model_size import BUNDLED
 from t2i.hub import check_reachable
-from t2i.models.bases import BUNDLED, is_run, pipeline_of_run
+from t2i.models.bases import is_run, pipeline_of_run
 from t2i.models.single_file_base import is_single_file, pipeline_of_file
 
 NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")

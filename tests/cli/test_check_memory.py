@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from t2i import check
+from t2i.config.model_size import BUNDLED
 from t2i.models import loading, pipeline_parts
-from t2i.models.bases import BUNDLED
 
 
 def told(capsys, *arguments):

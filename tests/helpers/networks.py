@@ -19,7 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from t2i.models.bases import BUNDLED
+from t2i.config.model_size import BUNDLED
 
 WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {**WIDTH, "vocab_size": 2000, "bos_token_id": 1998, "eos_token_id": 1999, "pad_token_id": 1999}

@@ -9,9 +9,9 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from t2i.config import ConfigError
+from t2i.config.model_size import BUNDLED
 from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
-from t2i.models.bases import BUNDLED
 from t2i.models.loading import locate
 from t2i.models.stable_diffusion import load
 from t2i.runs.folder import Run

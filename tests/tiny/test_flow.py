@@ -7,8 +7,8 @@ from helpers.runs import compose
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from t2i.config.model_size import BUNDLED
 from t2i.data.fingerprints import hash_of
-from t2i.models.bases import BUNDLED
 from t2i.publishing.model_card import write_card
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline
