@@ -13,7 +13,7 @@ from t2i.data.cached_split import CachedSplit
 from t2i.data.held_out import Fold, by_fold, by_hash
 from t2i.data.images import VERSION
 from t2i.data.preparation import ImageSettings, Preparation
-from t2i.data.records import Item, check_policy, usable
+from t2i.data.records import Found, Item, check_policy, usable
 from t2i.data.splits import Captioned
 
 
@@ -33,7 +33,19 @@ def loader_of(settings: Callable[..., Settings]) -> Callable[..., Captioned]:
     def load(**values: Any) -> Captioned:
         return settings(**values).load()
 
+    load.__dict__["settings"] = settings
     return load
+
+
+@dataclass(frozen=True)
+class Divided:
+    """The items of a data set by what becomes of them."""
+
+    train: list[Item]
+    held_out: list[Item]
+    surplus: list[Item]  # would be trained on but for dataset.max_train_samples
+    skipped: list[dict[str, str]]  # could not be used: `item` and `reason`
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +80,39 @@ class CachedSettings(ImageSettings):
             check_positive("dataset.max_train_samples", self.max_train_samples, "use null for all images")
         check_policy(self.on_error)
 
-    def captioned(self, items: Sequence[Item]) -> Captioned:
-        """The items as a data set, in the order of their hashes; held-out images have one view and one caption.
+    def find(self) -> Found:
+        """What the data set holds, usable or not."""
+        raise NotImplementedError
+
+    def load(self) -> Captioned:
+        return self.captioned(self.find().items)
+
+    def divide(self, items: Sequence[Item]) -> Divided:
+        """The items in the order of their hashes, by what becomes of them.
 
         The items that are marked for validation are held out. If there are none, the hashes of the images decide; with
         `folds`, they do in any case.
         """
-        if not items:
-            raise ConfigError(f"dataset.path={self.path} contains no images with captions")
         good, skipped = usable(items, self.path, self.on_error)
         is_held_out, fold = self._choose_held_out(good)
-        train = [item for item, out in zip(good, is_held_out, strict=True) if not out][: self.max_train_samples]
+        train = [item for item, out in zip(good, is_held_out, strict=True) if not out]
         held_out = [item for item, out in zip(good, is_held_out, strict=True) if out]
+        most = len(train) if self.max_train_samples is None else self.max_train_samples
+        return Divided(train[:most], held_out, train[most:], skipped, fold)
+
+    def captioned(self, items: Sequence[Item]) -> Captioned:
+        """The items as a data set; held-out images have one view and one caption."""
+        if not items:
+            raise ConfigError(f"dataset.path={self.path} contains no images with captions")
+        divided = self.divide(items)
+        train, held_out = divided.train, divided.held_out
+        good = [*train, *divided.surplus, *held_out]
+        if not good:
+            first = divided.skipped[0]
+            raise ConfigError(
+                f"dataset.path={self.path}: none of the {len(items)} images can be used; the first: {first['item']} "
+                f"{first['reason']}"
+            )
         if not train:
             raise ConfigError(
                 f"dataset.path={self.path}: none of the {len(good)} images is trained on; hold out fewer "
@@ -94,8 +127,8 @@ class CachedSettings(ImageSettings):
         return Captioned(
             prepared(train, [item.captions for item in train], preparation),
             prepared(held_out, [item.captions[:1] for item in held_out], preparation.plain()),
-            skipped,
-            fold,
+            divided.skipped,
+            divided.fold,
             self._why_none(good),
         )
 
@@ -137,6 +170,7 @@ def prepared(items: Sequence[Item], captions: Sequence[tuple[str, ...]], prepara
         views=preparation.views,
         framing=lambda index, view: preparation.framing(items[index].facts, view),
         identity=lambda index, view: repr((VERSION, preparation.identity(items[index].facts, view))),
+        items=items,
     )
 
 

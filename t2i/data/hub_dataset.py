@@ -31,8 +31,7 @@ from t2i.data.local_folders import (
     tell_of_splits,
     without_pattern,
 )
-from t2i.data.records import Item
-from t2i.data.splits import Captioned
+from t2i.data.records import Found, Item
 from t2i.hub import check_reachable
 
 log = logging.getLogger(__name__)
@@ -59,9 +58,9 @@ class HubDataset(CachedSettings):
     image_column: str
     caption_column: str
 
-    def load(self) -> Captioned:
+    def find(self) -> Found:
         if self.path.startswith("~"):
-            return replace(self, path=str(Path(self.path).expanduser())).load()
+            return replace(self, path=str(Path(self.path).expanduser())).find()
         check_reachable("dataset.path", self.path, "dataset")
         splits = self._splits()
         rows = self._chosen(splits)
@@ -72,7 +71,7 @@ class HubDataset(CachedSettings):
         items = self._items(rows, self.split)
         if "validation" in splits and self.split.partition("[")[0] != "validation":
             items += self._items(splits["validation"], "validation", for_validation=True)
-        return self.captioned(items)
+        return Found(items)
 
     def _chosen(self, splits: dict[str, datasets.Dataset]) -> datasets.Dataset:
         """The rows of `split`, which may be a part of one, such as train[:50%], or several, as in train+test."""
@@ -186,6 +185,7 @@ class HubDataset(CachedSettings):
                 # What could not be used is looked at again: now there may be what it needs.
                 facts=_examined_again(rows, row, self.image_column, settings) if known.problem else known,
                 for_validation=for_validation,
+                source=f"column {self.caption_column}" if self.caption is None else "dataset.caption",
             )
             for row, (caption, known) in enumerate(zip(captions, _facts_in(cast(datasets.Dataset, facts)), strict=True))
         ]

@@ -21,6 +21,7 @@ class Item:
     content: Callable[[], bytes]
     facts: Facts
     for_validation: bool = False  # the data set itself sets the item apart for validation
+    source: str = ""  # where the caption comes from: a metadata file, *.txt, a column, dataset.caption
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -41,6 +42,14 @@ def _problem(caption: Any) -> str:
     if not texts or not all(text.strip() for text in texts):
         return f"has an empty caption: {caption!r}"
     return ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a data set, before it is divided."""
+
+    items: Sequence[Item]
+    unread: Sequence[dict[str, str]] = ()  # what is there and neither trained on nor held out: `item` and `reason`
 
 
 def check_policy(on_error: str) -> None:

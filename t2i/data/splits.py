@@ -9,6 +9,7 @@ import numpy as np
 from t2i.data.batches import Draws
 from t2i.data.held_out import Fold
 from t2i.data.loader import Readable
+from t2i.data.records import Item
 from t2i.models.model import Model
 
 
@@ -26,6 +27,7 @@ class Split:
     # index, view -> a text that changes whenever the pixels or the framing may have changed: what the view is cached
     # by. None: the fingerprint stands for it, so that all images are encoded anew when one of them or a caption changes
     identity: Callable[[int, int], str] | None = None
+    items: Sequence[Item] = ()  # the images as the loader found them, for those who want names and sizes
 
     def __len__(self) -> int:
         return len(self.captions)
