@@ -18,8 +18,8 @@ ORDER = [
     {"data", "tracking"},
     {"evaluation"},
     {"sampling", "training", "comparison"},
-    {"publishing", "sweeps", "judging", "inspection"},
-    {"experiment"},
+    {"publishing", "sweeps", "judging"},
+    {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
     {
