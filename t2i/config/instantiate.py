@@ -81,7 +81,7 @@ def _check_settings(node: dict[str, Any], key: str, group: str | None, allowed: 
 
 def check_settings(cfg: DictConfig, group: str) -> None:
     """Have a component check its settings before it does anything, if it is made of a class that does so."""
-    if (settings := getattr(target_of(cfg, group), "__wrapped__", None)) is not None:
+    if (settings := getattr(target_of(cfg, group), "settings", None)) is not None:
         node = _component(cfg, group)
         with naming(group):
             settings(**{name: value for name, value in node.items() if name not in MARKS})

@@ -15,7 +15,7 @@ from t2i.data.emphasis import Masks, MaskSettings
 from t2i.data.held_out import Fold, by_fold, by_hash
 from t2i.data.images import VERSION
 from t2i.data.preparation import ImageSettings, Preparation
-from t2i.data.records import Item, check_policy, usable
+from t2i.data.records import Found, Item, check_policy, usable
 from t2i.data.splits import Captioned
 
 
@@ -35,7 +35,19 @@ def loader_of(settings: Callable[..., Settings]) -> Callable[..., Captioned]:
     def load(**values: Any) -> Captioned:
         return settings(**values).load()
 
+    load.__dict__["settings"] = settings
     return load
+
+
+@dataclass(frozen=True)
+class Divided:
+    """The items of a data set by what becomes of them."""
+
+    train: list[Item]
+    held_out: list[Item]
+    surplus: list[Item]  # would be trained on but for dataset.max_train_samples
+    skipped: list[dict[str, str]]  # could not be used: `item` and `reason`
+    fold: Fold | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,27 +103,42 @@ class CachedSettings(ImageSettings):
         """The setting that names the data set, in messages."""
         return f"dataset.path={self.path}"
 
-    def items(self) -> list[Item]:
-        """All images, those that can't be used with their problem."""
+    def find(self) -> Found:
+        """What the data set holds, usable or not."""
         raise NotImplementedError
 
     def load(self) -> Captioned:
-        return self.captioned(self.items())
+        return self.captioned(self.find().items)
 
-    def captioned(self, items: Sequence[Item]) -> Captioned:
-        """The items as a data set, in the order of their hashes; held-out images have one view and one caption.
+    def divide(self, items: Sequence[Item]) -> Divided:
+        """The items in the order of their hashes, by what becomes of them.
 
         The items that are marked for validation are held out. If there are none, the hashes of the images decide; with
         `folds`, they do in any case.
         """
-        if not items:
-            raise ConfigError(f"{self.where} contains no images with captions")
         good, skipped = usable(items, self.where, self.on_error)
         eligible = [item for item in good if item.may_be_held_out]
         is_held_out, fold = self._choose_held_out(eligible)
         held_out = [item for item, out in zip(eligible, is_held_out, strict=True) if out]
         chosen = {id(item) for item in held_out}
-        train = self.trained([item for item in good if id(item) not in chosen][: self.max_train_samples], held_out)
+        train = [item for item in good if id(item) not in chosen]
+        most = len(train) if self.max_train_samples is None else self.max_train_samples
+        return Divided(self.trained(train[:most], held_out), held_out, train[most:], skipped, fold)
+
+    def captioned(self, items: Sequence[Item]) -> Captioned:
+        """The items as a data set; held-out images have one view and one caption."""
+        if not items:
+            raise ConfigError(f"{self.where} contains no images with captions")
+        divided = self.divide(items)
+        train, held_out = divided.train, divided.held_out
+        good = [*train, *divided.surplus, *held_out]
+        eligible = [item for item in good if item.may_be_held_out]
+        if not good:
+            first = divided.skipped[0]
+            raise ConfigError(
+                f"{self.where}: none of the {len(items)} images can be used; the first: {first['item']} "
+                f"{first['reason']}"
+            )
         if not train:
             raise ConfigError(
                 f"{self.where}: none of the {len(good)} images is trained on; hold out fewer "
@@ -126,8 +153,8 @@ class CachedSettings(ImageSettings):
         return Captioned(
             prepared(train, [self.texts_of(item) for item in train], preparation, masks),
             prepared(held_out, [self.texts_of(item)[:1] for item in held_out], preparation.plain(), masks),
-            skipped,
-            fold,
+            divided.skipped,
+            divided.fold,
             self._why_none(eligible),
         )
 
@@ -192,6 +219,7 @@ def prepared(
         sources=np.array([item.source for item in items]),
         loss_weights=loss_weights if is_weighted else None,
         masks=None if masks is None else _masks(items, preparation, masks),
+        items=items,
     )
 
 

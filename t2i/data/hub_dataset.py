@@ -33,7 +33,7 @@ from t2i.data.local_folders import (
 )
 from t2i.data.masks import ALPHA, Mask
 from t2i.data.metadata_files import as_number
-from t2i.data.records import Item
+from t2i.data.records import Found, Item
 from t2i.hub import check_reachable
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class HubDataset(CachedSettings):
         if self.masks not in (None, ALPHA):
             raise ConfigError(f"dataset.masks={self.masks} is for dataset=folder; use {ALPHA} or null")
 
-    def items(self) -> list[Item]:
+    def find(self) -> Found:
         if self.path.startswith("~"):
-            return replace(self, path=str(Path(self.path).expanduser())).items()
+            return replace(self, path=str(Path(self.path).expanduser())).find()
         check_reachable("dataset.path", self.path, "dataset")
         splits = self._splits()
         rows = self._chosen(splits)
@@ -79,7 +79,7 @@ class HubDataset(CachedSettings):
         items = self._items(rows, self.split)
         if "validation" in splits and self.split.partition("[")[0] != "validation":
             items += self._items(splits["validation"], "validation", for_validation=True)
-        return items
+        return Found(items)
 
     def _chosen(self, splits: dict[str, datasets.Dataset]) -> datasets.Dataset:
         """The rows of `split`, which may be a part of one, such as train[:50%], or several, as in train+test."""
@@ -199,6 +199,7 @@ class HubDataset(CachedSettings):
                 for_validation=for_validation,
                 mask=Mask(content, known, of_alpha=True) if self.masks == ALPHA else None,
                 loss_weight=as_number(weights[row]),
+                caption_source=f"column {self.caption_column}" if self.caption is None else "dataset.caption",
             )
             items.append(item)
         return items

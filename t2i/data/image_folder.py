@@ -14,7 +14,7 @@ from t2i.data.file_names import FileNames
 from t2i.data.folder_files import Files, walk
 from t2i.data.images import FOREIGN, SUFFIXES, unusable
 from t2i.data.masks import MaskFiles
-from t2i.data.records import Item
+from t2i.data.records import Found, Item
 from t2i.data.scanned_files import scan
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Folder(CachedSettings):
     captions_per_line: bool = True  # run folders that were written before have neither of these
     split_folders: bool = False
 
-    def items(self) -> list[Item]:
+    def find(self) -> Found:
         if self.loss_weight_column is not None and self.caption is not None:
             raise ConfigError(
                 f"dataset.loss_weight_column={self.loss_weight_column} is in the metadata, which are not read with "
@@ -38,7 +38,7 @@ class Folder(CachedSettings):
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise ConfigError(f"dataset.path={self.path} is not a folder; for a data set of the Hub, use dataset=hub")
-        found = items(
+        found = find(
             root,
             self.caption_column,
             self.follow_links,
@@ -48,10 +48,12 @@ class Folder(CachedSettings):
             self.loss_weight_column,
         )
         if not self.split_folders:
-            return [replace(item, for_validation=item.name.startswith("validation/")) for item in found]
-        train, held_out, test = split_folders.divided(found)
+            marked = [replace(item, for_validation=item.name.startswith("validation/")) for item in found.items]
+            return Found(marked, found.unread)
+        train, held_out, test = split_folders.divided(found.items)
         split_folders.tell(held_out, test)
-        return train + [replace(item, for_validation=True) for item in held_out]
+        marked = [replace(item, for_validation=True) for item in held_out]
+        return Found(train + marked, [*found.unread, *split_folders.left_out(test)])
 
 
 folder = loader_of(Folder)
@@ -64,9 +66,11 @@ class Described:
     captions: dict[str, object] = field(default_factory=dict)
     loss_weights: dict[str, object] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # where each caption comes from
+    unread: list[dict[str, str]] = field(default_factory=list)  # other files: `item` and `reason`
 
 
-def items(
+def find(
     root: Path,
     caption_column: str,
     follow_links: bool = False,
@@ -74,7 +78,7 @@ def items(
     captions_per_line: bool = False,
     masks: str | None = None,
     loss_weight_column: str | None = None,
-) -> list[Item]:
+) -> Found:
     """Every image below `root`, and everything that its metadata names; those that can't be used say why.
 
     follow_links: also read what links lead to outside `root`. caption: that of every image, instead of all others.
@@ -101,13 +105,17 @@ def items(
             facts[name],
             mask=masked[name][0],
             loss_weight=described.loss_weights.get(name, 1.0),
+            caption_source=described.sources.get(name, "dataset.caption"),
         )
         for name, text in described.captions.items()
         if name not in problems
     ]
     broken = {name: problem for name, problem in files.broken.items() if _suffix(name) in SUFFIXES}
     rest = files.folders | broken | problems
-    return usable + [Item(name, None, bytes, unusable(problem)) for name, problem in rest.items()]
+    readable = {name for name in problems if name in files.stats and name not in files.outside}
+    contents = {name: (root / name).read_bytes if name in readable else bytes for name in rest}
+    others = [Item(name, None, contents[name], unusable(problem)) for name, problem in rest.items()]
+    return Found(usable + others, described.unread)
 
 
 def _with_caption(files: Files, images: Sequence[str], caption: str, masks: MaskFiles) -> Described:
@@ -135,13 +143,14 @@ def _described(
     no_text = "has no caption in a metadata file" if metadata else "has no caption: there is no .txt file next to it"
     texts.describe([name for name in images if name not in listed.captions], no_text)
     texts.tell()
-    _name_the_rest(root, files, {*images, *listed.captions, *metadata, *texts.used, *masks.beside})
+    unread = _name_the_rest(root, files, {*images, *listed.captions, *metadata, *texts.used, *masks.beside})
     hints = {name: hint for name in texts.problems if (hint := masks.hint(name))}
     outside = {name: problem for name, problem in files.outside.items() if name in listed.captions}
     problems = listed.problems | outside | texts.problems | hints
     captions = listed.captions | texts.captions
     usable = {name: text for name, text in captions.items() if name not in problems and text is not _BAD}
-    return Described(usable, listed.loss_weights, problems)
+    sources = {name: f"*{suffix}" for name, suffix in texts.suffixes.items()} | listed.sources
+    return Described(usable, listed.loss_weights, problems, sources, unread)
 
 
 def _suffix(name: str) -> str:
@@ -173,10 +182,11 @@ def _listed(root: Path, metadata: Sequence[str], files: Files, columns: tuple[st
                 found.problems[f"{row.file_name} ({listing}, row {number})"] = problem
             else:
                 found.captions[name], found.loss_weights[name] = row.caption, row.loss_weight
+                found.sources[name] = listing
     return found
 
 
-def _name_the_rest(root: Path, files: Files, used: set[str]) -> None:
+def _name_the_rest(root: Path, files: Files, used: set[str]) -> list[dict[str, str]]:
     """Say which files are neither an image nor belong to one."""
     others = [name for name in (*files.stats, *files.broken, *files.special) if name not in used]
     texts = [name for name in others if _suffix(name) in TEXTS]
@@ -184,3 +194,5 @@ def _name_the_rest(root: Path, files: Files, used: set[str]) -> None:
     for what, names in (("caption files have no image", texts), ("other files are not read", others)):
         if names:
             log.warning("%s: %d %s, such as %s", root, len(names), what, ", ".join(names[:3]))
+    unread = [{"item": name, "reason": "is a caption file without an image"} for name in texts]
+    return unread + [{"item": name, "reason": "is no image, and belongs to none"} for name in others]

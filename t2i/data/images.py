@@ -111,6 +111,24 @@ def read(content: bytes, convert: Callable[[Image.Image], Image.Image] = upright
         raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
 
 
+def read_small(content: bytes, side: int) -> tuple[Image.Image, str]:
+    """The upright image, of at most `side` pixels, and its format. It is for looking at: JPEG is decoded in part.
+
+    Raises BadImage as `read` does.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=formats())
+            kind = str(opened.format)
+            opened.draft(None, (side, side))
+            image = upright(opened)
+    except Exception:  # `read` knows what is wrong, or what helps
+        image, kind = read(content), "PNG"
+    image.thumbnail((side, side))
+    return image, kind
+
+
 def _opened(content: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """The converted image: of an animation its first frame."""
     try:

@@ -28,6 +28,7 @@ from t2i.data.pack_folder import PackFolder, key_of
 from t2i.data.packs import Entries, Tensors
 from t2i.data.splits import Split
 from t2i.models.model import Content, Model
+from t2i.models.tokens import lengths
 from t2i.models.transformer import AT_ONCE
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,6 @@ def _visible(entry: Tensors) -> Tensors:
 
 
 def _warn_of_long(captions: list[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    tokens = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []
-    if too_long := sum(len(ids) > longest for ids in tokens):
+    if too_long := sum(length > longest for length in lengths(tokenizer, captions)):
         message = "%d of %d captions are longer than the %d tokens that the text encoder takes; they are truncated"
         log.warning(message, too_long, len(captions), longest)

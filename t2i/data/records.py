@@ -28,6 +28,7 @@ class Item:
     source: int = 0  # of several, with the settings below
     uses: float = 1.0  # how often it is drawn in an epoch, on average
     may_be_held_out: bool = True
+    caption_source: str = ""  # where the caption comes from: a metadata file, *.txt, a column, dataset.caption
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -54,6 +55,14 @@ def _problem_of_weight(weight: Any) -> str:
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
         return f"has a loss weight that is no number of at least 0: {weight!r}"
     return ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in a data set, before it is divided."""
+
+    items: Sequence[Item]
+    unread: Sequence[dict[str, str]] = ()  # what is there and neither trained on nor held out: `item` and `reason`
 
 
 def check_policy(on_error: str) -> None:

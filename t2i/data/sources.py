@@ -13,7 +13,7 @@ from t2i.data.emphasis import MaskSettings
 from t2i.data.hub_dataset import HubDataset
 from t2i.data.image_folder import Folder
 from t2i.data.preparation import ImageSettings
-from t2i.data.records import Item
+from t2i.data.records import Found, Item
 
 log = logging.getLogger(__name__)
 KINDS = {"folder": Folder, "hub": HubDataset}
@@ -78,7 +78,7 @@ class Source:
         """Its images, as those of the source with this number."""
         if self.request is not None and self.request.folder is None:
             raise ConfigError(f"{self.name}.class_prompt: its images are made by `t2i encode`, or when a run begins")
-        found = [(part, item) for part in self.parts for item in part.items()]
+        found = [(part, item) for part in self.parts for item in part.find().items]
         return [
             replace(
                 item,
@@ -149,8 +149,8 @@ class Sources(Folder):
     def where(self) -> str:
         return "dataset.sources"
 
-    def items(self) -> list[Item]:
-        return [item for number, source in enumerate(self._parsed) for item in source.items(number)]
+    def find(self) -> Found:
+        return Found([item for number, source in enumerate(self._parsed) for item in source.items(number)])
 
     def texts_of(self, item: Item) -> tuple[str, ...]:
         return self._parsed[item.source].parts[0].texts_of(item)

@@ -10,6 +10,7 @@ from t2i.data.batches import Draws
 from t2i.data.emphasis import Masks
 from t2i.data.held_out import Fold
 from t2i.data.loader import Readable
+from t2i.data.records import Item
 from t2i.models.model import Model
 
 
@@ -30,6 +31,7 @@ class Split:
     sources: np.ndarray | None = None  # [N] integers; each source has its part in every batch, by its weights
     loss_weights: np.ndarray | None = None  # [N]: what each image counts in the loss; None: all count alike
     masks: Masks | None = None
+    items: Sequence[Item] = ()  # the images as the loader found them, for those who want names and sizes
 
     def __len__(self) -> int:
         return len(self.captions)
