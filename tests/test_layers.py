@@ -33,6 +33,7 @@ ORDER = [
         "judge",
         "weights",
         "average",
+        "translate",
         "push",
         "report",
     },
