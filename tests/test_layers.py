@@ -22,6 +22,7 @@ ORDER = [
     {"experiment"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
+    {"api"},
     {
         "train",
         "check",

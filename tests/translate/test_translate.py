@@ -202,7 +202,7 @@ def test_unknown_flags_are_named_with_near_ones():
         "--lerning_rate: train_text_to_image.py has no such flag; did you mean --learning_rate?",
         "1e-4: no flag takes it",
         f"--rank: train_text_to_image.py has no such flag; {', '.join(s for s in SCRIPTS if 'lora' in s)} have it",
-        "--kaption_column: train_text_to_image.py has no such flag; did you mean --caption_column?",
+        "--kaption_column: train_text_to_image.py has no such flag; did you mean --caption_column or --image_column?",
         "more: no flag takes it",
     ]
 
