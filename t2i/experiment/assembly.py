@@ -28,6 +28,7 @@ from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluati
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
+from t2i.models.base_adapters import adapter_facts
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
@@ -191,6 +192,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "quantize": experiment.cfg.model.get("quantize"),
+        "base_adapters": adapter_facts(experiment.cfg.model.get("adapters")),
         "parameters": count_parameters(experiment.model.denoiser),
         "trained_parameters": sum(weight.numel() for weight in experiment.optimization.trained.weights.values()),
         "pictures": {"train": data.train.images, "validation": len(data.validation)},
