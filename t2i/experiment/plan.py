@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
-from t2i.config.instantiate import build, build_all, check_signature, check_targets, naming, target_of
+from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
 from t2i.config.model_size import check_resolution
 from t2i.config.reference import reference_dataset
 from t2i.diffusion.losses import Weighting
@@ -119,6 +119,7 @@ def check_the_rest(cfg: DictConfig) -> None:
     """Refuse settings that the data set, model or optimizer does not accept, before anything is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
+    check_settings(cfg, "dataset")
     check_resolution(cfg)
     _check_base(cfg)
     reference_dataset(cfg)
