@@ -111,7 +111,7 @@ def _config(run: Path) -> DictConfig:
     for key in ("model.path", "model.config", "model.vae", "scheduler.path", "scheduler.config"):
         if isinstance(path := OmegaConf.select(cfg, key), str):  # it may have moved with the run
             OmegaConf.update(cfg, key, base_of(run, path))
-    if adapters := cfg.model.get("adapters"):
+    if adapters := OmegaConf.select(cfg, "model.adapters"):
         cfg.model.adapters = adapters_of(run, adapters)
     return cfg
 
