@@ -64,9 +64,10 @@ def write_page(run: Result, file: Path, renewed: int | None = None) -> None:
 
 
 def steps_of(run: Result) -> list[Step]:
-    """What to type next."""
+    """What to type next, but for making this page of a run that has ended."""
     in_sweep = (run.folder.parent / MANIFEST).is_file()
-    return next_steps(run.folder, run.state, run.info, run.config.get("steps"), in_sweep)
+    steps = next_steps(run.folder, run.state, run.info, run.config.get("steps"), in_sweep)
+    return [step for step in steps if run.state == "running" or not step.command.startswith("t2i show ")]
 
 
 def progress(run: Result) -> float | None:
