@@ -22,6 +22,7 @@ ORDER = [
     {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
+    {"api"},
     {
         "train",
         "check",
@@ -33,6 +34,7 @@ ORDER = [
         "judge",
         "weights",
         "average",
+        "translate",
         "push",
         "report",
     },

@@ -34,6 +34,9 @@ COMMANDS = {
     "encode": Command("t2i.encode", "Encode a data set ahead of the runs that use it.", True),
     "weights": Command("t2i.weights", "Plot what a loss weighting does, before paying for a run.", True),
     "average": Command("t2i.average", "Average weights over the steps of a run, or over runs, after training."),
+    "translate": Command(
+        "t2i.translate.command", "Turn a command line of Diffusers' training scripts into one of t2i."
+    ),
     "push": Command("t2i.push", "Push a finished run's model to the Hugging Face Hub."),
     "report": Command("t2i.report", "Build the W&B report of a sweep."),
     "settings": Command("t2i.cli.settings", "Search all settings and options, with defaults and explanations."),

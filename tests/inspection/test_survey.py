@@ -211,3 +211,26 @@ def test_mistakes_are_named(arguments, message, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(content("a"))
     with pytest.raises(Exception, match=message):
         data.main(arguments)
+
+
+def test_of_several_sources_each_file_is_named_with_its_own(tmp_path):
+    for name in ("mine", "others"):
+        (tmp_path / name).mkdir()
+        as_txt(tmp_path / name)
+    (tmp_path / "mine" / "notes.docx").touch()
+    sources = f"{{path: {tmp_path / 'mine'}, repeats: 2}}, {{path: {tmp_path / 'others'}}}, {{class_prompt: a dog}}"
+    overrides = ["dataset=sources", f"dataset.sources=[{sources}]", "dataset.resolution=16"]
+    found = survey(data.configured(overrides), "t2i train")
+    assert len(found.used) + len(found.of(LEFT_OUT)) == 2 * len(CAPTIONS) + 1
+    reasons = {entry.reason for entry in found.of(LEFT_OUT)}
+    assert reasons <= {"is no image, and belongs to none", "is the same as a held-out image of another source"}
+    assert any(entry.name == f"{tmp_path / 'mine'}: notes.docx" for entry in found.of(LEFT_OUT))
+    assert "up to 100 images of 'a dog' are drawn by the base" in found.notes[-1]
+    assert found.leaks == []
+
+
+def test_captions_are_those_that_are_trained_with(tmp_path):
+    (tmp_path / "a.png").write_bytes(content("a"))
+    (tmp_path / "a.txt").write_text("a cat")
+    found = surveyed(tmp_path, "dataset.caption_template='sks, {caption}'")
+    assert [entry.captions for entry in found.used] == [("sks, a cat",)]
