@@ -19,7 +19,7 @@ ORDER = [
     {"evaluation"},
     {"sampling", "training", "comparison"},
     {"publishing", "sweeps", "judging"},
-    {"experiment"},
+    {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
     {"api"},

@@ -19,7 +19,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "data": Command("t2i.cli.data", "Say what is in a data set: captions, sizes, duplicates, what is left out.", True),
     "train": Command("t2i.train", "Train one run, or with -m every run of a sweep.", True, "cli"),
+    "runs": Command("t2i.cli.runs", "List runs: state, settings that differ, val/loss, time."),
+    "show": Command("t2i.cli.show", "Make the page of a run: curves, samples, settings; renewed while it trains."),
     "compare": Command("t2i.compare", "Say which runs are better, by how much, and whether it is more than noise."),
     "plan": Command("t2i.plan", "Say how many seeds, images and hours a comparison needs, from a small pilot."),
     "judge": Command(

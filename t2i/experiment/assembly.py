@@ -23,10 +23,12 @@ from t2i.data.splits import Captioned
 from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery
 from t2i.experiment.batteries import battery_facts, check_data, make_batteries
+from t2i.experiment.class_images import load_data
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
+from t2i.models.base_adapters import adapter_facts
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
@@ -67,7 +69,7 @@ class Experiment:
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
-    data: Captioned = build(cfg, "dataset")
+    data = load_data(cfg, accelerator)
     check_data(cfg, data)
     reference: Captioned | None = load_reference(cfg)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
@@ -190,6 +192,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "quantize": experiment.cfg.model.get("quantize"),
+        "base_adapters": adapter_facts(experiment.cfg.model.get("adapters")),
         "parameters": count_parameters(experiment.model.denoiser),
         "trained_parameters": sum(weight.numel() for weight in experiment.optimization.trained.weights.values()),
         "pictures": {"train": data.train.images, "validation": len(data.validation)},

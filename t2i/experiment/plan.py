@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
-from t2i.config.instantiate import build, build_all, check_signature, check_targets, naming, target_of
+from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
 from t2i.config.model_size import check_resolution
 from t2i.config.reference import reference_dataset
 from t2i.diffusion.losses import Weighting
@@ -22,6 +22,8 @@ from t2i.evaluation.image_metrics.metric import ImageMetric
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
+from t2i.models.base_adapters import parse_adapters
+from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
 from t2i.optim.ema import NoEMA, WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
@@ -116,7 +118,9 @@ def check_the_rest(cfg: DictConfig) -> None:
     """Refuse settings that the data set, model or optimizer does not accept, before anything is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
+    check_settings(cfg, "dataset")
     check_resolution(cfg)
+    _check_base(cfg)
     reference_dataset(cfg)
     optimizer = target_of(cfg, "optimizer")
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
@@ -126,6 +130,17 @@ def check_the_rest(cfg: DictConfig) -> None:
             "use optimizer=adamw_sr, or precision=bf16"
         )
     rehearse(cfg)
+
+
+def _check_base(cfg: DictConfig) -> None:
+    """Refuse adapters and autoencoders that are not there."""
+    adapters = parse_adapters(cfg.model.get("adapters"))
+    if adapters and not cfg.model.pretrained:
+        raise ConfigError(
+            "model.adapters: model.pretrained=false leaves no weights to merge into; use pretrained weights, or []"
+        )
+    if vae := cfg.model.get("vae"):
+        check_vae(str(vae))
 
 
 def rehearse(cfg: DictConfig) -> None:

@@ -138,6 +138,8 @@ def _finish(experiment: Experiment, run: Run, done: int) -> None:
     plan, optimization, is_main = experiment.plan, experiment.optimization, experiment.accelerator.is_main_process
     exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
     plan.adapter.export(*exported, run.folder / "model", is_main)
+    if plan.adapter.needs_pretrained and (merged := experiment.cfg.model.get("adapters")):
+        log.info("model/ holds adapters for %s with %s merged", experiment.cfg.model.path, " and ".join(merged))
     if run.writes:  # a power cut must not leave a finished run without its results
         RecordSync(run.folder)(done)
         respect_umask(run.folder / "model")

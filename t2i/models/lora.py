@@ -8,13 +8,14 @@ from typing import Any
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
-from t2i.models.adapting import OFF_THE_BASE, adapt, continue_from
+from t2i.models.adapting import adapt, continue_from
 from t2i.models.library_logs import quiet
 from t2i.models.lora_files import KOHYA, write_diffusers, write_kohya
 from t2i.models.lora_reading import check_file
 from t2i.models.lora_settings import AVERAGED, RAW
 from t2i.models.model import Model
-from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.parts import denoiser_of
+from t2i.models.peft_layers import OFF_THE_BASE
 from t2i.models.portable import make_portable
 from t2i.models.single_file import SINGLE, check_single_file, write_single_file
 

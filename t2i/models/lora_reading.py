@@ -31,15 +31,15 @@ ADAPTER = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")  # parts of a layer to wh
 PEFT = "base_model.model."  # before the names of peft's own files
 
 
-def check_file(path: str) -> None:
+def check_file(path: str, setting: str = "adapter.path") -> None:
     """Refuse what can't be a file of adapters, without reading weights."""
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ConfigError(f"adapter.path={path} is a folder; give the .safetensors file in it")
+        raise ConfigError(f"{setting}={path} is a folder; give the .safetensors file in it")
     if not file.is_file():
-        raise ConfigError(f"adapter.path={path}: there is no such file")
+        raise ConfigError(f"{setting}={path}: there is no such file")
     if file.suffix != ".safetensors":
-        raise ConfigError(f"adapter.path={path} must be a .safetensors file: other files of weights can run code")
+        raise ConfigError(f"{setting}={path} must be a .safetensors file: other files of weights can run code")
 
 
 def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "adapter.path") -> dict[str, Layers]:

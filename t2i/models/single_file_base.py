@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from t2i.config import ConfigError
 from t2i.hub import check_reachable
-from t2i.models.converted import converted
+from t2i.models.converted import converted, piece_of
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.portable import make_portable
 
@@ -25,14 +25,13 @@ log = logging.getLogger(__name__)
 
 OTHER_FILES = (".ckpt", ".pt", ".pth", ".bin")
 SETTINGS = ["*.json", "*.txt", "*.jinja", "*/*.json", "*/*.txt", "*/*.jinja", "*/*.model"]
-PIECE = 2**20  # bytes of a file that are hashed at its beginning, middle and end
 
 
-def is_single_file(path: str | Path) -> bool:
+def is_single_file(path: str | Path, setting: str = "model.path") -> bool:
     file = Path(path)
     if file.suffix in OTHER_FILES and file.is_file():
         raise ConfigError(
-            f"model.path={path}: a {file.suffix} file can run code when it is read; use the model's .safetensors file"
+            f"{setting}={path}: a {file.suffix} file can run code when it is read; use the model's .safetensors file"
         )
     return file.suffix == ".safetensors" and file.is_file()
 
@@ -56,20 +55,10 @@ def pipeline_of_file(file: Path, config: str | None) -> Path:
     folder = Path(config).expanduser() if config else _settings_of(file, names)
     if not (folder / "model_index.json").is_file():
         raise ConfigError(f"model.config={config} must be a folder in the Diffusers layout, with a model_index.json")
-    key = hashlib.sha256(_sample(file))
+    key = hashlib.sha256(piece_of(file))
     for settings in sorted(folder.glob("*/*.json")):
         key.update(settings.read_bytes())
     return converted("single_files", key.hexdigest()[:16], partial(_convert, file, folder))
-
-
-def _sample(file: Path) -> bytes:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        pieces = []
-        for start in (0, size // 2, max(0, size - PIECE)):
-            opened.seek(start)
-            pieces.append(opened.read(PIECE))
-    return str(size).encode() + b"".join(pieces)
 
 
 def _settings_of(file: Path, names: set[str]) -> Path:

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.hub import is_repository
-from t2i.models.loading import naming_model
+from t2i.models.base_adapters import split_scale
+from t2i.models.loading_errors import naming_model
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
 from t2i.runs.changes import FREE_KEYS
@@ -89,7 +90,7 @@ def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: 
     if has_samples:
         parts.append("![Samples of the same prompts and seeds during training](samples.png)")
     if is_adapter:
-        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"])
+        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"], use_base(cfg.model))
     else:
         use = use_pipeline(repo, absent_parts(model))
     arguments = ", ".join(['"a prompt"', *sampled_as(cfg)])
@@ -137,6 +138,8 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     predicted = scheduler.get("prediction_type", "noise − x0" if "shift" in scheduler else "epsilon")
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else " (architecture only, trained from scratch)"),
+        **({"autoencoder": str(cfg.model.vae)} if cfg.model.get("vae") else {}),
+        **({"merged into the base": ", ".join(cfg.model.adapters)} if cfg.model.get("adapters") else {}),
         "trained": f"{described(cfg.adapter)}: {trained:.1f} of {parameters:.1f} M parameters"
         if is_adapter
         else f"all {parameters:.1f} M parameters of the denoiser",
@@ -198,11 +201,23 @@ def use_pipeline(repo: str, absent: Sequence[str] = ()) -> str:
 pipeline = DiffusionPipeline.from_pretrained({", ".join(arguments)})"""
 
 
-def use_adapter(base: str, repo: str, scheduler: str) -> str:
+def use_base(model: DictConfig) -> str:
+    """Lines that make of a pipeline the base that was trained on: with another autoencoder, and adapters merged."""
+    lines = []
+    if vae := model.get("vae"):
+        lines = ["from diffusers import AutoencoderKL", f"pipeline.vae = AutoencoderKL.from_pretrained({literal(vae)})"]
+    for file, scale in map(split_scale, map(str, model.get("adapters") or ())):
+        lines += [f"pipeline.load_lora_weights({literal(file)})", f"pipeline.fuse_lora(lora_scale={scale:g})"]
+        lines.append("pipeline.unload_lora_weights()")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def use_adapter(base: str, repo: str, scheduler: str, more: str = "") -> str:
+    """more: lines of `use_base`."""
     return f"""from diffusers import DiffusionPipeline, {scheduler}
 
 pipeline = DiffusionPipeline.from_pretrained({literal(base)})
-pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
+{more}pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
 pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")"""
 
 

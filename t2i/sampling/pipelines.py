@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.models.bases import base_of
+from t2i.models.bases import adapters_of, base_of
 from t2i.models.library_logs import hide_loading_bars, quiet
-from t2i.models.loading import loading, locate, naming_model
+from t2i.models.loading import loading, locate
+from t2i.models.loading_errors import naming_model
 from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
-from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.parts import denoiser_of
 from t2i.models.tokens import with_length
 from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
@@ -107,9 +108,11 @@ def _config(run: Path) -> DictConfig:
     """The configuration of a run. It may be a stranger's, so its own allowed_targets are ignored."""
     cfg = OmegaConf.create(read_config(run))
     cfg.allowed_targets = []
-    for key in ("model.path", "model.config", "scheduler.path", "scheduler.config"):  # they may have moved with the run
-        if isinstance(path := OmegaConf.select(cfg, key), str):
+    for key in ("model.path", "model.config", "model.vae", "scheduler.path", "scheduler.config"):
+        if isinstance(path := OmegaConf.select(cfg, key), str):  # it may have moved with the run
             OmegaConf.update(cfg, key, base_of(run, path))
+    if adapters := cfg.model.get("adapters"):
+        cfg.model.adapters = adapters_of(run, adapters)
     return cfg
 
 

@@ -8,6 +8,7 @@ from t2i.runs.text import spoken_time
 from t2i.sweeps.race import UNKNOWN, Lead, Look, Race
 
 FIXED = ("rules", "settings")  # what is not to change while a race runs
+VERSION = 2  # raised when a race that goes on would take other decisions
 WHY = {
     "budget": ("The budget is spent", "raise the budget"),
     "seeds": ("All seeds have run", "add seeds"),
@@ -36,6 +37,8 @@ def explain_look(look: Look, race: Race) -> list[str]:
     for setting, lead in look.leads.items():
         verdict = "stopped" if setting in look.stopped else "goes on"
         lines.append(f"  {setting}: {_interval(lead)}, {verdict}")
+    if race.early and look is race.looks[0]:
+        lines.append("  further seeds tell more at a lower cost than further steps, and join here")
     return lines
 
 
@@ -99,6 +102,7 @@ def record(race: Race, hours: float) -> dict[str, Any]:
     """The content of race.json."""
     return {
         "rules": {
+            "version": VERSION,
             "rounds": list(race.rules.rounds),
             "seeds": list(race.rules.seeds),
             "first_seeds": race.rules.first_seeds,
@@ -117,6 +121,7 @@ def record(race: Race, hours: float) -> dict[str, Any]:
             }
             for look in race.looks
         ],
+        "seeds_join": "after the first round" if race.early else "after the last round",
         "changed": race.changed,
         "winner": race.winner,
         "left": race.left,

@@ -109,6 +109,25 @@ def test_the_projection_follows_curves_that_are_straight_in_the_logarithm_of_the
     assert projected.estimate == pytest.approx(measured, abs=0.01)
 
 
+def test_seeds_join_after_the_first_round_where_they_tell_more_than_steps():
+    noisy, crossing = grid([0, 0.06, 0.06], seed_noise=0.012), grid([0, -0.03, -0.06], seed_noise=0.002, trend=0.03)
+    ended = race(noisy)
+    assert [(look.step, look.seeds) for look in ended.looks] == [(32, 2), (32, 3)]
+    assert ended.winner == "0"
+    assert "further seeds tell more" in explain_look(ended.looks[0], ended)[-1]
+    assert {(look.step, look.seeds) for look in race(crossing).looks} >= {(32, 2), (64, 2)}
+
+
+@pytest.mark.parametrize(("rounds", "seeds"), [([0.25, 0.5, 0.75], 5), ([], 5), ([0.25], 2)])
+def test_all_looks_that_a_race_may_take_share_its_risk(rounds, seeds):
+    rules = RaceOptions(**(OPTIONS | NO_BUDGET | {"rounds": rounds})).rules(9, range(seeds), 256, 16, lambda: 0.0)
+    first, last, more = rules.rounds[0], rules.rounds[-1], range(3, seeds + 1)
+    looks = {(step, 2, False) for step in rules.rounds} | {(last, number, False) for number in more}
+    if more and first != last:
+        looks |= {(first, number, True) for number in more} | {(step, seeds, True) for step in rules.rounds}
+    assert sum(rules.risk_of(*look) for look in looks) == pytest.approx(0.05)
+
+
 def test_a_failed_run_takes_its_setting_out_and_is_named():
     ended = race(grid([0.0, 0.1, 0.3]), failing=[Member("0", 1)])
     assert ended.winner == "1"
@@ -132,23 +151,41 @@ def test_the_budget_in_hours_follows_the_speed_so_far():
     assert not affords(100, 301)
 
 
+def as_runs(x) -> dict[str, list[Measurement]]:
+    """Settings with runs of these log losses."""
+    return {str(i): [Measurement(value, 0.0, *(np.zeros(2),) * 3) for value in row] for i, row in enumerate(x)}
+
+
 def test_the_common_noise_is_the_mean_square_of_the_interaction():
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(6, 4))
-    runs = {str(i): [Measurement(value, 0.0, *(np.zeros(2),) * 3) for value in row] for i, row in enumerate(x)}
-    noise = SeedNoise.of(runs, 0.0)
+    x = np.random.default_rng(1).normal(size=(6, 4))
+    noise = SeedNoise.of(as_runs(x), 0.0)
     interaction = x - x.mean(0) - x.mean(1, keepdims=True) + x.mean()
     assert noise.dof == 15
     assert noise.sum_of_squares == pytest.approx(np.square(interaction).sum())
 
 
-def test_a_setting_with_wild_runs_does_not_blur_the_others():
+def test_the_noise_of_settings_with_further_seeds_is_that_of_a_least_squares_fit():
+    """Nine settings have two seeds, five of them three more: an incomplete two-way table."""
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(6, 3)) * np.array([1, 1, 1, 1, 1, 100])[:, None]
-    runs = {str(i): [Measurement(value, 0.0, *(np.zeros(2),) * 3) for value in row] for i, row in enumerate(x)}
-    noise = SeedNoise.of(runs, 0.0)
+    numbers = [5] * 5 + [2] * 4
+    x = rng.normal(size=(9, 5)) + 30 * rng.normal(size=(9, 1)) + 30 * rng.normal(size=5)
+    noise = SeedNoise.of(as_runs([row[:number] for row, number in zip(x, numbers, strict=True)]), 0.0)
+    cells = [(i, s) for i, number in enumerate(numbers) for s in range(number)]
+    effects = np.array([[*np.eye(9)[i], *np.eye(5)[s]] for i, s in cells])
+    _, _, rank, _ = np.linalg.lstsq(effects, ran := np.array([x[cell] for cell in cells]))
+    residuals = ran - effects @ np.linalg.pinv(effects) @ ran
+    assert noise.dof == len(cells) - rank
+    assert noise.sum_of_squares == pytest.approx(np.square(residuals).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [[3] * 6, [2] * 4 + [4] * 2])
+def test_a_setting_with_wild_runs_does_not_blur_the_others(numbers):
+    """Nor where it and one other alone have further seeds, which differ by more than the runs of a seed do."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(6, 4)) * np.array([1, 1, 1, 1, 1, 100])[:, None] + 500 * np.arange(4)
+    noise = SeedNoise.of(as_runs([row[:number] for row, number in zip(x, numbers, strict=True)]), 0.0)
     assert noise.variance("0") < 4
-    assert noise.variance("5") > 1000
+    assert 1000 < noise.variance("5") < 100_000
 
 
 @pytest.mark.parametrize(
@@ -213,7 +250,7 @@ def test_settings_are_named_by_what_is_varied():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["some settings noisier", "behind at first", "all within 0.8 %", "best by 0.7 %"])
+@pytest.mark.parametrize("name", ["some settings noisier", "behind at first", "all others equal", "best by 0.7 %"])
 def test_at_most_one_race_in_twenty_errs(monkeypatch, name):
     """The simulated grids of benchmarks/race.py, 200 races on each."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -221,5 +258,4 @@ def test_at_most_one_race_in_twenty_errs(monkeypatch, name):
 
     world = next(world for world in benchmark.worlds() if world.name.endswith(name))
     replays = benchmark.some_races(world.name, 0, 200)
-    wrong = [replay for replay in replays if replay.excess is not None and replay.excess > benchmark.TOLERANCE]
-    assert len(wrong) <= 10
+    assert sum(race.wrong for race, _ in replays) <= 10
