@@ -15,7 +15,17 @@ from t2i.translate.shell import Command
 from t2i.translate.tables import DIFFERENT, SAME, UNUSED
 
 CHOOSING = ("model=", "dataset=")  # options that choose others
-SHOWN = ("model", "dataset", "steps", "batch_size", "micro_batch_size", "optimizer.lr", "loss", "precision")
+SHOWN = (
+    "model",
+    "model.path",
+    "dataset",
+    "steps",
+    "batch_size",
+    "micro_batch_size",
+    "optimizer.lr",
+    "loss",
+    "precision",
+)
 OF_PRODIGY = ("optimizer.eps", "optimizer.beta3", "optimizer.decouple")  # whose defaults are those of the package
 ACCELERATE = ["accelerate", "launch"]
 
@@ -105,7 +115,8 @@ def _has(setting: str, computed: dict[str, Any]) -> bool:
         case "tracker":
             return computed["tracker"] in ("wandb", "trackio")
         case "dataset":
-            return name != "image_column" or computed["dataset"] == "hub"
+            of_hub = name in ("name", "image_column")  # of several sources, each has its own
+            return not of_hub or computed["dataset"] == "hub"
     return True
 
 

@@ -59,12 +59,17 @@ def test_an_example_of_a_readme_trains(name, base, images, tmp_path):
     from t2i.experiment.run import run
 
     chosen = dict(word.split("=", 1) for word in words(name) if not word.startswith("+"))
-    small = [f"model.path={base(chosen['model'])}", f"dataset.path={images / chosen['dataset']}", "steps=2"]
+    small = [f"model.path={base(chosen['model'])}", "steps=2"]
+    if chosen["dataset"] != "sources":
+        small.append(f"dataset.path={images / chosen['dataset']}")
     small += ["dataset.resolution=64", "precision=fp32", "attention=auto", "hub.push=false", "tracker=none"]
     small += ["samples.steps=1", "sample_every=2", "validation.items=2", "validation.timesteps=2"]
     small += ["micro_batch_size=1", f"cache_dir={tmp_path / 'cache'}"]
+    if "model.vae" in chosen:
+        small.append(f"model.vae={base(chosen['model']) / 'vae'}")
     small += ["samples.size=64"] if chosen["model"] in families.PIPELINES else []
-    overrides = [*words(name), *small]
+    of_sources = [word.replace("path-to-instance-images", str(images / "folder")) for word in words(name)]
+    overrides = [*(word.replace("class_images:200", "class_images:3") for word in of_sources), *small]
     cfg = compose([word for word in overrides if not word.startswith("tracker.")])
     run(cfg, make_plan(cfg), tmp_path / "run", overrides)
     trained = Run(tmp_path / "run", cfg)

@@ -52,6 +52,22 @@ FLAGS = [  # script, flags, and what they set
     (DREAM, "--instance_data_dir dog", {"dataset": "folder", "dataset.path": "dog", "dataset.split_folders": False}),
     (DREAM, "--instance_prompt 'sks, dog'", {"dataset.caption": "sks, dog"}),
     (DREAM_XL, "--caption_column=text", {"dataset.caption_column": "text"}),
+    (
+        DREAM,
+        "--with_prior_preservation --class_data_dir none --class_prompt 'a, dog' --num_class_images=9 "
+        "--prior_loss_weight=0.5 --train_batch_size=1",
+        {
+            "dataset": "sources",
+            "dataset.sources": [
+                {"path": "pics", "caption": "a dog", "weight": 1, "loss_weight": 2},
+                {"class_prompt": "a, dog", "class_images": 9, "weight": 1, "loss_weight": 1},
+            ],
+            "dataset.path": None,
+            "batch_size": 2,  # an own image and one of the class
+            "micro_batch_size": 2,
+        },
+    ),
+    (XL, "--pretrained_vae_model_name_or_path me/vae", {"model.vae": "me/vae"}),
     (T2I, "--max_train_samples 10", {"dataset.max_train_samples": 10}),
     (T2I, "--resolution 768", {"dataset.resolution": 768}),
     (T2I, "--center_crop --random_flip", {"dataset.crop": "center", "dataset.flip": True}),
@@ -118,6 +134,8 @@ FLAGS = [  # script, flags, and what they set
     (SD3, "--precondition_outputs 0 --weighting_scheme cosmap", {"timesteps": "uniform", "loss": "cosmap"}),
     (SD3, "--precondition_outputs 1 --weighting_scheme sigma_sqrt", {"timesteps": "uniform", "loss": "mse"}),
     (FLUX, "--weighting_scheme mode --mode_scale 1", {"timesteps": "mode", "timesteps.scale": 1.0, "loss": "mse"}),
+    (FLUX, "--rank 16", {"adapter.rank": 16, "adapter.alpha": 4}),  # of that script, not the rank
+    (FLUX, "--lora_alpha 8", {"adapter.alpha": 8}),
     (FLUX, "--guidance_scale 1 --max_sequence_length 77", {"model.guidance": 1.0, "model.max_sequence_length": 77}),
     (FLUX, "--lora_layers attn.to_k,ff.net.2", {"adapter.target_modules": ["attn.to_k", "ff.net.2"]}),
     (SD3, "--lora_layers to_k,to_q", {"adapter.target_modules": ["attn.to_k", "attn.to_q"]}),
@@ -142,6 +160,17 @@ def test_epochs_become_steps_as_the_script_counts_them():
     assert of(DREAM_XL, "--repeats 3 --validation_prompt a --validation_epochs 2", 5)["sample_every"] == 2 * 4
     naruto = read_words([T2I, *words[:1], "--dataset_name=lambdalabs/naruto-blip-captions"])
     assert translate(naruto).settings["steps"] == 100 * 77  # the script's defaults: 100 epochs, batches of 16
+
+
+def test_class_images_that_are_there_are_used(tmp_path):
+    """An epoch is as long as the larger of the two; so is it in the script."""
+    flags = f"--with_prior_preservation --class_data_dir {tmp_path} --class_prompt dog --num_class_images=30"
+    found = of(DREAM, f"{flags} --validation_prompt a --train_batch_size=4", images=5)
+    assert found["dataset.sources"][1]["path"] == str(tmp_path)
+    lora = of(DREAM_LORA, f"{flags} --validation_prompt a --validation_epochs=2 --train_batch_size=4", images=5)
+    assert lora["sample_every"] == 2 * 8
+    with pytest.raises(ConfigError, match="needs --class_prompt"):
+        of(DREAM, "--with_prior_preservation --class_data_dir x")
 
 
 def test_images_of_a_folder_are_counted(tmp_path):
@@ -272,6 +301,9 @@ CASES = st.one_of(
     st.tuples(st.sampled_from(["dataset.path", "dataset.caption", "run", "hub.repo", "model.revision"]), TEXTS),
     st.tuples(st.sampled_from(["samples.prompts", "adapter.target_modules"]), st.lists(TEXTS, min_size=1, max_size=3)),
     st.tuples(st.just("optimizer.lr"), NUMBERS),
+    st.tuples(
+        st.just("dataset.sources"), st.lists(st.fixed_dictionaries({"path": TEXTS, "weight": NUMBERS}), min_size=1)
+    ),
 )
 
 
