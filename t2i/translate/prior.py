@@ -34,11 +34,11 @@ def sources(args: Arguments, own: dict[str, Any], note: Callable[[str], None]) -
     note("class images: they are drawn with the steps and the guidance of samples; the script takes 50 and 7.5")
     pair = [
         {**mine, "weight": 1, "loss_weight": 2},
-        {**its, "weight": 1, "loss_weight": _plain(2 * args["prior_loss_weight"])},
+        {**its, "weight": 1, "loss_weight": _whole(2 * args["prior_loss_weight"])},
     ]
     kept = {key: value for key, value in own.items() if key in ("dataset.crop", "dataset.validation_share")}
     return {"dataset": "sources", "dataset.sources": pair, "dataset.split_folders": False, **kept}
 
 
-def _plain(number: float) -> float | int:
+def _whole(number: float) -> float | int:
     return int(number) if number == int(number) else number

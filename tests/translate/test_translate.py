@@ -225,6 +225,21 @@ def test_a_flag_that_t2i_does_not_follow_is_named():
         assert f"--{flag}: {DIFFERENT[flag]}" in found.differs if flag in DIFFERENT else flag in found.unused, flag
 
 
+def test_a_flag_that_changes_nothing_is_named():
+    idle = {
+        T2I: "--lr_warmup_steps=9 --hub_model_id=a --num_train_epochs=3 --tracker_project_name=a --validation_epochs=7",
+        DREAM: "--class_prompt=a --class_data_dir=b --num_class_images=7 --prior_loss_weight=2 --lr_power=3",
+        DREAM_XL: "--prodigy_beta3=1 --lr_num_cycles=2 --repeats=4 --num_validation_images=2 --image_column=img",
+        XL: "--timestep_bias_portion=0.5 --timestep_bias_end=9",
+        SD3: "--weighting_scheme=mode --logit_mean=1 --logit_std=2",
+    }
+    for script, flags in idle.items():
+        named = {word.lstrip("-").partition("=")[0] for word in shlex.split(flags)} - {"weighting_scheme"}
+        assert set(translated(script, flags).unused) == named
+    assert not translated(DREAM, "--train_text_encoder").unused  # t2i says what it does instead
+    assert not translated(T2I, "--lr_scheduler=constant --max_grad_norm=1 --seed=0").unused  # the defaults
+
+
 def test_unknown_flags_are_named_with_near_ones():
     found = translated(T2I, "--lerning_rate 1e-4 --rank=4 --kaption_column=x more")
     assert found.unknown == [
