@@ -27,10 +27,13 @@ def steps_per_epoch(args: Arguments) -> int | None:
 
 def _count(args: Arguments) -> int | None:
     """Images in a folder on this machine: DreamBooth's scripts don't read the folders in it, the others do."""
+    name = args["instance_data_dir"] or args["train_data_dir"]
+    pattern = "*" if args.script.dreambooth else "**/*"
+    return images_in(name, pattern) or None if name else None
+
+
+def images_in(folder: str, pattern: str) -> int:
+    """How many images a folder on this machine holds; none if there is no such folder."""
     from t2i.data.images import SUFFIXES
 
-    name = args["instance_data_dir"] or args["train_data_dir"]
-    if not name or not Path(name).expanduser().is_dir():
-        return None
-    files = Path(name).expanduser().glob("*" if args.script.dreambooth else "**/*")
-    return sum(file.suffix.lower() in SUFFIXES for file in files) or None
+    return sum(file.suffix.lower() in SUFFIXES for file in Path(folder).expanduser().glob(pattern))

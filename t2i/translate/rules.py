@@ -5,7 +5,7 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.translate.arguments import Arguments
-from t2i.translate.epochs import steps_per_epoch
+from t2i.translate.epochs import images_in, steps_per_epoch
 from t2i.translate.outputs import records, samples
 from t2i.translate.prior import sources
 
@@ -85,6 +85,10 @@ def data(args: Arguments, note: Note) -> Settings:
         )
     if args["dataset_name"] and args["train_data_dir"]:
         note("--train_data_dir is left out, as the script takes the folder of that name within --dataset_name")
+    if args.script.dreambooth and folder and (below := images_in(folder, "*/**/*")):
+        note(
+            f"folders in {folder}: their {below} images are trained on, too; the script reads those in the folder itself"
+        )
     if args["with_prior_preservation"]:
         columns = {"dataset.name": args["dataset_config_name"], "dataset.image_column": args["image_column"]}
         return sources(args, settings | columns, note)

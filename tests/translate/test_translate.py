@@ -179,6 +179,10 @@ def test_images_of_a_folder_are_counted(tmp_path):
     words = ["--pretrained_model_name_or_path=b", f"--instance_data_dir={tmp_path}", "--instance_prompt=x"]
     command = read_words([DREAM, *words, "--num_train_epochs=6", "--train_batch_size=1"])
     assert translate(command).settings["steps"] == 12
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.webp").touch()  # which the script does not read
+    assert translate(command).settings["steps"] == 12
+    assert any("their 1 images are trained on, too" in line for line in translate(command).differs)
 
 
 @pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
