@@ -110,7 +110,7 @@ def test_metadata_that_cannot_be_used_is_named(name, text, message, tmp_path):
     image(tmp_path / "a.png")
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        image_folder.find(tmp_path, "text").items
+        image_folder.find(tmp_path, "text")
 
 
 def test_each_file_is_scanned_once_and_again_when_it_changes(tmp_path, caplog):
