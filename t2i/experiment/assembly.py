@@ -188,6 +188,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "precision": plan.precision.name,
         "attention": plan.attention,
         "device": str(accelerator.device),
+        "gpu": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,

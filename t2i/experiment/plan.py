@@ -107,10 +107,11 @@ def _metrics(cfg: DictConfig) -> dict[str, ImageMetric]:
 def _check_quantize(cfg: DictConfig, adapter: Adapter) -> None:
     quantize = cfg.model.get("quantize")
     check_quantize(quantize, cfg.model.pretrained)
-    if quantize and not adapter.needs_pretrained:
+    if quantize and not adapter.quantizable:
+        why = "computes with the weights themselves" if adapter.needs_pretrained else "trains all of them"
         raise ConfigError(
-            f"model.quantize={quantize} holds frozen weights in few bits, and this adapter trains all of them; use "
-            "adapter=lora or dora, or model.quantize=null"
+            f"model.quantize={quantize} holds frozen weights in few bits, and this adapter {why}; use adapter=lora or "
+            "dora, or model.quantize=null"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
@@ -20,6 +20,7 @@ class Adapter(Protocol):
 
     needs_pretrained: bool  # whether the result is useless without the pretrained weights
     text_encoder: bool  # whether text encoders are trained, too
+    quantizable: ClassVar[bool]  # whether the base may be held in few bits
 
     @property
     def saves_text(self) -> bool:

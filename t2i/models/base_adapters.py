@@ -12,9 +12,9 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.models.converted import converted, piece_of
-from t2i.models.lora_files import Layers
 from t2i.models.lora_reading import DENOISER, check_file, read_lora
 from t2i.models.lora_settings import AVERAGED
+from t2i.models.low_rank import AnyLayers
 from t2i.models.merging import merge_into
 from t2i.models.parts import PipelineParts
 
@@ -105,7 +105,7 @@ def write_merged(parts: PipelineParts, adapters: Sequence[BaseAdapter], folder: 
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def _counts(layers: Iterable[tuple[str, Layers]]) -> dict[str, int]:
+def _counts(layers: Iterable[tuple[str, AnyLayers]]) -> dict[str, int]:
     return {part: len(of_part) for part, of_part in layers}
 
 

@@ -16,7 +16,7 @@ from t2i.config.model_size import BUNDLED
 from t2i.models.base_adapters import parse_adapters, split_scale, write_merged
 from t2i.models.base_vae import use_vae
 from t2i.models.converted import converted
-from t2i.models.lora_settings import AVERAGED, refuse_foreign_settings
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
 from t2i.models.parts import PipelineParts
 from t2i.models.single_file_base import is_single_file, pipeline_of_file
@@ -91,7 +91,6 @@ def _merge(run: Path, base: str, folder: Path) -> None:
         base = str(pipeline_of_run(Path(base)))
     index: Any = DiffusionPipeline.load_config(base)
     check_index(base, index)
-    refuse_foreign_settings(run / "model" / AVERAGED)
     absent = [name for name, part in index.items() if isinstance(part, (list, tuple)) and part and part[0] is None]
     unused = dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in index else [])])
     fetched: Any = base if Path(base).is_dir() else DiffusionPipeline.download(base, **unused)

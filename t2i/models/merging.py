@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i.models.lora_files import Layers
+from t2i.models.low_rank import AnyLayers
 from t2i.models.peft_layers import add_layers
 
 
@@ -25,7 +25,7 @@ def merged_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merge_into(network: Any, layers: Layers, scale: float, setting: str) -> None:
+def merge_into(network: Any, layers: AnyLayers, scale: float, setting: str) -> None:
     """Change the weights of a network for good: to W + scale · (W' − W), of which W' is W with the adapter.
 
     That is computed in float32, and rounded once to the type of the weights. setting: by which the adapters were

@@ -16,6 +16,7 @@ from t2i.config.keys import belongs
 from t2i.hub import is_repository
 from t2i.models.base_adapters import split_scale
 from t2i.models.loading_errors import naming_model
+from t2i.models.lora_files import PEFT
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
 from t2i.runs.changes import FREE_KEYS
@@ -90,7 +91,8 @@ def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: 
     if has_samples:
         parts.append("![Samples of the same prompts and seeds during training](samples.png)")
     if is_adapter:
-        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"], use_base(cfg.model))
+        networks = sorted(folder.name for folder in (model / PEFT).glob("*") if folder.name.isidentifier())
+        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"], use_base(cfg.model), networks)
     else:
         use = use_pipeline(repo, absent_parts(model))
     arguments = ", ".join(['"a prompt"', *sampled_as(cfg)])
@@ -212,13 +214,21 @@ def use_base(model: DictConfig) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def use_adapter(base: str, repo: str, scheduler: str, more: str = "") -> str:
-    """more: lines of `use_base`."""
-    return f"""from diffusers import DiffusionPipeline, {scheduler}
-
-pipeline = DiffusionPipeline.from_pretrained({literal(base)})
-{more}pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
-pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")"""
+def use_adapter(base: str, repo: str, scheduler: str, more: str = "", networks: Sequence[str] = ()) -> str:
+    """more: lines of `use_base`. networks: those whose adapters peft loads; none: Diffusers loads them."""
+    load = [f'pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")']
+    if networks:
+        read = "pipeline.{0} = PeftModel.from_pretrained(pipeline.{0}, {1}, subfolder={2})"
+        load = [read.format(name, literal(repo), literal(f"{PEFT}/{name}")) for name in networks]
+    imports = [f"from diffusers import DiffusionPipeline, {scheduler}"]
+    return "\n".join(
+        [
+            *(*imports, *(["from peft import PeftModel"] if networks else []), ""),
+            f"pipeline = DiffusionPipeline.from_pretrained({literal(base)})",
+            f'{more}pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")',
+            *load,
+        ]
+    )
 
 
 def literal(text: str) -> str:

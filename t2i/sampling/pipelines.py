@@ -16,10 +16,12 @@ from t2i.models.bases import adapters_of, base_of
 from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.loading import loading, locate
 from t2i.models.loading_errors import naming_model
+from t2i.models.lora_reading import DENOISER, is_lora, read_lora
 from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
 from t2i.models.parts import denoiser_of
+from t2i.models.peft_layers import add_layers
 from t2i.models.tokens import with_length
 from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
@@ -111,7 +113,7 @@ def _config(run: Path) -> DictConfig:
     for key in ("model.path", "model.config", "model.vae", "scheduler.path", "scheduler.config"):
         if isinstance(path := OmegaConf.select(cfg, key), str):  # it may have moved with the run
             OmegaConf.update(cfg, key, base_of(run, path))
-    if adapters := cfg.model.get("adapters"):
+    if adapters := OmegaConf.select(cfg, "model.adapters"):
         cfg.model.adapters = adapters_of(run, adapters)
     return cfg
 
@@ -144,10 +146,22 @@ def _load_adapter(pipeline: Any, file: Path, remedy: str, **options: Any) -> Non
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
     try:
+        if not is_lora(file):
+            _add_adapters(pipeline, file)
+            return
         refuse_foreign_settings(file)
         pipeline.load_lora_weights(file.parent, weight_name=file.name, **options)
     except REFUSALS as error:
         raise ConfigError(f"{file} can't be loaded ({one_line(error)}); {remedy}") from error
+
+
+def _add_adapters(pipeline: Any, file: Path) -> None:
+    """Adapters that Diffusers does not load."""
+    parts = pipeline.components
+    encoders = {name: part for name, part in parts.items() if name.startswith("text_encoder") and part is not None}
+    networks = {DENOISER: parts[denoiser_of(parts)], **encoders}
+    for part, layers in read_lora(file, networks, "").items():
+        add_layers(networks[part], layers, str(file))
 
 
 def _from_checkpoint(checkpoint: Path, weights: str) -> Any:
