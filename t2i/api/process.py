@@ -17,6 +17,7 @@ from typing import IO
 from t2i.config import ConfigError
 
 KEPT = 20_000  # characters of the output that are searched for the reason of a failure
+FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # by Jupyter: a pipe would be taken for a terminal
 
 
 class RunFailed(RuntimeError):
@@ -31,13 +32,14 @@ def call(arguments: Sequence[str], show: bool, advice: str = "") -> None:
     once.
     """
     terminal = show and _is_terminal()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    forced = () if terminal else FORCED
+    environment = {name: value for name, value in os.environ.items() if name not in forced}
     with subprocess.Popen(
         [sys.executable, "-m", "t2i.api.child", *arguments],
         stdin=subprocess.PIPE,
         stdout=None if terminal else subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
         process_group=0,  # Ctrl-C reaches this process only, which passes it on
     ) as process:
         outputs = [_Output(stream, write) for stream, write in _streams(process, show)]

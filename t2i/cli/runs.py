@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from t2i.comparison.results import Result
-    from t2i.inspection.run_list import Group, Row
+    from t2i.inspection.run_list import Group
 
 NARROW = 100  # columns of a terminal, below which settings stand below the names
 ORDERS = ("date", "loss", "time", "steps", "name")
+LONGEST_SETTINGS, LONGEST_REASON = 140, 240  # characters; --json has all
+SAID_BY_STATE = ("running", "paused", "interrupted", "never begun")  # their reasons say no more than state and step
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "red", "unreadable": "red"}
 
 
@@ -60,22 +63,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def show(groups: "Sequence[Group]") -> None:
-    """Print a table for each group."""
+    """Print a table for each group, and why runs have not finished."""
     from rich.console import Console
 
+    from t2i.comparison.charts import shorten
     from t2i.runs.text import printable
 
     console = Console(markup=False, highlight=False)
     for group in groups:
         title = group.name or ("runs of no sweep" if len(groups) > 1 else "runs")
-        console.print(printable(f"\n{title}: {group.counts}"), style="bold")
-        console.print(_table(group.rows, console.width < NARROW))
+        console.print()
+        console.print(printable(f"{title}: {group.counts}"), style="bold")
+        console.print(_table(group, console.width < NARROW))
+        names: dict[tuple[str, str], list[str]] = {}
         for row in group.rows:
-            if row.run.reason and row.run.state not in ("running", "paused"):
-                console.print(printable(f"  {row.name}: {row.run.reason}"), style=STYLES.get(row.run.state, ""))
+            if row.run.reason and row.run.state not in SAID_BY_STATE:
+                names.setdefault((row.run.state, shorten(row.run.reason, LONGEST_REASON)), []).append(row.name)
+        for (state, reason), those in names.items():
+            console.print(printable(f"  {', '.join(those)}: {reason}"), style=STYLES.get(state, ""))
 
 
-def _table(rows: "Sequence[Row]", narrow: bool) -> "Table":
+def _table(group: "Group", narrow: bool) -> "Table":
+    """In a narrow terminal without dates, and with the settings below the names; a sweep's jobs are named by them."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -84,23 +93,25 @@ def _table(rows: "Sequence[Row]", narrow: bool) -> "Table":
     from t2i.comparison.wording import number
     from t2i.runs.text import printable
 
-    longest = 70 if narrow else 140
+    rows = group.rows
     averaged = any(math.isfinite(row.loss(averaged=True)) for row in rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    if not narrow:
-        table.add_column("settings", overflow="fold")
-    table.add_column("state", no_wrap=not narrow)
-    for heading in ("step", "val/loss", *(["ema"] if averaged else []), "time"):
+    for heading in ("run", *([] if narrow else ["settings"])):
+        table.add_column(heading, overflow="fold")
+    table.add_column("state")
+    for heading in ("step", "val/loss", *(["ema"] if averaged else []), "time", *([] if narrow else ["begun"])):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("begun", no_wrap=True)
     for row in rows:
-        name, settings = Text(printable(row.name)), Text(shorten(printable(row.settings), longest), "dim")
-        first = [Text.assemble(name, "\n" if row.settings else "", settings)] if narrow else [name, settings]
+        name, settings = printable(row.name), shorten(printable(row.settings), LONGEST_SETTINGS)
+        first = [Text(name), Text(settings, "dim")]
+        if narrow:
+            below = f"\n{settings}" if settings and not group.name else ""
+            first = [Text.assemble(name, (below, "dim"))]
         loss = number(row.loss(), 5) + (" (training images)" if row.on_training_images else "")
         losses = [loss, *([number(row.loss(averaged=True), 5)] if averaged else [])]
         state = Text(row.run.state, STYLES.get(row.run.state, ""))
-        table.add_row(*first, state, row.steps, *losses, duration(row.run.hours), row.date)
+        last = [] if narrow else [row.date]
+        table.add_row(*first, state, row.steps, *losses, duration(row.run.hours), *last)
     return table
 
 
@@ -119,8 +130,9 @@ def delete_failed(results: "Sequence[Result]", yes: bool) -> None:
     from t2i.inspection.deletion import choose, delete, size
     from t2i.runs.text import printable
 
-    home = Path("multirun")
-    others = read_results([home]) if home.is_dir() and any(home.iterdir()) else []
+    others: Sequence[Result] = []
+    with suppress(ConfigError):  # there are none
+        others = read_results([Path("multirun")])
     choice = choose(results, others)
     for kept, why in choice.keep.items():
         print(printable(f"kept: {kept.folder} ({kept.state}): {why}"))

@@ -74,12 +74,13 @@ class Source:
                 f"{self.name}.loss_weight={self.loss_weight} must be a number, at least 0; 1 is the default"
             )
 
-    def items(self, number: int) -> list[Item]:
+    def find(self, number: int) -> Found:
         """Its images, as those of the source with this number."""
         if self.request is not None and self.request.folder is None:
             raise ConfigError(f"{self.name}.class_prompt: its images are made by `t2i encode`, or when a run begins")
-        found = [(part, item) for part in self.parts for item in part.find().items]
-        return [
+        parts = [(part, part.find()) for part in self.parts]
+        found = [(part, item) for part, its in parts for item in its.items]
+        items = [
             replace(
                 item,
                 name=f"{part.path}: {item.name}",
@@ -89,6 +90,8 @@ class Source:
             )
             for part, item in found[: self.most]
         ]
+        unread = [each | {"item": f"{part.path}: {each['item']}"} for part, its in parts for each in its.unread]
+        return Found(items, unread)
 
     def _weighed(self, weight: Any) -> Any:
         return weight * self.loss_weight if isinstance(weight, int | float) else weight
@@ -150,7 +153,8 @@ class Sources(Folder):
         return "dataset.sources"
 
     def find(self) -> Found:
-        return Found([item for number, source in enumerate(self._parsed) for item in source.items(number)])
+        found = [source.find(number) for number, source in enumerate(self._parsed)]
+        return Found([item for each in found for item in each.items], [file for each in found for file in each.unread])
 
     def texts_of(self, item: Item) -> tuple[str, ...]:
         return self._parsed[item.source].parts[0].texts_of(item)

@@ -1,7 +1,7 @@
 """What is in a data set, as its loader finds it: every image and file, and what becomes of it."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +14,7 @@ from t2i.data.datasets import CachedSettings
 from t2i.data.images import Facts
 from t2i.data.preparation import ImageSettings, Preparation
 from t2i.data.records import Found, Item
+from t2i.data.sources import CLASS_KEYS, Sources, class_request
 from t2i.data.splits import Captioned, Split
 from t2i.data.streaming import Stream
 
@@ -55,14 +56,16 @@ class Entries:
 def find_entries(cfg: DictConfig) -> Entries:
     """What the loader of `dataset` finds, also where training would stop. Raises ConfigError if it can't be read."""
     with _said_by_loader() as notes:
-        settings = settings_of(cfg)
+        settings, later = settings_of(cfg), list[str]()
+        if isinstance(settings, Sources):
+            settings, later = _without_class_images(settings)
         if isinstance(settings, CachedSettings):
             found = _cached(settings)
         else:
             data = build(cfg, "dataset")
             assert isinstance(data, Captioned)
             found = _streamed(data) if isinstance(data.train, Stream) else _drawn(data)
-    found.notes = [*dict.fromkeys(notes), *found.notes]
+    found.notes = [*dict.fromkeys(notes), *found.notes, *later]
     if isinstance(settings, ImageSettings):
         _measure(found.entries, Preparation(settings).plain())
     return found
@@ -91,7 +94,14 @@ def _cached(settings: CachedSettings) -> Entries:
     except ConfigError as error:  # such as folds of too few images
         refusal = refusal or str(error)
         sides, surplus = {TRAIN: [item for item in found.items if not item.problem]}, []
-    entries = [_entry(item, side) for side, items in sides.items() for item in items]
+    entries = [
+        _entry(item, side, texts=settings.texts_of(item)[: 1 if side == HELD_OUT else None])
+        for side, items in sides.items()
+        for item in items
+    ]
+    placed = {item.name for items in (*sides.values(), surplus) for item in items}
+    copies = [item for item in found.items if not item.problem and item.name not in placed]
+    entries += [_entry(item, LEFT_OUT, "is the same as a held-out image of another source") for item in copies]
     reason = f"is beyond the {settings.max_train_samples} images of dataset.max_train_samples"
     entries += [_entry(item, LEFT_OUT, reason) for item in surplus]
     entries += [_entry(item, LEFT_OUT, item.problem) for item in found.items if item.problem]
@@ -102,9 +112,29 @@ def _unread(found: Found) -> list[Entry]:
     return [Entry(each["item"], LEFT_OUT, reason=each["reason"]) for each in found.unread]
 
 
-def _entry(item: Item, side: str, reason: str = "") -> Entry:
-    captions = item.captions if side != LEFT_OUT or not item.problem else ()
+def _entry(item: Item, side: str, reason: str = "", texts: tuple[str, ...] | None = None) -> Entry:
+    """texts: what the captions become in training."""
+    captions = texts or (() if item.problem else item.captions)
     return Entry(item.name, side, captions, item.caption_source, reason, item.facts, item.content)
+
+
+def _without_class_images(settings: Sources) -> tuple[Sources, list[str]]:
+    """The sources without the images that the base draws before a run begins, and what is to be said of these."""
+    given = settings.sources
+    named = dict(given) if isinstance(given, Mapping) else {str(place): each for place, each in enumerate(given)}
+    kept, notes = {}, []
+    for name, source in named.items():
+        request = class_request(f"dataset.sources.{name}", source) if isinstance(source, Mapping) else None
+        if request is None or request.folder is not None:
+            kept[name] = source
+            continue
+        notes.append(
+            f"dataset.sources.{name}: up to {request.number} images of {request.prompt!r} are drawn by the base when a "
+            "run begins, or by `t2i encode`; they are not counted here."
+        )
+        if "path" in source:
+            kept[name] = {key: value for key, value in source.items() if key not in CLASS_KEYS}
+    return (replace(settings, sources=kept) if notes and kept else settings), notes
 
 
 def _streamed(data: Captioned) -> Entries:

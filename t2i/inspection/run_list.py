@@ -80,7 +80,7 @@ class Group:
 
 ORDERS = {  # --sort -> what is smallest comes first
     "date": lambda row: -row.started,
-    "loss": lambda row: row.loss(),
+    "loss": lambda row: row.loss() if row.run.finished else float("nan"),  # the others have not learned as long
     "time": lambda row: -row.run.hours,
     "steps": lambda row: -row.last_step,
     "name": lambda row: row.name,

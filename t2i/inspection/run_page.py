@@ -1,6 +1,7 @@
 """The page of one run: how it is, its curves, its samples over time, its settings."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from t2i.runs.records import headline
 from t2i.runs.text import printable, spoken_time
 from t2i.sweeps.manifest import MANIFEST
 
-LOG, LOG_BYTES, LOG_LINES = "train.log", 20_000, 40  # the end of it is shown
+LOGS = ("train.log", "console.log")  # of a run; of a job of a sweep that ended before it logged
+LOG_BYTES, LOG_LINES = 20_000, 40  # of its end that are shown
 FACTS = {  # of run.json -> what they are called
     "device": "device",
     "precision": "precision",
@@ -64,9 +66,10 @@ def write_page(run: Result, file: Path, renewed: int | None = None) -> None:
 
 
 def steps_of(run: Result) -> list[Step]:
-    """What to type next."""
+    """What to type next, but for making this page of a run that has ended."""
     in_sweep = (run.folder.parent / MANIFEST).is_file()
-    return next_steps(run.folder, run.state, run.info, run.config.get("steps"), in_sweep)
+    steps = next_steps(run.folder, run.state, run.info, run.config.get("steps"), in_sweep)
+    return [step for step in steps if run.state == "running" or not step.command.startswith("t2i show ")]
 
 
 def progress(run: Result) -> float | None:
@@ -131,13 +134,12 @@ def _shown(value: Any) -> str:
 
 def end_of_log(folder: Path) -> list[str]:
     """The last lines of the run's log; none if it can't be read."""
-    file = folder / LOG
-    try:
-        if not file.is_file():
-            return []
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - LOG_BYTES))
-            text = stream.read(LOG_BYTES).decode(errors="replace")
-    except OSError:
-        return []
-    return [printable(line) for line in text.splitlines()[-LOG_LINES:]]
+    for file in (folder / name for name in LOGS):
+        with suppress(OSError):
+            if not file.is_file() or not (size := file.stat().st_size):
+                continue
+            with file.open("rb") as stream:
+                stream.seek(max(0, size - LOG_BYTES))
+                text = stream.read(LOG_BYTES).decode(errors="replace")
+            return [printable(line) for line in text.splitlines()[-LOG_LINES:]]
+    return []

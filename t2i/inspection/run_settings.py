@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from t2i.comparison.charts import shorten
 from t2i.comparison.factors import NO_FACTORS, as_text
 from t2i.comparison.results import Result
 from t2i.config import CONF, ConfigError
@@ -14,6 +15,7 @@ from t2i.config.compose import composed, groups
 from t2i.config.instantiate import resolve
 from t2i.config.keys import belongs, flat
 
+LONGEST_DEFAULT = 100  # characters
 OF_THE_MACHINE = ("run", "sweep", "cache_dir")
 
 
@@ -45,7 +47,7 @@ def changed(run: Result) -> list[Setting]:
     ]
     typed = [text.lstrip("+~").partition("=")[0] for text in run.info.get("overrides", []) if isinstance(text, str)]
     settings = [
-        Setting(key, as_text(value), as_text(defaults[key]))
+        Setting(key, as_text(value), shorten(as_text(defaults[key]), LONGEST_DEFAULT))
         for key, value in run.config.items()
         if key in defaults and value != defaults[key] and not belongs(key, OF_THE_MACHINE)
         if not key.endswith("._target_") and (key not in following or belongs(key, typed))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from t2i.cli.arguments import Parser, positive
+from t2i.cli.failing import run
 from t2i.config import ConfigError
 
 
@@ -53,3 +54,7 @@ def _text(words: list[str]) -> str:
     if " " not in word.strip() and word.endswith((".sh", ".txt")):
         raise ConfigError(f"{word} is not a file; give the command in quotes, or the file that holds it")
     return word
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,23 +1,17 @@
 """The settings that follow from several flags together, or from one that is not given. A function for each subject."""
 
-import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
 from t2i.translate.arguments import Arguments
+from t2i.translate.epochs import images_in, steps_per_epoch
+from t2i.translate.outputs import records, samples
+from t2i.translate.prior import sources
 
 Settings = dict[str, Any]
 Note = Callable[[str], None]  # takes a line about something that differs
 
-IMAGES = {  # data sets that the documentation of the scripts uses -> their images
-    "lambdalabs/naruto-blip-captions": 1221,
-    "lambdalabs/pokemon-blip-captions": 833,
-    "diffusers/dog-example": 5,
-    "Norod78/Yarn-art-style": 20,
-}
 SCHEDULES = {  # lr_scheduler of the scripts -> option of ours, and the function of Diffusers if the option has another
     "constant": ("constant", None),
     "constant_with_warmup": ("constant", None),
@@ -26,7 +20,6 @@ SCHEDULES = {  # lr_scheduler of the scripts -> option of ours, and the function
     "cosine_with_restarts": ("cosine", "get_cosine_with_hard_restarts_schedule_with_warmup"),
     "polynomial": ("linear", "get_polynomial_decay_schedule_with_warmup"),
 }
-TRACKERS = ("tensorboard", "wandb", "trackio")
 FLUX_LAYERS = [  # that train_dreambooth_lora_flux.py adapts unless --lora_layers says which
     *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0", "attn.add_k_proj", "attn.add_q_proj"),
     *("attn.add_v_proj", "attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
@@ -71,7 +64,7 @@ def data(args: Arguments, note: Note) -> Settings:
     if not name:
         wanted = "--instance_data_dir" if args.script.dreambooth else "--dataset_name or --train_data_dir"
         raise ConfigError(f"{wanted} is not given: which images is the model trained on?")
-    settings = {"dataset": "folder" if folder else "hub", "dataset.path": name}
+    settings: Settings = {"dataset": "folder" if folder else "hub", "dataset.path": name}
     column, prompt = args["caption_column"], args["instance_prompt"]
     if column:
         settings["dataset.caption_column"] = column
@@ -92,12 +85,19 @@ def data(args: Arguments, note: Note) -> Settings:
         )
     if args["dataset_name"] and args["train_data_dir"]:
         note("--train_data_dir is left out, as the script takes the folder of that name within --dataset_name")
+    if args.script.dreambooth and folder and (below := images_in(folder, "*/**/*")):
+        note(f"folders in {folder}: their {below} images are trained on, too; the script reads none of them")
+    if args["with_prior_preservation"]:
+        columns = {"dataset.name": args["dataset_config_name"], "dataset.image_column": args["image_column"]}
+        return sources(args, settings | columns, note)
     return settings
 
 
 def length(args: Arguments, note: Note) -> Settings:
     """Steps and batch sizes."""
     batch, accumulation = args["train_batch_size"], args["gradient_accumulation_steps"]
+    if args["with_prior_preservation"]:  # which draws a batch of class images beside it
+        batch *= 2
     settings: Settings = {"batch_size": batch * accumulation * args.processes, "micro_batch_size": batch}
     if (steps := args["max_train_steps"]) is None:
         epochs, each = args["num_train_epochs"], steps_per_epoch(args)
@@ -109,29 +109,6 @@ def length(args: Arguments, note: Note) -> Settings:
         steps = epochs * each
         note(f"epochs: {epochs} of {each} steps are {steps} steps")
     return {"steps": steps, **settings}
-
-
-def steps_per_epoch(args: Arguments) -> int | None:
-    """Optimizer steps of an epoch of the script; None if the number of images is not known."""
-    images = args.images or IMAGES.get(args["dataset_name"] or "") or _count(args)
-    if images is None:
-        return None
-    images = min(images, args["max_train_samples"] or images) * (args["repeats"] or 1)
-    if args["with_prior_preservation"]:
-        images = max(images, args["num_class_images"])
-    batches = math.ceil(images / (args["train_batch_size"] * args.processes))
-    return math.ceil(batches / args["gradient_accumulation_steps"])
-
-
-def _count(args: Arguments) -> int | None:
-    """Images in a folder on this machine: DreamBooth's scripts don't read the folders in it, the others do."""
-    from t2i.data.images import SUFFIXES
-
-    name = args["instance_data_dir"] or args["train_data_dir"]
-    if not name or not Path(name).expanduser().is_dir():
-        return None
-    files = Path(name).expanduser().glob("*" if args.script.dreambooth else "**/*")
-    return sum(file.suffix.lower() in SUFFIXES for file in files) or None
 
 
 def optimization(args: Arguments, note: Note) -> Settings:
@@ -223,58 +200,6 @@ def machine(args: Arguments, note: Note) -> Settings:
     if args["enable_xformers_memory_efficient_attention"]:
         settings["attention"] = "xformers"
     return settings
-
-
-def samples(args: Arguments, note: Note) -> Settings:
-    """Which images are drawn while training, and how often."""
-    single = args["validation_prompt"]
-    prompts = args["validation_prompts"] or ([single] * args["num_validation_images"] if single else [])
-    if not prompts:
-        return {"sample_every": 0}
-    steps, guidance = args.script.sampling
-    settings = {"samples.prompts": prompts, "samples.steps": steps, "samples.guidance_scale": guidance}
-    if (epochs := args["validation_epochs"]) is not None:
-        if (each := steps_per_epoch(args)) is not None:
-            settings["sample_every"] = epochs * each
-        else:
-            settings["sample_every"] = max(1, (args["max_train_steps"] or 0) // 10)
-            note(
-                f"--validation_epochs={epochs}: samples are drawn ten times, as the number of images is not known here "
-                "(add --images N to t2i translate)"
-            )
-    note("samples: the same noise at every step, so that progress shows; the weights are the averaged ones, if any")
-    return settings
-
-
-def records(args: Arguments, note: Note) -> Settings:
-    """Where it is written, how much is kept, and what is published."""
-    settings: Settings = {}
-    if args.given("output_dir"):
-        settings["run"] = folder_name(args["output_dir"])
-    tracker = args["report_to"]
-    settings["tracker"] = tracker if tracker in TRACKERS else "none" if tracker == "none" else "wandb"
-    if tracker not in (*TRACKERS, "none"):
-        note(f"--report_to={tracker}: W&B is used; there are tensorboard, wandb and trackio (tracker=...)")
-    if not args.given("report_to"):
-        note(
-            "tracker: TensorBoard, the script's default, needs pip install 't2i[tensorboard]'; leave out "
-            "tracker=tensorboard for W&B, which is offline without an API key"
-        )
-    limit = args["checkpoints_total_limit"]
-    if limit is None:
-        note("checkpoints: the newest 2 are kept; the script keeps all (keep_checkpoints=all)")
-    else:
-        settings["keep_checkpoints"] = max(1, limit)
-    if args["push_to_hub"]:
-        name = args["hub_model_id"] or os.path.basename(os.path.normpath(args["output_dir"]))
-        settings |= {"hub.push": True, "hub.repo": name, "hub.private": False}
-    return settings
-
-
-def folder_name(path: str) -> str:
-    """An output folder as `run`: below multirun/, unless it is absolute or leads out of this folder."""
-    normal = os.path.normpath(os.path.expanduser(path))
-    return os.path.abspath(normal) if os.path.isabs(normal) or normal.startswith("..") else normal
 
 
 SUBJECTS = (model, data, length, objective, optimization, machine, samples, records)

@@ -218,7 +218,13 @@ SCRIPTS = {
             "flux1",
             {
                 **{**COMMON, **DREAMBOOTH_OF_HUB, **FLOW, **NEW_LORA, "output_dir": "flux-dreambooth-lora"},
-                **{"guidance_scale": 3.5, "max_sequence_length": 512, "lora_layers": str, "cache_latents": ON},
+                **{
+                    "lora_alpha": 4,
+                    "guidance_scale": 3.5,
+                    "max_sequence_length": 512,
+                    "lora_layers": str,
+                    "cache_latents": ON,
+                },
             },
             lora=True,
             sampling=(28, 3.5),

@@ -6,6 +6,7 @@ A flag stands in one of four tables: its value is that of a setting (SAME), sett
 
 SAME = {  # flag -> the setting that takes its value
     "pretrained_model_name_or_path": "model.path",
+    "pretrained_vae_model_name_or_path": "model.vae",
     "revision": "model.revision",
     "variant": "model.variant",
     "dataset_config_name": "dataset.name",
@@ -30,6 +31,7 @@ SAME = {  # flag -> the setting that takes its value
     "checkpointing_steps": "save_every",
     "validation_steps": "sample_every",
     "rank": "adapter.rank",
+    "lora_alpha": "adapter.alpha",
     "lora_dropout": "adapter.dropout",
     "train_text_encoder": "adapter.text_encoder",
     "timestep_bias_multiplier": "timesteps.multiplier",
@@ -50,6 +52,11 @@ COMPUTED = {  # flag -> what follows from it
     "instance_data_dir": "`dataset=folder dataset.path=FOLDER`",
     "instance_prompt": "`dataset.caption`, unless `--caption_column` names the captions",
     "caption_column": "`dataset.caption_column`",
+    "with_prior_preservation": "`dataset=sources`: own images, and images of their class",
+    "class_data_dir": "`path` of the second of `dataset.sources`, if there is such a folder",
+    "class_prompt": "`class_prompt` of the second of `dataset.sources`",
+    "num_class_images": "`class_images` of the second of `dataset.sources`",
+    "prior_loss_weight": "`loss_weight` of the second of `dataset.sources`: twice the value, as that of the first is 2",
     "center_crop": "`dataset.crop=center`; without it `crop=random`",
     "train_batch_size": "`micro_batch_size`, and with accumulation and processes `batch_size`",
     "gradient_accumulation_steps": "`batch_size` = batch × accumulation × processes",
@@ -89,16 +96,8 @@ COMPUTED = {  # flag -> what follows from it
 }
 
 DIFFERENT = {  # flag -> what t2i does instead
-    "pretrained_vae_model_name_or_path": "the autoencoder is that of the pipeline; it encodes in fp32 or bf16 here, so "
-    "that the one of SDXL needs no repair; to use another, save a pipeline with it, and name that in model.path",
     "resume_from_checkpoint": "the same command goes on from its newest checkpoint by itself; checkpoints of the "
     "script can't be read, and from=RUN@STEP begins at an earlier checkpoint of t2i's",
-    "class_data_dir": "there is no prior preservation",
-    "class_prompt": "there is no prior preservation",
-    "with_prior_preservation": "there is no prior preservation; validation.reference=FOLDER of such images measures "
-    "what is forgotten",
-    "prior_loss_weight": "there is no prior preservation",
-    "num_class_images": "there is no prior preservation",
     "text_encoder_lr": "the text encoders have the learning rate of the denoiser",
     "adam_weight_decay_text_encoder": "the text encoders have the weight decay of the denoiser",
     "lora_blocks": "all blocks get adapters",

@@ -1,22 +1,28 @@
 """From a command of Diffusers' scripts to a command of t2i that trains the same, as far as t2i can."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+from t2i.config import ConfigError
 from t2i.config.compose import compose, compose_defaults, groups
 from t2i.config.keys import flat
+from t2i.config.secrets import redact
 from t2i.translate import writing
-from t2i.translate.arguments import Arguments, parse
+from t2i.translate.arguments import Arguments, default_of, parse
 from t2i.translate.rules import SUBJECTS
 from t2i.translate.scripts import SCRIPTS
 from t2i.translate.shell import Command
 from t2i.translate.tables import DIFFERENT, SAME, UNUSED
 
 CHOOSING = ("model=", "dataset=")  # options that choose others
-SHOWN = ("model", "dataset", "steps", "batch_size", "micro_batch_size", "optimizer.lr", "loss", "precision")
+SHOWN = (  # also where they are the default
+    *("model", "model.path", "dataset", "steps", "batch_size", "micro_batch_size"),
+    *("optimizer.lr", "loss", "precision"),
+)
 OF_PRODIGY = ("optimizer.eps", "optimizer.beta3", "optimizer.decouple")  # whose defaults are those of the package
+WITHOUT_EFFECT = "together with the other flags, it changes nothing"
 ACCELERATE = ["accelerate", "launch"]
 
 
@@ -46,7 +52,7 @@ class Translation:
         program = [*self.launcher, "-m", "t2i.train"] if self.launcher else ["t2i", "train"]
         lines = [writing.command(program, self.overrides())]
         if self.unknown:
-            lines += ["", "# Not understood:", *(f"# - {line}" for line in self.unknown)]
+            lines += ["", "# Not understood:", *(f"# - {redact(line)}" for line in self.unknown)]
         if self.differs:
             lines += ["", "# What differs:", *(f"# - {line}" for line in self.differs)]
         if self.unused:
@@ -57,19 +63,36 @@ class Translation:
 
 def translate(command: Command, images: int | None = None) -> Translation:
     """images: in the data set, for epochs. Raises ConfigError for what the script refuses, or t2i can't compute."""
-    script = SCRIPTS[command.script]
-    args = parse(script, command.arguments, command.launcher, images)
+    args = parse(SCRIPTS[command.script], command.arguments, command.launcher, images)
     differs: list[str] = []
-    settings: dict[str, Any] = {}
-    for subject in SUBJECTS:
-        settings |= subject(args, differs.append)
-    settings |= _same(args, settings)
+    settings = _settings(args, differs)
     launcher = _launcher(args, differs)
     given = list(args.values)
     differs += [f"--{flag}: {DIFFERENT[flag]}" for flag in given if flag in DIFFERENT]
     differs.append("draws: noise, timesteps and the order of the images are other ones, also with the same seed")
     unused = {flag: UNUSED[flag] for flag in given if flag in UNUSED}
-    return Translation(_ordered(settings), launcher, differs, unused, _unknown(args))
+    unused |= {flag: WITHOUT_EFFECT for flag in given if flag not in DIFFERENT and _is_idle(flag, args)}
+    return Translation(settings, launcher, differs, unused, _unknown(args))
+
+
+def _settings(args: Arguments, differs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for subject in SUBJECTS:
+        settings |= subject(args, differs.append)
+    return _ordered(settings | _same(args, settings))
+
+
+def _is_idle(flag: str, args: Arguments) -> bool:
+    """Whether a flag that means something changes no setting and no line here, as --lr_power of a constant schedule."""
+    if flag in UNUSED or args[flag] == default_of(args.script, flag):
+        return False
+    others = {name: value for name, value in args.values.items() if name != flag}
+    lines: tuple[list[str], list[str]] = ([], [])
+    try:
+        same = _settings(args, lines[0]) == _settings(replace(args, values=others), lines[1])
+    except ConfigError:
+        return False  # it is needed
+    return same and lines[0] == lines[1]
 
 
 def _same(args: Arguments, computed: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +128,8 @@ def _has(setting: str, computed: dict[str, Any]) -> bool:
         case "tracker":
             return computed["tracker"] in ("wandb", "trackio")
         case "dataset":
-            return name != "image_column" or computed["dataset"] == "hub"
+            of_hub = name in ("name", "image_column")  # of several sources, each has its own
+            return not of_hub or computed["dataset"] == "hub"
     return True
 
 

@@ -34,7 +34,9 @@ def written(value: Any) -> str:
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
     if isinstance(value, list):
-        return f"[{','.join(_bare_or_quoted(item) if isinstance(item, str) else written(item) for item in value)}]"
+        return f"[{','.join(map(_item, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_item(item)}' for key, item in value.items())}}}"
     return _in_quotes(value) if isinstance(value, str) else str(value)
 
 
@@ -68,8 +70,12 @@ def _parsed(argument: str) -> Any:
     return OverridesParser.create().parse_override(argument).value()
 
 
+def _item(value: Any) -> str:
+    """An element of a list or a table: names of layers need no quotes, prompts do."""
+    return _bare_or_quoted(value) if isinstance(value, str) else written(value)
+
+
 def _bare_or_quoted(text: str) -> str:
-    """An element of a list: Diffusers' names of layers need no quotes, prompts do."""
     return text if re.fullmatch(r"[A-Za-z_][\w.]*", text, re.ASCII) and text.lower() not in WORDS else _in_quotes(text)
 
 

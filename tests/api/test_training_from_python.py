@@ -32,9 +32,12 @@ def test_what_the_command_refuses_is_an_exception_with_its_words(settings, capsy
 
 
 @pytest.mark.slow
-def test_a_run_is_returned_and_the_same_call_returns_it_again(settings, capsys):
+def test_a_run_is_returned_and_the_same_call_returns_it_again(settings, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter does
     run = t2i.train(*settings, "steps=2", "sample_every=2")
-    assert "step 2/2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "step 2/2" in shown
+    assert "\x1b" not in shown
     assert run.folder.parts[:2] == ("multirun", "animals_and_fruit-minsnr")
     assert list(run.metrics.index) == [0, 1, 2]
     assert run.samples.steps == [0, 2]

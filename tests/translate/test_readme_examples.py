@@ -14,6 +14,11 @@ from t2i.runs.folder import Run
 from t2i.translate.shell import read_text
 from t2i.translate.translation import translate
 
+SIMILAR = {  # to others: they run where time is not limited
+    *("text_to_image, own files", "text_to_image, several GPUs", "text_to_image LoRA SDXL, DeepSpeed"),
+    *("dreambooth, 16 GB", "dreambooth, 8 GB", "dreambooth, text encoder"),
+}
+
 
 @cache
 def words(name: str) -> list[str]:
@@ -23,14 +28,6 @@ def words(name: str) -> list[str]:
     )
     split = shlex.split(command.replace("\\\n", ""))
     return split[2:] if split[:2] == ["t2i", "train"] else split[split.index("t2i.train") + 1 :]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_of_a_readme_composes(name):
-    cfg = compose(words(name))
-    check_types(cfg, compose_defaults(words(name)))
-    check(cfg, num_processes=1)
 
 
 @pytest.fixture(scope="session")
@@ -52,19 +49,29 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_of_a_readme_trains(name, base, images, tmp_path):
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in SIMILAR else ()) for name in EXAMPLES]
+)
+def test_an_example_of_a_readme_composes_and_trains(name, base, images, tmp_path):
     """Everything as translated, but for files, sizes, what needs a GPU or the Hub, and how long it takes."""
     from t2i.experiment.plan import make_plan
     from t2i.experiment.run import run
 
+    cfg = compose(words(name))
+    check_types(cfg, compose_defaults(words(name)))
+    check(cfg, num_processes=1)
     chosen = dict(word.split("=", 1) for word in words(name) if not word.startswith("+"))
-    small = [f"model.path={base(chosen['model'])}", f"dataset.path={images / chosen['dataset']}", "steps=2"]
+    small = [f"model.path={base(chosen['model'])}", "steps=2"]
+    if chosen["dataset"] != "sources":
+        small.append(f"dataset.path={images / chosen['dataset']}")
     small += ["dataset.resolution=64", "precision=fp32", "attention=auto", "hub.push=false", "tracker=none"]
     small += ["samples.steps=1", "sample_every=2", "validation.items=2", "validation.timesteps=2"]
     small += ["micro_batch_size=1", f"cache_dir={tmp_path / 'cache'}"]
+    if "model.vae" in chosen:
+        small.append(f"model.vae={base(chosen['model']) / 'vae'}")
     small += ["samples.size=64"] if chosen["model"] in families.PIPELINES else []
-    overrides = [*words(name), *small]
+    of_sources = [word.replace("path-to-instance-images", str(images / "folder")) for word in words(name)]
+    overrides = [*(word.replace("class_images:200", "class_images:3") for word in of_sources), *small]
     cfg = compose([word for word in overrides if not word.startswith("tracker.")])
     run(cfg, make_plan(cfg), tmp_path / "run", overrides)
     trained = Run(tmp_path / "run", cfg)

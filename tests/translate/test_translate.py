@@ -52,6 +52,22 @@ FLAGS = [  # script, flags, and what they set
     (DREAM, "--instance_data_dir dog", {"dataset": "folder", "dataset.path": "dog", "dataset.split_folders": False}),
     (DREAM, "--instance_prompt 'sks, dog'", {"dataset.caption": "sks, dog"}),
     (DREAM_XL, "--caption_column=text", {"dataset.caption_column": "text"}),
+    (
+        DREAM,
+        "--with_prior_preservation --class_data_dir none --class_prompt 'a, dog' --num_class_images=9 "
+        "--prior_loss_weight=0.5 --train_batch_size=1",
+        {
+            "dataset": "sources",
+            "dataset.sources": [
+                {"path": "pics", "caption": "a dog", "weight": 1, "loss_weight": 2},
+                {"class_prompt": "a, dog", "class_images": 9, "weight": 1, "loss_weight": 1},
+            ],
+            "dataset.path": None,
+            "batch_size": 2,  # an own image and one of the class
+            "micro_batch_size": 2,
+        },
+    ),
+    (XL, "--pretrained_vae_model_name_or_path me/vae", {"model.vae": "me/vae"}),
     (T2I, "--max_train_samples 10", {"dataset.max_train_samples": 10}),
     (T2I, "--resolution 768", {"dataset.resolution": 768}),
     (T2I, "--center_crop --random_flip", {"dataset.crop": "center", "dataset.flip": True}),
@@ -118,6 +134,8 @@ FLAGS = [  # script, flags, and what they set
     (SD3, "--precondition_outputs 0 --weighting_scheme cosmap", {"timesteps": "uniform", "loss": "cosmap"}),
     (SD3, "--precondition_outputs 1 --weighting_scheme sigma_sqrt", {"timesteps": "uniform", "loss": "mse"}),
     (FLUX, "--weighting_scheme mode --mode_scale 1", {"timesteps": "mode", "timesteps.scale": 1.0, "loss": "mse"}),
+    (FLUX, "--rank 16", {"adapter.rank": 16, "adapter.alpha": 4}),  # of that script, not the rank
+    (FLUX, "--lora_alpha 8", {"adapter.alpha": 8}),
     (FLUX, "--guidance_scale 1 --max_sequence_length 77", {"model.guidance": 1.0, "model.max_sequence_length": 77}),
     (FLUX, "--lora_layers attn.to_k,ff.net.2", {"adapter.target_modules": ["attn.to_k", "ff.net.2"]}),
     (SD3, "--lora_layers to_k,to_q", {"adapter.target_modules": ["attn.to_k", "attn.to_q"]}),
@@ -144,12 +162,27 @@ def test_epochs_become_steps_as_the_script_counts_them():
     assert translate(naruto).settings["steps"] == 100 * 77  # the script's defaults: 100 epochs, batches of 16
 
 
+def test_class_images_that_are_there_are_used(tmp_path):
+    """An epoch is as long as the larger of the two; so is it in the script."""
+    flags = f"--with_prior_preservation --class_data_dir {tmp_path} --class_prompt dog --num_class_images=30"
+    found = of(DREAM, f"{flags} --validation_prompt a --train_batch_size=4", images=5)
+    assert found["dataset.sources"][1]["path"] == str(tmp_path)
+    lora = of(DREAM_LORA, f"{flags} --validation_prompt a --validation_epochs=2 --train_batch_size=4", images=5)
+    assert lora["sample_every"] == 2 * 8
+    with pytest.raises(ConfigError, match="needs --class_prompt"):
+        of(DREAM, "--with_prior_preservation --class_data_dir x")
+
+
 def test_images_of_a_folder_are_counted(tmp_path):
     for name in ("a.png", "b.JPG", "notes.txt"):
         (tmp_path / name).touch()
     words = ["--pretrained_model_name_or_path=b", f"--instance_data_dir={tmp_path}", "--instance_prompt=x"]
     command = read_words([DREAM, *words, "--num_train_epochs=6", "--train_batch_size=1"])
     assert translate(command).settings["steps"] == 12
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.webp").touch()  # which the script does not read
+    assert translate(command).settings["steps"] == 12
+    assert any("their 1 images are trained on, too" in line for line in translate(command).differs)
 
 
 @pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts",
@@ -194,6 +227,21 @@ def test_a_flag_that_t2i_does_not_follow_is_named():
         value = "" if default is ON else "=1" if is_number else "=x"
         found = translated(script.name, f"--{flag}{value}")
         assert f"--{flag}: {DIFFERENT[flag]}" in found.differs if flag in DIFFERENT else flag in found.unused, flag
+
+
+def test_a_flag_that_changes_nothing_is_named():
+    idle = {
+        T2I: "--lr_warmup_steps=9 --hub_model_id=a --num_train_epochs=3 --tracker_project_name=a --validation_epochs=7",
+        DREAM: "--class_prompt=a --class_data_dir=b --num_class_images=7 --prior_loss_weight=2 --lr_power=3",
+        DREAM_XL: "--prodigy_beta3=1 --lr_num_cycles=2 --repeats=4 --num_validation_images=2 --image_column=img",
+        XL: "--timestep_bias_portion=0.5 --timestep_bias_end=9",
+        SD3: "--weighting_scheme=mode --logit_mean=1 --logit_std=2",
+    }
+    for script, flags in idle.items():
+        named = {word.lstrip("-").partition("=")[0] for word in shlex.split(flags)} - {"weighting_scheme"}
+        assert set(translated(script, flags).unused) == named
+    assert not translated(DREAM, "--train_text_encoder").unused  # t2i says what it does instead
+    assert not translated(T2I, "--lr_scheduler=constant --max_grad_norm=1 --seed=0").unused  # the defaults
 
 
 def test_unknown_flags_are_named_with_near_ones():
@@ -272,6 +320,9 @@ CASES = st.one_of(
     st.tuples(st.sampled_from(["dataset.path", "dataset.caption", "run", "hub.repo", "model.revision"]), TEXTS),
     st.tuples(st.sampled_from(["samples.prompts", "adapter.target_modules"]), st.lists(TEXTS, min_size=1, max_size=3)),
     st.tuples(st.just("optimizer.lr"), NUMBERS),
+    st.tuples(
+        st.just("dataset.sources"), st.lists(st.fixed_dictionaries({"path": TEXTS, "weight": NUMBERS}), min_size=1)
+    ),
 )
 
 
