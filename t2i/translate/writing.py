@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from t2i.config import ConfigError
 from t2i.config.typed import as_typed, quoted
 
-WIDTH = 100  # characters of a line of the command
+WIDTH = 84  # characters of a line of the command
 
 
 def for_shell(word: str) -> str:
