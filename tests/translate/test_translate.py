@@ -14,7 +14,7 @@ from t2i.config.compose import compose
 from t2i.config.instantiate import build
 from t2i.config.typed import as_typed
 from t2i.translate import writing
-from t2i.translate.command import main
+from t2i.translate.command import main, split_arguments
 from t2i.translate.scripts import ON, SCRIPTS
 from t2i.translate.shell import read_text, read_words
 from t2i.translate.tables import COMPUTED, DIFFERENT, SAME, UNUSED, documentation
@@ -366,6 +366,9 @@ def test_the_command_prints_what_can_be_pasted(tmp_path, capsys):
     assert "# - --local_rank: the launcher tells each process" in lines
     assert "# - --wrong: train_text_to_image.py has no such flag" in from_file
     words = shlex.split(file.read_text().replace("$M", "a/b"))[1:]
+    for before in ([], ["--"], ["--images", "9", "--"]):
+        assert split_arguments([*before, *words])[1] == words
+    assert split_arguments([str(file), "--images", "9"]) == ([str(file), "--images", "9"], [])
     assert read_words(words) == read_text(file.read_text(), {})
 
 
