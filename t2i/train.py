@@ -73,10 +73,16 @@ def hydra_main(cfg: DictConfig) -> float:
             _remove_if_empty(folder)
             raise
         except KeyboardInterrupt as error:
-            runs = Path("multirun").absolute()
-            name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-            error.add_note(f"add run={name} to the command to go on from the last checkpoint")
+            error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
             raise
+
+
+def _how_to_go_on(folder: Path, overrides: list[str]) -> str:
+    """What to type for a run that was interrupted."""
+    from t2i.runs.next_steps import next_steps
+
+    (step,) = next_steps(folder, "interrupted", {"overrides": overrides})
+    return f"to {step.what}: {step.command}"
 
 
 def train(cfg: DictConfig, hydra_config: HydraConf) -> float:

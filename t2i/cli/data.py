@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = options.out or (None if options.json else Path("data.html"))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ConfigError(f"--out={out} is not a file that can be written; write for example --out data.html")
-    overrides, typed = overrides_in(options.overrides)
-    options.overrides = overrides
+    options.overrides = typed = overrides_in(options.overrides)
     from t2i.inspection.survey import survey
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -57,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(out, file=sys.stderr if options.json else sys.stdout)
 
 
-def overrides_in(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The overrides of a command line that may begin with a path, and how they are typed for `t2i train`."""
+def overrides_in(arguments: list[str]) -> list[str]:
+    """The overrides of a command line that may hold a path, as `t2i train` takes them."""
     paths = [text for text in arguments if "=" not in text or Path(text).exists()]
     typed = [text for text in arguments if text not in paths]
     typed = ["=".join((SHORT.get(key, key), value)) for key, _, value in (text.partition("=") for text in typed)]
@@ -71,7 +70,7 @@ def overrides_in(arguments: list[str]) -> tuple[list[str], list[str]]:
         typed = ([] if chosen else option_for(paths[0])) + [f"dataset.path={paths[0]}"] + typed
     if not typed:
         raise ConfigError("give the folder of a data set, or its settings; see t2i data --help")
-    return typed, typed
+    return typed
 
 
 def configured(overrides: list[str]) -> "DictConfig":

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,8 +130,9 @@ def delete_failed(results: "Sequence[Result]", yes: bool) -> None:
     from t2i.inspection.deletion import choose, delete, size
     from t2i.runs.text import printable
 
-    home = Path("multirun")
-    others = read_results([home]) if home.is_dir() and any(home.iterdir()) else []
+    others: Sequence[Result] = []
+    with suppress(ConfigError):  # there are none
+        others = read_results([Path("multirun")])
     choice = choose(results, others)
     for kept, why in choice.keep.items():
         print(printable(f"kept: {kept.folder} ({kept.state}): {why}"))

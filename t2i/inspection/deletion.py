@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from t2i.runs.folder import INFO, read_info
 from t2i.runs.parentage import complete_steps
 from t2i.sweeps.manifest import MANIFEST
 
+NEW = 600  # seconds in which a folder without run.json may be that of a run whose settings are being checked
 FAILED = ("failed", "never begun")  # killed and interrupted runs go on with the same command
 
 
@@ -40,6 +42,8 @@ def choose(listed: Sequence[Result], others: Sequence[Result] = ()) -> Choice:
     for run in failed:
         if run.folder.parent in busy:
             keep[run] = f"its sweep is at work, in {busy[run.folder.parent].name}"
+        elif run.state == "never begun" and time.time() - _newest(run.folder) < NEW:
+            keep[run] = "it may be about to begin"
         elif unreadable and complete_steps(run.folder):
             keep[run] = f"{unreadable[0].name} can't be read, and might go on from a checkpoint of it"
     while True:  # what is kept may itself go on from a run that failed
@@ -48,6 +52,11 @@ def choose(listed: Sequence[Result], others: Sequence[Result] = ()) -> Choice:
         if more.keys() <= keep.keys():
             return Choice([run for run in failed if run not in keep], keep)
         keep = more | keep
+
+
+def _newest(folder: Path) -> float:
+    """When something in a folder was last written, in seconds as time.time() counts them."""
+    return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _origins(run: Result) -> list[Path]:

@@ -17,7 +17,8 @@ GRID = 8  # squares on each side, whose colours are compared
 MOST_BITS = 8  # of 64 that may differ
 MOST_COLOUR = 8.0  # root mean square difference of colours, of 255, beside that of their brightness
 MOST_BRIGHTNESS = 40.0  # mean difference
-BLOCK = 1024  # images that are compared with all others at a time
+BLOCK, CHUNK = 1024, 8192  # images that are compared with all others at a time; pairs whose colours are
+MOST_PAIRS = 100_000
 
 # DCT-II: the k-th row has cos(pi k (2n + 1) / 2N), n = 0 ... N-1
 _DCT = np.cos(np.pi * np.arange(LOW)[:, None] * (2 * np.arange(SIDE) + 1) / (2 * SIDE))
@@ -57,32 +58,35 @@ def _bits(frequencies: np.ndarray) -> int:
 
 
 def near(looks: Sequence[Look], progress: Callable[[Sequence[int]], Iterable[int]] = iter) -> list[Pair]:
-    """The pairs of near duplicates, the most alike first. progress: iterates over the blocks of images."""
+    """The pairs of near duplicates, the most alike first; MOST_PAIRS at most. progress: iterates over the blocks."""
     straight, turned = (
         np.array([getattr(each, name) for each in looks], dtype=np.uint64) for name in ("bits", "mirrored")
     )
-    pairs = []
+    colours = np.array([each.colours for each in looks], dtype=np.int16).reshape(-1, GRID, GRID, 3)
+    pairs: list[Pair] = []
     for start in progress(range(0, len(looks), BLOCK)):
         rows = slice(start, start + BLOCK)
-        as_it_is = np.bitwise_count(straight[rows, None] ^ straight[None, start:])
-        as_mirrored = np.bitwise_count(turned[rows, None] ^ straight[None, start:])
-        first, second = np.nonzero(np.minimum(as_it_is, as_mirrored) <= MOST_BITS)
-        for i, j in zip(*(places[second > first].tolist() for places in (first, second)), strict=True):
-            bits = int(as_it_is[i, j]), int(as_mirrored[i, j])
-            if pair := _pair(looks, start + i, start + j, bits):
-                pairs.append(pair)
-    return sorted(pairs, key=lambda pair: (pair.bits, pair.first, pair.second))
+        for mirrored, hashes in ((False, straight), (True, turned)):
+            bits = np.bitwise_count(hashes[rows, None] ^ straight[None, start:])
+            first, second = np.nonzero(bits <= MOST_BITS)
+            first, second = first[second > first], second[second > first]
+            for part in range(0, len(first), CHUNK):
+                i, j = first[part : part + CHUNK], second[part : part + CHUNK]
+                alike = _same_colours(colours[start + i], colours[start + j], mirrored)
+                found = zip(i[alike].tolist(), j[alike].tolist(), strict=True)
+                pairs += [Pair(start + one, start + other, int(bits[one, other]), mirrored) for one, other in found]
+                if len(pairs) >= 2 * MOST_PAIRS:  # each pair may be found twice, as it is and mirrored
+                    break
+    best: dict[tuple[int, int], Pair] = {}
+    for pair in sorted(pairs, key=lambda pair: (pair.bits, pair.mirrored, pair.first, pair.second)):
+        best.setdefault((pair.first, pair.second), pair)
+    return list(best.values())[:MOST_PAIRS]
 
 
-def _pair(looks: Sequence[Look], i: int, j: int, bits: tuple[int, int]) -> Pair | None:
-    """The pair if its colours are alike, too. bits: that differ from the image, and from its mirror image."""
-    for mirrored in (False, True):
-        other = looks[j].colours[:, ::-1] if mirrored else looks[j].colours
-        difference = looks[i].colours.astype(np.float64) - other
-        alike = difference.std() <= MOST_COLOUR and abs(difference.mean()) <= MOST_BRIGHTNESS
-        if bits[mirrored] <= MOST_BITS and alike:
-            return Pair(i, j, bits[mirrored], mirrored)
-    return None
+def _same_colours(one: np.ndarray, other: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Whether images are alike in their colours, [N, GRID, GRID, 3] each."""
+    difference = (one - (other[:, :, ::-1] if mirrored else other)).reshape(len(one), -1)
+    return (difference.std(1) <= MOST_COLOUR) & (np.abs(difference.mean(1)) <= MOST_BRIGHTNESS)
 
 
 def groups(pairs: Iterable[Sequence[int]]) -> list[list[int]]:

@@ -15,7 +15,7 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.data.images import BadImage, read_small
 from t2i.inspection.entries import HELD_OUT, LEFT_OUT, TRAIN, Entry, find_entries
-from t2i.inspection.near_duplicates import Look, groups, look, near
+from t2i.inspection.near_duplicates import MOST_PAIRS, Look, groups, look, near
 from t2i.models.shapes import shapes_only
 from t2i.models.tokens import lengths
 from t2i.runs.text import one_line
@@ -66,13 +66,10 @@ class Survey:
     @property
     def leaks(self) -> list[Alike]:
         """Held-out images that are in the training set as well, or nearly; the held-out one comes first."""
-        found = [
-            Alike(one, other, 0, False)
-            for group in self.duplicates
-            for one in group
-            for other in group
-            if (one.side, other.side) == (HELD_OUT, TRAIN)
-        ]
+        found = []
+        for group in self.duplicates:
+            trained = [entry for entry in group if entry.side == TRAIN][:1]
+            found += [Alike(entry, twin, 0, False) for entry in group if entry.side == HELD_OUT for twin in trained]
         for pair in self.alike:
             sides = {pair.first.side: pair.first, pair.second.side: pair.second}
             if sides.keys() == {HELD_OUT, TRAIN}:
@@ -111,6 +108,8 @@ def survey(cfg: DictConfig, command: str, progress: Progress = _quietly) -> Surv
     made.notes += [note] if note else []
     made.duplicates = exact_duplicates(made.used)
     made.alike = look_at(made.entries, progress)
+    if len(made.alike) >= MOST_PAIRS:
+        made.notes.append(f"There are more than {MOST_PAIRS:,} pairs of near duplicates; the others are left out.")
     return made
 
 

@@ -23,7 +23,7 @@ def next_steps(
     folder: Path, state: str, info: Mapping[str, Any], steps: Any = None, in_sweep: bool = False
 ) -> list[Step]:
     """info: run.json. steps: those of the run's configuration. The commands are quoted for a shell."""
-    path = _path(folder)
+    path = as_typed(folder)
     match state:
         case "finished":
             return _after_the_end(folder, path, steps, in_sweep)
@@ -40,7 +40,7 @@ def _after_the_end(folder: Path, path: str, steps: Any, in_sweep: bool) -> list[
     found = [Step("draw images", _command("t2i", "sample", path, "a prompt"))] if (folder / "model").is_dir() else []
     found.append(Step("look at its curves, samples and settings", _command("t2i", "show", path)))
     if in_sweep:
-        return [*found, Step("compare the runs of its sweep", _command("t2i", "compare", _path(folder.parent)))]
+        return [*found, Step("compare the runs of its sweep", _command("t2i", "compare", as_typed(folder.parent)))]
     train = _command("t2i", "train", f"from={called(folder)}", longer, f"run={folder.name}-2")
     return [*found, Step("train it for longer", train)]
 
@@ -51,7 +51,7 @@ def _again(folder: Path, info: Mapping[str, Any], in_sweep: bool) -> Step:
     what = f"go on from its checkpoint of step {saved[-1]}" if saved else "begin again (it has no checkpoint yet)"
     if in_sweep:
         return Step(f"{what}: repeat the command of the sweep", "")
-    overrides = [text for text in _overrides(info) if not text.startswith(OF_THE_FOLDER)]
+    overrides = [text for text in _overrides(info) if not text.startswith((*OF_THE_FOLDER, "stop_at="))]
     return Step(what, _command("t2i", "train", *overrides, f"run={called(folder)}"))
 
 
@@ -60,7 +60,7 @@ def _overrides(info: Mapping[str, Any]) -> list[str]:
     return [text for text in overrides if isinstance(text, str)] if isinstance(overrides, list) else []
 
 
-def _path(folder: Path) -> str:
+def as_typed(folder: Path) -> str:
     """A folder as it is typed here: below the current folder, or in full."""
     absolute, here = os.path.abspath(folder), os.getcwd()
     return os.path.relpath(absolute, here) if absolute.startswith(f"{here}{os.sep}") else absolute

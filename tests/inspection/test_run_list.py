@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from filelock import FileLock
@@ -29,6 +30,8 @@ def multirun(tmp_path, monkeypatch):
     (home / "torn").mkdir()
     (home / "torn" / "run.json").write_text("{")
     (home / "early" / ".hydra").mkdir(parents=True)
+    for path in (home / "early", home / "early" / ".hydra"):
+        os.utime(path, (1e9, 1e9))
     return home
 
 
@@ -82,6 +85,11 @@ def test_only_failed_runs_are_deleted(multirun, capsys):
     runs.main(["--delete-failed", "--yes"])
     assert "deleted" in capsys.readouterr().out
     assert sorted(path.name for path in multirun.iterdir()) == ["gamma", "half", "mine", "torn"]
+
+
+def test_a_folder_in_which_a_run_may_be_about_to_begin_is_kept(multirun):
+    (multirun / "early" / "train.log").touch()
+    assert [run.name for run in choose(read_results([multirun])).delete] == ["broken"]
 
 
 def test_without_a_terminal_nobody_is_asked_and_nothing_deleted(multirun, capsys, monkeypatch):

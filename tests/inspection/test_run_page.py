@@ -169,7 +169,7 @@ def test_a_stranger_s_command_is_quoted(tmp_path):
 def test_in_a_browser_it_stays_where_it_was(width, tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api")
     run, problems = write_run(tmp_path / "run"), []
-    page_of(run, renewed=1)
+    page_of(run, renewed=2)
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
@@ -177,11 +177,8 @@ def test_in_a_browser_it_stays_where_it_was(width, tmp_path):
         tab.on("console", lambda message: problems.append(message.text))
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.goto((tmp_path / "page.html").as_uri())
-        tab.evaluate("document.getElementById('latest').open = true; window.scrollTo(0, 400); window.mark = 1")
-        for _ in range(50):
-            tab.wait_for_timeout(100)
-            if tab.evaluate("window.mark") is None:
-                break
+        with tab.expect_event("load", timeout=10_000):  # it renews itself
+            tab.evaluate("document.getElementById('latest').open = true; window.scrollTo(0, 400)")
         assert tab.evaluate("[scrollY, document.getElementById('latest').open]") == [400, True]
         assert tab.evaluate("document.documentElement.scrollWidth") == width
         browser.close()

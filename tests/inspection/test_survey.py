@@ -21,13 +21,13 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def surveyed(folder, *overrides):
-    typed, _ = data.overrides_in([str(folder), "resolution=16", *overrides])
+    typed = data.overrides_in([str(folder), "resolution=16", *overrides])
     return survey(data.configured(typed), "t2i train")
 
 
 def trained_on(folder, *overrides):
     """The captions of both sides, as training loads them."""
-    typed, _ = data.overrides_in([str(folder), "resolution=16", *overrides])
+    typed = data.overrides_in([str(folder), "resolution=16", *overrides])
     loaded = build(data.configured(typed), "dataset")
     return sorted(loaded.train.captions), sorted(loaded.validation.captions)
 
@@ -131,7 +131,7 @@ def test_of_a_stream_the_index_tells(tmp_path):
     before = surveyed(folder, *overrides)
     assert len(before.of(HELD_OUT)) == len(CAPTIONS) // 2
     assert "1 of the 1 shards that are trained on have no index yet" in " ".join(before.notes)
-    typed, _ = data.overrides_in([str(folder), "resolution=16", *overrides])
+    typed = data.overrides_in([str(folder), "resolution=16", *overrides])
     build(data.configured(typed), "dataset").train.index.summary(0)  # as training does
     after = surveyed(folder, *overrides)
     assert sorted(entry.captions for entry in after.used) == sorted((text,) for text in CAPTIONS.values())
@@ -234,3 +234,34 @@ def test_captions_are_those_that_are_trained_with(tmp_path):
     (tmp_path / "a.txt").write_text("a cat")
     found = surveyed(tmp_path, "dataset.caption_template='sks, {caption}'")
     assert [entry.captions for entry in found.used] == [("sks, a cat",)]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_in_a_browser_images_are_filtered_found_and_turned_over(width, found, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    ordinary, problems, requests = next(entry for entry in found.of(TRAIN) if entry.name == "g.png"), [], []
+    many = [replace(ordinary, name=f"{i}.png", captions=(f"number {i}",)) for i in range(100)]
+    write_page(replace(found, entries=[*found.entries, *many]), file := tmp_path / "data.html")
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(file.as_uri())
+        names = tab.locator("#images b")
+        assert names.count() == 60
+        tab.click("#next")
+        assert tab.locator("#place").inner_text().startswith("61 to 120")
+        tab.click("button[data-kind='left out']")
+        assert sorted(names.all_inner_texts()) == sorted(entry.name for entry in found.of(LEFT_OUT))
+        tab.click("button[data-kind='']")
+        tab.fill("#search", "NUMBER 42")
+        assert names.all_inner_texts() == ["42.png"]
+        assert tab.locator("#duplicates img").count() == 2
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        browser.close()
+    assert problems == []
+    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
