@@ -17,6 +17,7 @@ from t2i.inspection.entries import HELD_OUT, LEFT_OUT, TRAIN
 from t2i.inspection.survey import survey
 from t2i.inspection.survey_page import MOST_THUMBNAILS, write_page
 
+SLOW = pytest.mark.slow
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -59,7 +60,9 @@ def found(odd):
     return surveyed(odd, "dataset.resolution=32")
 
 
-@pytest.mark.parametrize("write", [as_txt, as_jsonl, as_embedded_parquet])
+@pytest.mark.parametrize(
+    "write", [as_txt, *(pytest.param(each, marks=SLOW) for each in (as_jsonl, as_embedded_parquet))]
+)
 def test_both_sides_are_those_of_training(write, tmp_path):
     write(tmp_path)
     found = surveyed(tmp_path)
