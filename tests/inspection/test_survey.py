@@ -17,7 +17,6 @@ from t2i.inspection.entries import HELD_OUT, LEFT_OUT, TRAIN
 from t2i.inspection.survey import survey
 from t2i.inspection.survey_page import MOST_THUMBNAILS, write_page
 
-SLOW = pytest.mark.slow
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -60,9 +59,10 @@ def found(odd):
     return surveyed(odd, "dataset.resolution=32")
 
 
-@pytest.mark.parametrize(
-    "write", [as_txt, *(pytest.param(each, marks=SLOW) for each in (as_jsonl, as_embedded_parquet))]
-)
+IN_OTHER_FORMATS = [pytest.param(write, marks=pytest.mark.slow) for write in (as_jsonl, as_embedded_parquet)]
+
+
+@pytest.mark.parametrize("write", [as_txt, *IN_OTHER_FORMATS])
 def test_both_sides_are_those_of_training(write, tmp_path):
     write(tmp_path)
     found = surveyed(tmp_path)
