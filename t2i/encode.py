@@ -42,7 +42,7 @@ def fill(cfg: DictConfig) -> None:
     for group in GROUPS:
         check_signature(cfg, group)
     data, model, adapter = load_data(cfg, Accelerator()), build(cfg, "model"), build(cfg, "adapter")
-    if adapter.text_encoder:
+    if adapter.trains_text:
         model = adapter.attach(model)  # captions are cached as tokens
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     reference = load_reference(cfg)

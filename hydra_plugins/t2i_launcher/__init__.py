@@ -14,7 +14,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from t2i.sweeps.launcher import SweepRunner
+    from t2i.sweeps.launcher import Place, SweepRunner
 
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # how overrides begin that concern the launcher
 
@@ -40,9 +40,25 @@ class ProcessLauncher(Launcher):
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner
+
+        return SweepRunner(folder, self.place())
+
+    def place(self) -> "Place":
+        """Where the jobs run."""
+        from t2i.sweeps.machine import Machine
         from t2i.train import main
 
-        return SweepRunner(folder, main, **self.options)
+        return Machine(main, **self.options)
+
+
+class RayLauncher(ProcessLauncher):
+    """Runs the jobs of a sweep on a Ray cluster; the options are those of conf/hydra/launcher/plugins/ray.yaml."""
+
+    def place(self) -> "Place":
+        from t2i.sweeps.ray_cluster import RayCluster
+        from t2i.train import main
+
+        return RayCluster(main, **self.options)
 
 
 class RacingLauncher(ProcessLauncher):
@@ -53,14 +69,17 @@ class RacingLauncher(ProcessLauncher):
         self.via, self.via_options = via, via_options
 
     def make_runner(self, folder: Path) -> "SweepRunner":
+        from t2i.sweeps.machine import Machine
         from t2i.sweeps.race_options import RaceOptions
         from t2i.sweeps.racing import RacingRunner
         from t2i.train import main
 
         options = dict(self.options)
-        here = {name: options.pop(name) for name in ("n_jobs", "command")}
+        place: Place = Machine(main, **{name: options.pop(name) for name in ("n_jobs", "command")})
         elsewhere = self.launcher() if self.via else None
-        return RacingRunner(folder, main, **here, options=RaceOptions(**options), elsewhere=elsewhere)
+        if isinstance(elsewhere, RayLauncher):
+            place, elsewhere = elsewhere.place(), None
+        return RacingRunner(folder, place, RaceOptions(**options), elsewhere)
 
     def launcher(self) -> Launcher:
         """The launcher of another plugin, by its preset, which runs the jobs of a round."""

@@ -8,7 +8,9 @@ exact, the power reached would be far below the wanted one as often as not. So t
 the variances that fit the pilot, which are its mean squares · dof / χ² (fiducial inference: Fisher 1935; Weerahandi
 1993, "Generalized confidence intervals"). Then the power reached has the wanted mean over pilots, as simulations show
 (tests/comparison/test_power.py): where seeds matter. Where they don't, no pilot of few seeds can know it, and the
-numbers are too large rather than too small. Draws without seed variance therefore count double.
+numbers are too large rather than too small: a plan for no seed variance reaches what is wanted, none is smaller, and
+some are larger. Draws without seed variance count double; if they counted more, plans would be too small where seeds
+matter.
 
 Noise levels. More of them measure an image with more draws of the noise. What depends smoothly on the log-SNR is
 integrated well by a few. So only the variance that second differences along the levels show (Gasser, Sroka &

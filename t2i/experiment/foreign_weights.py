@@ -24,8 +24,10 @@ def weights_of_tool(asked: str, experiment: Experiment) -> dict[str, torch.Tenso
         other.model.path = asked
         log.info("of the pipeline %s the denoiser is taken; the other parts are those of model.path", asked)
         return {name: weight.detach() for name, weight in build(other, "model").denoiser.named_parameters()}
-    if experiment.plan.adapter.text_encoder:
-        raise ConfigError(f"from={asked}: only the denoiser's adapters can be taken; use adapter.text_encoder=false")
+    if experiment.plan.adapter.trains_text:
+        raise ConfigError(
+            f"from={asked}: only the denoiser's adapters can be taken; use adapter.text_encoder=false and no new_tokens"
+        )
     network: Any = getattr(model.denoiser, "module", model.denoiser)  # of several processes
     layers = read_lora(Path(asked), {DENOISER: network}, setting="from")[DENOISER]
     _check_scale(asked, layers, cfg.adapter.get("alpha", 1) / cfg.adapter.get("rank", 1))

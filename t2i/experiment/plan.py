@@ -25,6 +25,7 @@ from t2i.models.attention import resolve_attention
 from t2i.models.base_adapters import parse_adapters
 from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
+from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
@@ -54,6 +55,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work."""
     check_targets(cfg)
     check_fixed(cfg)
+    _check_base(cfg)
     precision = resolve_precision(**cfg.precision)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
@@ -121,7 +123,6 @@ def check_the_rest(cfg: DictConfig) -> None:
         check_signature(cfg, group)
     check_settings(cfg, "dataset")
     check_resolution(cfg)
-    _check_base(cfg)
     reference_dataset(cfg)
     optimizer = target_of(cfg, "optimizer")
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
@@ -134,7 +135,8 @@ def check_the_rest(cfg: DictConfig) -> None:
 
 
 def _check_base(cfg: DictConfig) -> None:
-    """Refuse adapters and autoencoders that are not there."""
+    """Refuse adapters and autoencoders that are not there, and a single file of another kind of model."""
+    check_kind(str(cfg.model.get("path")), (cfg.get("made_for") or {}).get("pipelines", ()))
     adapters = parse_adapters(cfg.model.get("adapters"))
     if adapters and not cfg.model.pretrained:
         raise ConfigError(

@@ -11,6 +11,7 @@ from t2i.config import ConfigError
 from t2i.models.layer_choice import CLIP, Words, choose_layers, refuse_unfitting
 from t2i.models.lora_reading import kind_in, read_lora
 from t2i.models.model import Model
+from t2i.models.new_tokens import NewTokens
 from t2i.models.peft_layers import add_layers, inject
 from t2i.models.trained_text import TextTrained, freeze_unused
 
@@ -62,7 +63,7 @@ def adapt(model: Model, settings: Settings, autocast: Callable[[Callable], Calla
     for network, layers, wanted in chosen:
         settings.check({name: network.get_submodule(name) for name in layers})
         inject(network, settings.config(layers), wanted)
-    return _with_trained_text(model, autocast) if settings.text_encoder else model
+    return with_trained_text(model, autocast) if settings.text_encoder else model
 
 
 def continue_from(
@@ -93,12 +94,15 @@ def continue_from(
         "goes on from %s: rank %s, alpha / rank %s (those of the file, whatever adapter.rank, alpha and layers say)",
         *(file, ", ".join(map(str, ranks)), ", ".join(f"{scale:g}" for scale in scales)),
     )
-    return _with_trained_text(model, autocast) if in_text else model
+    return with_trained_text(model, autocast) if in_text else model
 
 
-def _with_trained_text(model: Model, autocast: Callable[[Callable], Callable] | None) -> Model:
+def with_trained_text(
+    model: Model, autocast: Callable[[Callable], Callable] | None, words: NewTokens | None = None
+) -> Model:
+    """The model whose text encoders are trained together with the denoiser. words: new ones, in captions."""
     freeze_unused(model)
     if autocast:  # accelerate wraps only the network that is trained, but a pipeline calls its networks one by one
         for network in (model.denoiser, *model.text_encoders.values()):
             network.forward = autocast(network.forward)
-    return TextTrained(model)
+    return TextTrained(model, words or NewTokens())

@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +12,15 @@ from torch import nn
 
 from t2i.config import ConfigError, check_positive
 from t2i.models.adapter import Adapter
-from t2i.models.adapting import adapt, continue_from
+from t2i.models.adapting import adapt, continue_from, with_trained_text
 from t2i.models.layer_choice import CLIP, expand
 from t2i.models.lora_files import KOHYA, PEFT, write_diffusers, write_kohya, write_peft
 from t2i.models.lora_reading import check_file
 from t2i.models.lora_settings import AVERAGED, RAW
 from t2i.models.model import Model
+from t2i.models.new_tokens import FOLDER, RAW_FOLDER, NewTokens
 from t2i.models.single_file import SINGLE, check_single_file, write_single_file
+from t2i.models.trained_text import TextTrained
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class PeftAdapter(Adapter):
     path: str | None = None  # a file of adapters to go on from, with its layers, ranks and alphas
     formats: str | None = None  # kohya: also write the file that ComfyUI, Automatic1111 and Forge read
     single_file: bool = False  # also write the base with the averaged adapters merged, in the original layout
+    new_tokens: Sequence[str] | None = None  # WORD:BEGIN of new words, whose vectors are trained, too
+    vectors: int = 1  # of each new word
 
     kind: ClassVar[str]
     needs_pretrained = True
@@ -56,6 +61,11 @@ class PeftAdapter(Adapter):
             )
         if self.path is not None:
             check_file(self.path)
+        _ = self.words  # checks them
+
+    @cached_property
+    def words(self) -> NewTokens:
+        return NewTokens.parse(self.new_tokens, self.vectors)
 
     @property
     def patterns(self) -> dict[str, Mapping[str, float]]:
@@ -74,9 +84,18 @@ class PeftAdapter(Adapter):
         """Freeze the model and add adapters to it, which are drawn from torch's seed, or read from `path`."""
         if self.single_file:
             check_single_file(model.denoiser)
+        for encoder in model.text_encoders.values() if self.words else ():
+            encoder.requires_grad_(False)
         if self.path is not None:
-            return continue_from(Path(self.path), model, self, autocast)
-        return adapt(model, self, autocast)
+            adapted = continue_from(Path(self.path), model, self, autocast)
+        else:
+            adapted = adapt(model, self, autocast)
+        if not self.words:
+            return adapted
+        self.words.add(model)
+        if isinstance(adapted, TextTrained):  # its text encoders have adapters, too
+            return TextTrained(model, self.words)
+        return with_trained_text(model, autocast, self.words)
 
     def save(self, pipeline: Any, folder: Path) -> None:
         write_diffusers(pipeline, folder / AVERAGED)
@@ -85,10 +104,14 @@ class PeftAdapter(Adapter):
             log.info("export.lora=kohya: other tools have no names for %s of this model", self.kind)
         if self.single_file:
             write_single_file(pipeline, folder / SINGLE)
+        if self.words:
+            self.words.save(pipeline, folder / FOLDER)
         pipeline.scheduler.save_pretrained(folder / "scheduler")
 
     def save_raw(self, pipeline: Any, folder: Path) -> None:
         write_diffusers(pipeline, folder / RAW)
+        if self.words:
+            self.words.save(pipeline, folder / RAW_FOLDER)
 
 
 def check_ranks(rank: int, alpha: float, patterns: Mapping[str, Mapping[str, float]]) -> None:

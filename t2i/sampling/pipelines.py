@@ -20,6 +20,7 @@ from t2i.models.lora_reading import DENOISER, is_lora, read_lora
 from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
+from t2i.models.new_tokens import FOLDER, RAW_FOLDER, load_words
 from t2i.models.parts import denoiser_of
 from t2i.models.peft_layers import add_layers
 from t2i.models.tokens import with_length
@@ -43,7 +44,7 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
     hide_loading_bars()
     folder = Path(source)
     folder = folder.resolve() if folder.is_dir() else folder
-    if any((folder / "model" / file).is_file() for file in ("model_index.json", AVERAGED)):
+    if any((folder / "model" / file).exists() for file in ("model_index.json", AVERAGED, FOLDER)):
         folder = folder / "model"
     elif (folder / config_file.NAME).is_file():
         checkpoint = checkpoints.newest(folder / "checkpoints")
@@ -52,7 +53,7 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
         folder = checkpoint
     if (folder / "manifest.json").is_file():
         pipeline = _from_checkpoint(folder, weights)
-    elif (folder / AVERAGED).is_file():
+    elif any((folder / file).exists() for file in (AVERAGED, FOLDER)):
         pipeline = _from_adapters(folder, weights)
     else:
         pipeline = _from_pretrained(folder if folder.is_dir() else source, weights)
@@ -125,13 +126,20 @@ def _model(cfg: DictConfig) -> Model:
 
 
 def _from_adapters(folder: Path, weights: str) -> Any:
-    """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
+    """The base model of a run with the run's adapters and new words loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
     pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
-    raw = weights == "raw" and (folder / RAW).is_file()
-    file = folder / (RAW if raw else AVERAGED)
-    plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
-    _load_adapter(pipeline, file, "use a checkpoint of the run", low_cpu_mem_usage=plain)
+    names = [(AVERAGED, RAW), (FOLDER, RAW_FOLDER)]
+    adapters, words = (folder / (raw if weights == "raw" and (folder / raw).exists() else own) for own, raw in names)
+    remedy = "use a checkpoint of the run"
+    if adapters.is_file():
+        plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
+        _load_adapter(pipeline, adapters, remedy, low_cpu_mem_usage=plain)
+    if words.is_dir():
+        try:
+            load_words(pipeline, words)
+        except REFUSALS as error:
+            raise ConfigError(f"{words} can't be loaded ({one_line(error)}); {remedy}") from error
     return pipeline
 
 

@@ -76,6 +76,10 @@ class Job:
     def unfinished(self) -> bool:
         return self.state in ("waiting", "paused")
 
+    def until(self, last_step: int) -> list[str]:
+        """Its arguments to run to a step."""
+        return self.arguments + ([f"stop_at={last_step}"] if last_step < self.steps else [])
+
     def info(self) -> dict[str, Any]:
         """The content of run.json, {} if there is none. Raises ConfigError or OSError if it is damaged."""
         return read_info(self.folder) if (self.folder / INFO).exists() else {}

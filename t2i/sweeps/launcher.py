@@ -1,23 +1,12 @@
-"""Runs the jobs of a sweep, each in its own process, so that the end of one job does not end the others.
-
-On a machine without a GPU the processes are forked from one that has imported everything and computed nothing (Python's
-forkserver), and a job starts in a fraction of a second. With a GPU each process starts from nothing, because CUDA does
-not survive a fork.
-"""
+"""Runs the jobs of a sweep, each in its own process, so that the end of one job does not end the others."""
 
 import logging
-import multiprocessing
-import os
-import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
@@ -29,24 +18,34 @@ from t2i.runs.folder import Run, RunExists
 from t2i.runs.fork_rules import open_parent
 from t2i.sweeps.job import Job, SweepError, command_line
 from t2i.sweeps.manifest import as_begun
-from t2i.sweeps.process import JobProcess, run_job
+from t2i.sweeps.process import PATIENCE, JobAtWork
 from t2i.sweeps.table import JobsTable
 
 log = logging.getLogger(__name__)
-PRELOADED = ["t2i.experiment.run", "t2i.models.stable_diffusion", "wandb", "wandb.apis.public"]
-PATIENCE = 60  # seconds that an interrupted job has to write its checkpoint
+
+
+class Place(Protocol):
+    """Where the jobs of a sweep run."""
+
+    @property
+    def n_jobs(self) -> int:
+        """How many jobs there is room for."""
+        ...
+
+    def start(self, job: Job, last_step: int, running: Sequence[Any]) -> JobAtWork:
+        """Begin to run a job to a step. running: those that this place has started, and which have not ended."""
+        ...
+
+    def wait(self, running: Sequence[Any]) -> None:
+        """Return when one of them has ended, at the latest after a second."""
+        ...
 
 
 class SweepRunner:
-    """Runs the jobs of the sweep in `folder`; the options are those of conf/hydra/launcher/processes.yaml."""
+    """Runs the jobs of the sweep in `folder`."""
 
-    def __init__(self, folder: Path, main: Callable[[], Any], n_jobs: int | None, command: str | None):
-        """main: a function of a module, which each job's process calls with the job's arguments in sys.argv."""
-        self.folder, self.main, self.command = folder, main, command
-        gpus = [] if command else _gpus()  # `command` chooses its GPUs itself
-        self.n_jobs = n_jobs or max(1, len(gpus))
-        self.devices = [gpus[i % len(gpus)] if gpus else None for i in range(self.n_jobs)]
-        self.context = _process_context(forks=sys.platform == "linux" and not gpus and not command)
+    def __init__(self, folder: Path, place: Place):
+        self.folder, self.place = folder, place
         self.jobs: list[Job] = []
 
     def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
@@ -61,7 +60,7 @@ class SweepRunner:
         self.jobs += new
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with _exit_when_interrupted(), lock(self.folder), JobsTable(self.jobs, self.n_jobs) as table:
+            with _exit_when_interrupted(), lock(self.folder), JobsTable(self.jobs, self.place.n_jobs) as table:
                 self._train(new, table)
         except Timeout as error:
             raise SweepError(f"t2i: {self.folder} is in use by another sweep process") from error
@@ -99,26 +98,28 @@ class SweepRunner:
         return job
 
     def _run_jobs(self, last_steps: dict[Job, int], table: JobsTable) -> None:
-        """Run each of these jobs to its step, `n_jobs` at a time."""
+        """Run each of these jobs to its step, as many at a time as there is room for."""
         waiting = list(last_steps)
-        running: list[JobProcess] = []
+        running: list[JobAtWork] = []
         try:
             while waiting or running:
                 for job in list(waiting):
-                    if len(running) < self.n_jobs and not job.in_use():
+                    if len(running) < self.place.n_jobs and not job.in_use():
                         waiting.remove(job)
                         try:
-                            running.append(self._start(job, self._free_device(running), last_steps[job]))
+                            running.append(self._start(job, last_steps[job], running))
                         except OSError as error:  # a full disk, or a file in the place of the folder
                             job.fail(error)
                             table.changed(job)
-                wait([started.process.sentinel for started in running], timeout=1.0)
+                self.place.wait(running)
                 for started in running:
                     started.job.read_metrics()
-                for ended in [started for started in running if not started.process.is_alive()]:
+                for ended in [started for started in running if not started.alive]:
                     running.remove(ended)
                     ended.record_end()
                     table.changed(ended.job)
+                    if ended.job.state == "waiting":  # its node was lost
+                        waiting.append(ended.job)
                 table.show()
         finally:
             for started in running:
@@ -126,29 +127,12 @@ class SweepRunner:
             for started in running:
                 started.end(PATIENCE)
 
-    def _free_device(self, running: list[JobProcess]) -> str | None:
-        free = list(self.devices)
-        for started in running:
-            free.remove(started.device)
-        return free[0]
-
-    def _start(self, job: Job, device: str | None, last_step: int) -> JobProcess:
+    def _start(self, job: Job, last_step: int, running: list[JobAtWork]) -> JobAtWork:
         job.folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "main": self.main,
-            "arguments": job.arguments + ([f"stop_at={last_step}"] if last_step < job.steps else []),
-            "console": job.folder / "console.log",
-            "environment": {} if device is None else {"CUDA_VISIBLE_DEVICES": device},
-            "threads": max(1, _cores() // self.n_jobs) if self.n_jobs > 1 else None,
-            "command": self.command,
-        }
         with (job.folder / "console.log").open("a"):  # fails here rather than in the job's process
             pass
         job.state, job.reason, job.first_log = "running", "", None
-        process = self.context.Process(target=run_job, kwargs=settings, name=job.name)
-        started = JobProcess(job, device, process, before=job.token())
-        started.process.start()
-        return started
+        return self.place.start(job, last_step, running)
 
 
 @contextmanager
@@ -169,25 +153,3 @@ def _exit_when_interrupted() -> Iterator[None]:
         sys.exit(128 + received)
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _process_context(forks: bool) -> ForkServerContext | SpawnContext:
-    if not forks:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]

@@ -34,12 +34,13 @@ FIELDS = ("varied", "choices", "config")  # of sweep.json
 REMEDY = (
     "restore the file from a copy, delete it if this is the command that began the sweep, or use another sweep=NAME"
 )
-EXTRAS = {  # plugin -> extra of t2i that installs it
-    "hydra_submitit_launcher": "submitit",
-    "hydra_joblib_launcher": "joblib",
-    "hydra_ray_launcher": "ray",
-    "hydra_optuna_sweeper": "optuna",
+EXTRAS = {  # package -> extra of t2i that installs it
+    "hydra_plugins.hydra_submitit_launcher": "submitit",
+    "hydra_plugins.hydra_joblib_launcher": "joblib",
+    "hydra_plugins.hydra_optuna_sweeper": "optuna",
+    "ray": "ray",
 }
+OF_RAY = "hydra_plugins.t2i_launcher.RayLauncher"
 
 
 class Guard(Callback):
@@ -110,10 +111,10 @@ def refuse_missing_plugins(config: DictConfig) -> None:
     """Refuse a launcher or sweeper whose package is not installed."""
     for group in ("launcher", "sweeper"):
         target = config.hydra[group]._target_
-        plugin = ".".join(target.split(".")[:2])
-        if target.startswith("hydra_plugins.") and find_spec(plugin) is None:
-            option, extra = config.hydra.runtime.choices[f"hydra/{group}"], EXTRAS.get(plugin.split(".")[1], "")
-            raise ConfigError(f"hydra/{group}={option}: the plugin is missing; pip install 't2i[{extra}]'")
+        package = "ray" if target == OF_RAY else ".".join(target.split(".")[:2])
+        if target.startswith("hydra_plugins.") and find_spec(package) is None:
+            option, extra = config.hydra.runtime.choices[f"hydra/{group}"], EXTRAS.get(package, "")
+            raise ConfigError(f"hydra/{group}={option}: {package} is missing; pip install 't2i[{extra}]'")
 
 
 def write_manifest(folder: Path, config: DictConfig) -> None:

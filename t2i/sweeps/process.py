@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,29 +21,31 @@ from t2i.runs.folder import Run
 from t2i.runs.text import one_line
 from t2i.sweeps.job import Job
 
+PATIENCE = 60  # seconds that an interrupted job has to write its checkpoint
 END = 100_000  # bytes of a job's output in which its last line is looked for
 
 
-@dataclass
-class JobProcess:
-    """A process that works on a job."""
+class JobAtWork(ABC):
+    """A job that some process works on."""
 
     job: Job
-    device: str | None  # the GPU that the job was given, as in CUDA_VISIBLE_DEVICES
-    process: BaseProcess
-    before: str | None = None  # the token in run.json before the process was started
+    before: str | None  # the token in run.json before the process was started
 
+    @property
+    @abstractmethod
+    def alive(self) -> bool: ...
+
+    @abstractmethod
     def interrupt(self) -> None:
         """Ask the job's processes to write a checkpoint and end."""
-        self._send(signal.SIGINT)
 
+    @abstractmethod
     def end(self, patience: float) -> None:
-        """Wait `patience` seconds for the process to end, then kill it."""
-        self.process.join(patience)
-        if self.process.is_alive():
-            self._send(signal.SIGKILL)
-            self.process.join()
-        self.record_end()
+        """Wait `patience` seconds for the process to end, then kill it, and record its end."""
+
+    @abstractmethod
+    def cause_of_death(self) -> str:
+        """Why the process ended without a word in run.json."""
 
     def record_end(self) -> None:
         """Take the job's state from run.json, or write it there if the process died before it could do so.
@@ -56,20 +59,51 @@ class JobProcess:
             if info.get("process") == self.before:  # an earlier process wrote it
                 info = {}
             if info.get("state", "running") == "running":
-                info = {"state": "failed", "error": self._cause_of_death()}
+                info = {"state": "failed", "error": self.cause_of_death()}
                 Run.mark(self.job.folder, **info)
         except (ConfigError, OSError) as error:
-            cause = info.get("error") or self._cause_of_death()
+            cause = info.get("error") or self.cause_of_death()
             info = {"state": "failed", "error": f"{cause}; its end could not be noted: {one_line(error)}"}
         self.job.state, self.job.reason = info["state"], info.get("error", "")
 
-    def _cause_of_death(self) -> str:
+
+@dataclass
+class JobProcess(JobAtWork):
+    """A job that a process of this machine works on."""
+
+    job: Job
+    device: str | None  # the GPU that the job was given, as in CUDA_VISIBLE_DEVICES
+    process: BaseProcess
+    before: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def interrupt(self) -> None:
+        send(self.process, signal.SIGINT)
+
+    def end(self, patience: float) -> None:
+        end(self.process, patience)
+        self.record_end()
+
+    def cause_of_death(self) -> str:
         return cause_of_death(self.process.exitcode or 0, self.job.folder / "console.log")
 
-    def _send(self, number: signal.Signals) -> None:
-        if self.process.pid is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, number)
+
+def end(process: BaseProcess, patience: float) -> None:
+    """Wait for a process of `run_job`, then kill it and its children."""
+    process.join(patience)
+    if process.is_alive():
+        send(process, signal.SIGKILL)
+        process.join()
+
+
+def send(process: BaseProcess, number: signal.Signals) -> None:
+    """Send a signal to a process of `run_job` and to its children."""
+    if process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
 
 
 def run_job(

@@ -3,9 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -20,7 +19,7 @@ from t2i.runs.folder import Run
 from t2i.runs.records import ERRORS
 from t2i.runs.text import one_line
 from t2i.sweeps.job import Job, SweepError
-from t2i.sweeps.launcher import SweepRunner
+from t2i.sweeps.launcher import Place, SweepRunner
 from t2i.sweeps.race import Member, Race
 from t2i.sweeps.race_options import RaceOptions, labels, refuse_unsuitable
 from t2i.sweeps.race_report import FIXED, explain_look, record, summary, why_stopped
@@ -32,17 +31,9 @@ log = logging.getLogger(__name__)
 class RacingRunner(SweepRunner):
     """Runs the jobs of a sweep as a race; the options are those of conf/hydra/launcher/racing.yaml."""
 
-    def __init__(
-        self,
-        folder: Path,
-        main: Callable[[], Any],
-        n_jobs: int | None,
-        command: str | None,
-        options: RaceOptions,
-        elsewhere: Launcher | None = None,
-    ):
-        """elsewhere: Hydra's launcher that runs the jobs of a round, in place of processes on this machine."""
-        super().__init__(folder, main, n_jobs, command)
+    def __init__(self, folder: Path, place: Place, options: RaceOptions, elsewhere: Launcher | None = None):
+        """elsewhere: Hydra's launcher that runs the jobs of a round, instead of `place`."""
+        super().__init__(folder, place)
         self.options, self.elsewhere = options, elsewhere
         self.members: dict[Member, Job] = {}
         self.begin = 0  # the step at which all jobs begin, if they are forks

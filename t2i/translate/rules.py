@@ -86,7 +86,7 @@ def data(args: Arguments, note: Note) -> Settings:
     if args["dataset_name"] and args["train_data_dir"]:
         note("--train_data_dir is left out, as the script takes the folder of that name within --dataset_name")
     if args.script.dreambooth and folder and (below := images_in(folder, "*/**/*")):
-        note(f"folders in {folder}: their {below} images are trained on, too; the script reads only its own")
+        note(f"folders in {folder}: their {below} images are trained on, too; the script reads none of them")
     if args["with_prior_preservation"]:
         columns = {"dataset.name": args["dataset_config_name"], "dataset.image_column": args["image_column"]}
         return sources(args, settings | columns, note)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.experiment.plan import check_the_rest, make_plan
+from t2i.experiment.plan import make_plan
 from t2i.models.base_adapters import parse_adapters
 from t2i.models.bases import pipeline_of_run
 from t2i.models.lora import LoRA
@@ -197,10 +197,8 @@ def test_the_base_of_a_run_has_its_autoencoder(vaes, lora, layout, tmp_path):
     ],
 )
 def test_settings_are_checked_before_anything_is_loaded(settings, message):
-    cfg = compose(*settings)
-    make_plan(cfg)
     with pytest.raises(ConfigError, match=message):
-        check_the_rest(cfg)
+        make_plan(compose(*settings))
 
 
 def test_a_lora_for_another_model_is_named(lora, layout, tmp_path):

@@ -140,13 +140,18 @@ def test_a_sweep_in_every_rank_is_refused_with_the_way_to_do_it(tmp_path, monkey
     assert "'hydra.launcher.command=\"accelerate launch --num_processes 2 -m t2i.train\"'" in capsys.readouterr().err
 
 
-def test_a_missing_plugin_is_named_with_the_command_that_brings_it(tmp_path, capsys):
-    choices = {"hydra/launcher": "ray", "hydra/sweeper": "basic"}
-    node = {"launcher": {"_target_": "hydra_plugins.hydra_ray_launcher.RayLauncher"}, "sweeper": {"_target_": "x.y"}}
+@pytest.mark.parametrize("option", ["ray", "joblib"])
+def test_a_missing_plugin_is_named_with_the_command_that_brings_it(monkeypatch, capsys, option):
+    monkeypatch.setattr("t2i.sweeps.manifest.find_spec", lambda name: None)
+    choices = {"hydra/launcher": option, "hydra/sweeper": "basic"}
+    launcher = OmegaConf.load(CONF / f"hydra/launcher/plugins/{option}.yaml")
+    node = {"launcher": launcher, "sweeper": {"_target_": "x.y"}}
     config = OmegaConf.create({"hydra": node | {"runtime": {"choices": choices}}})
     with pytest.raises(SystemExit):
         Guard().on_multirun_start(config)
-    assert "hydra/launcher=ray: the plugin is missing; pip install 't2i[ray]'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"hydra/launcher={option}: " in error
+    assert f"is missing; pip install 't2i[{option}]'" in error
 
 
 def before_the_battery_of_log_snrs(folder):
