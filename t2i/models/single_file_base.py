@@ -126,7 +126,7 @@ def _settings_of(file: Path, tokenizers: Path | None) -> Path:
         marks = {"v_pred", "ztsnr"} & set(opened.keys())
     if kind == "v2":
         log.info(V2)
-    key = hashlib.sha256(json.dumps([kind, sorted(marks), sorted(vocabulary[0]), SETTINGS[kind]]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([kind, sorted(marks), vocabulary, SETTINGS[kind]]).encode()).hexdigest()
     return converted("settings", key[:16], partial(_write_settings, kind, marks, vocabulary))
 
 
