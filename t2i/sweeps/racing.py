@@ -3,7 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn
@@ -79,11 +80,12 @@ class RacingRunner(SweepRunner):
 
     def _run_round(self, steps: dict[Job, int], table: JobsTable) -> None:
         """Run those of the jobs that have not been there yet."""
-        needed = {
-            job: step for job, step in steps.items() if job.state != "finished" and not self._was_there(job, step)
-        }
-        if self.elsewhere is None or not needed:
-            self._run_jobs(needed, table)
+        if self.elsewhere is None:
+            self._run_jobs(self._needed(steps), table)
+            return
+        self._wait_for_earlier(self._needed(steps), table)
+        needed = self._needed(steps)
+        if not needed:
             return
         calls = [[*job.overrides, *([f"stop_at={step}"] if step < job.steps else [])] for job, step in needed.items()]
         try:
@@ -91,6 +93,23 @@ class RacingRunner(SweepRunner):
         except Exception as error:  # of a job, which its folder tells; of the launcher
             log.warning("hydra.launcher.via: %s", one_line(error))
         for job in needed:
+            job.read_end()
+            table.changed(job)
+
+    def _needed(self, steps: dict[Job, int]) -> dict[Job, int]:
+        return {job: step for job, step in steps.items() if job.state != "finished" and not self._was_there(job, step)}
+
+    @staticmethod
+    def _wait_for_earlier(jobs: Iterable[Job], table: JobsTable) -> None:
+        """Wait for jobs that go on elsewhere although the command that began them was killed."""
+        busy = [job for job in jobs if job.in_use()]
+        if busy:
+            log.info(
+                "waiting for %d jobs that an earlier command began: %s", len(busy), ", ".join(j.name for j in busy)
+            )
+        for job in busy:
+            while job.in_use():
+                time.sleep(1.0)
             job.read_end()
             table.changed(job)
 
