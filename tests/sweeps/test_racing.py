@@ -78,16 +78,25 @@ def number_of_looks(sweep: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_race_through_another_launcher_takes_the_same_decisions(command, tmp_path):
-    arguments = ("optimizer.lr=1e-4,1e-2", "seed=0,1", "steps=16", "validate_every=2", "validation.items=16")
-    for name, extra in {
-        "here": (),
-        "there": ("hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}"),
-    }.items():
-        race = command(f"sweep={name}", "hydra/launcher=racing", *arguments, *extra)
+def test_a_race_through_another_launcher_takes_the_same_decisions_also_if_killed(command, tmp_path):
+    arguments = ("hydra/launcher=racing", "optimizer.lr=1e-4,1e-2", "seed=0,1", "steps=16", "validate_every=2")
+    arguments = (*arguments, "validation.items=16", "hydra.launcher.rounds=[0.5]")
+    joblib = ("hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}")
+    for name, extra in {"here": (), "there": joblib}.items():
+        race = command(f"sweep={name}", *arguments, *extra)
         output = race.communicate()[0]
         assert race.returncode == 0, output
+
+    killed = command("sweep=killed", *arguments, *joblib)
+    while killed.poll() is None and runs_begun(tmp_path / "multirun/killed") < 2:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()  # its workers go on for a while
+    again = command("sweep=killed", *arguments, *joblib)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
     assert decisions(tmp_path / "multirun/here") == decisions(tmp_path / "multirun/there")
+    assert decisions(tmp_path / "multirun/here") == decisions(tmp_path / "multirun/killed")
 
 
 @pytest.mark.slow
