@@ -93,7 +93,7 @@ def average_steps(folder: Path, chosen: list[float] | None, target: Path | None,
     if len(found) > 1:
         print(f"{names[best].capitalize()} was chosen by the same images, so its val/loss is slightly optimistic.")
     if is_adapter(experiment):
-        print("adapter: A and B are averaged apart, as in training; the average of their product would be another one.")
+        print("adapter: its factors are averaged apart, as in training; the average of their product would be another.")
     for file in write(out or folder / "averages", folder, [average.length for average in found], losses, changes, best):
         print(file)
     if target:
@@ -144,10 +144,11 @@ def average_runs(paths: list[Path], weights: str, soup: str, target: Path | None
 def prepare_soups(paths: list[Path], weights: str) -> "tuple[Experiment, Callable[[list[int]], dict[str, Tensor]]]":
     """The experiment of the first run, and what makes the average of some of the runs: members -> weights."""
     from t2i.experiment.averages import open_run, refuse_other_runs, run_of, trained_weights
-    from t2i.experiment.soups import mean, mean_product, rank_of, refuse_other_shapes
+    from t2i.experiment.soups import mean, mean_product, rank_of, refuse_factors, refuse_other_shapes
 
     ingredients: dict[str, dict[str, Tensor]] = {str(path): trained_weights(path, weights) for path in paths}
     adapted = any(".lora_A." in name for name in next(iter(ingredients.values())))
+    refuse_factors(next(iter(ingredients.values())))
     refuse_other_shapes(ingredients, any_rank=adapted)
     refuse_other_runs([run_of(path) for path in paths])
     several = list(ingredients.values())

@@ -5,10 +5,12 @@ figures and the numbers behind them.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from t2i.cli.arguments import Parser
 from t2i.cli.failing import run
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from t2i.api.comparing import Compared
     from t2i.comparison.people import People
     from t2i.comparison.tables import Cell
     from t2i.comparison.verdicts import AnyMetric, Comparison
@@ -191,6 +194,17 @@ def write(comparison: "Comparison", metric: "AnyMetric", folder: Path, people: "
             write_people(people, folder)
         write_page(comparison, metric, folder, lambda metrics: track(metrics, "drawing", transient=True), people)
 
+
+class _Callable(ModuleType):
+    """This module, which can be called, too: t2i.compare("multirun/gamma") in Python is the command of that name."""
+
+    def __call__(self, *paths: str | Path, **options: Any) -> "Compared":
+        from t2i.api.comparing import compare
+
+        return compare(*paths, **options)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     run(main)

@@ -4,6 +4,8 @@ With -m, it encodes for each data set and model of the sweep. A run whose data s
 autoencoder nor the text encoder to train. Where encoding is the slow part, do it on a machine of its own.
 """
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from t2i.cli.arguments import overrides_parser, parse_jobs
@@ -27,22 +29,24 @@ def fill(cfg: DictConfig) -> None:
     import logging
 
     import torch
+    from accelerate import Accelerator
 
     from t2i.config.instantiate import build, check_signature, check_targets
     from t2i.config.reference import load_reference
     from t2i.data.filling import readable
     from t2i.data.latent_cache import encode
+    from t2i.experiment.class_images import load_data
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     check_targets(cfg)
     for group in GROUPS:
         check_signature(cfg, group)
-    data, model, adapter = (build(cfg, group) for group in GROUPS)
-    if adapter.text_encoder:
+    data, model, adapter = load_data(cfg, Accelerator()), build(cfg, "model"), build(cfg, "adapter")
+    if adapter.trains_text:
         model = adapter.attach(model)  # captions are cached as tokens
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     reference = load_reference(cfg)
-    splits = {"train": data.train, "validation": data.validation}
+    splits: dict[str, Any] = {"train": data.train, "validation": data.validation}
     splits |= {} if reference is None else {"reference": reference.validation}
     for name, split in splits.items():
         if not split.cached:

@@ -94,9 +94,11 @@ def prepare(
     options: argparse.Namespace, sources: Sequence[str], overrides: list[str], opened: Sequence[Any]
 ) -> "ImageEvaluation":
     """The image battery and the metrics; raises ConfigError before a model is loaded."""
+    from accelerate import Accelerator
     from omegaconf import OmegaConf
 
-    from t2i.config.instantiate import build, build_all
+    from t2i.config.instantiate import build_all
+    from t2i.experiment.class_images import load_data
     from t2i.experiment.evaluation_settings import evaluation_settings, run_of
     from t2i.experiment.image_evaluation import emoji_evaluation, image_evaluation, make_image_evaluation
     from t2i.experiment.judged_models import OtherImages
@@ -116,7 +118,7 @@ def prepare(
         OmegaConf.update(cfg, "evaluation.prompts", others[0].prompts)
     if cfg.evaluation.prompts is not None and first_run is None:
         return image_evaluation(cfg, metrics)
-    return make_image_evaluation(cfg, metrics, build(cfg, "dataset"))
+    return make_image_evaluation(cfg, metrics, load_data(cfg, Accelerator()))
 
 
 def judge(source: str, model: Any, evaluation: "ImageEvaluation", labelled: bool) -> Row:

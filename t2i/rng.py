@@ -26,6 +26,10 @@ STREAMS = {
     "caption_choice": 11,  # among several captions, as the other training streams
     "rounding": 12,  # of an optimizer's weights, address: (optimizer step, weight)
     "image_battery": 13,  # address: the first 128 bits of the prompt's hash
+    "mixture": 14,  # of several sources, address: (bucket, counted from 1; or 0, block)
+    "source_order": 15,  # address: (bucket · 2^32 + source, epoch of the source)
+    "tags": 16,  # of a caption, address: variant; seed: from the caption's hash
+    "class_image": 17,  # address: number of the image; seed: from the prompt's hash
 }
 
 

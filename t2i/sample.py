@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_seeds({"--seed": options.seed, "--seed and --images": options.seed + options.images - 1})
     check_image_file(options.out)
     from t2i.image_grid import grid
-    from t2i.models.loading import naming_model
+    from t2i.models.loading_errors import naming_model
     from t2i.runs.files import replacing
     from t2i.runs.full_disk import naming
     from t2i.sampling.images import sample

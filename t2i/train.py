@@ -6,6 +6,8 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -31,6 +33,9 @@ from t2i.runs.folder import begun_with
 from t2i.runs.fork_rules import open_parent
 from t2i.runs.inheritance import as_parent, with_parents
 from t2i.sweeps.manifest import as_begun, job_folder
+
+if TYPE_CHECKING:
+    from t2i.api.run import Run
 
 register(job_folder)
 guard_files()
@@ -68,10 +73,16 @@ def hydra_main(cfg: DictConfig) -> float:
             _remove_if_empty(folder)
             raise
         except KeyboardInterrupt as error:
-            runs = Path("multirun").absolute()
-            name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-            error.add_note(f"add run={name} to the command to go on from the last checkpoint")
+            error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
             raise
+
+
+def _how_to_go_on(folder: Path, overrides: list[str]) -> str:
+    """What to type for a run that was interrupted."""
+    from t2i.runs.next_steps import next_steps
+
+    (step,) = next_steps(folder, "interrupted", {"overrides": overrides})
+    return f"to {step.what}: {step.command}"
 
 
 def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
@@ -138,6 +149,17 @@ def _remove_if_empty(folder: Path) -> None:
     if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
         shutil.rmtree(folder)
 
+
+class _Callable(ModuleType):
+    """This module, which can be called, too: t2i.train("steps=100") in Python is the command `t2i train steps=100`."""
+
+    def __call__(self, *overrides: str, show: bool = True) -> "Run":
+        from t2i.api.training import train
+
+        return train(*overrides, show=show)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     run(cli)

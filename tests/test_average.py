@@ -122,7 +122,7 @@ def test_soups_of_lora_runs_and_what_is_said_of_their_lengths(train, tmp_path, c
         for rank in (2, 3)
     ]
     folders = [each.folder for each in runs]
-    assert "A and B are averaged apart" in spoken(capsys, folders[0], "--length", "0.1")
+    assert "its factors are averaged apart" in spoken(capsys, folders[0], "--length", "0.1")
     assert "uniform soup of 2" in spoken(
         capsys, *folders, "--soup", "uniform", "--weights", "raw", "--export", tmp_path / "soup"
     )

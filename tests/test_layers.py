@@ -19,9 +19,10 @@ ORDER = [
     {"evaluation"},
     {"sampling", "training", "comparison"},
     {"publishing", "sweeps", "judging"},
-    {"experiment"},
+    {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds
+    {"api"},
     {
         "train",
         "check",
@@ -33,6 +34,7 @@ ORDER = [
         "judge",
         "weights",
         "average",
+        "translate",
         "push",
         "report",
     },

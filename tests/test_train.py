@@ -63,7 +63,9 @@ def test_ctrl_c_says_how_to_go_on(command, tmp_path):
     running.send_signal(signal.SIGINT)
     output = running.communicate()[0]
     assert running.returncode == 130, output
-    assert "add run=stopped to the command to go on from the last checkpoint" in output
+    assert "SIGINT: the run ends after this step, and is saved" in output
+    assert "interrupted; to go on from its checkpoint of step " in output
+    assert output.rstrip().endswith("run=stopped")
     assert "Traceback" not in output
     assert json.loads((tmp_path / "multirun/stopped/run.json").read_text())["state"] == "interrupted"
 

@@ -1,20 +1,17 @@
 """The comparison as one HTML file that needs no other, and its figures as files."""
 
-import base64
 import os
 from collections.abc import Callable, Iterable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
 from t2i.comparison.family import tree
+from t2i.comparison.page_parts import data_uri, svg_uri, template
 from t2i.comparison.people import People
 from t2i.comparison.people_report import people_figures
 from t2i.comparison.people_wording import judge_rows, order_rows, people_sentences, preference_rows
@@ -25,7 +22,6 @@ from t2i.comparison.verdicts import AnyMetric, Comparison
 from t2i.comparison.wording import sentences
 from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.files import replacing
-from t2i.runs.text import printable
 
 FIGURES: dict[str, Callable[[Comparison, Any], Figure]] = {
     "overview": figures.overview,
@@ -53,7 +49,7 @@ def write_page(
         drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
         found = {averaged: points(comparison, averaged) for averaged in (False, True)}
         tradeoffs = {
-            averaged: (_svg_uri(tradeoff(comparison, those)), judgements(comparison, those, averaged))
+            averaged: (svg_uri(tradeoff(comparison, those)), judgements(comparison, those, averaged))
             for averaged, those in found.items()
             if those
         }
@@ -64,10 +60,7 @@ def write_page(
     if shown.rows:
         with replacing(folder / "samples.png") as file:
             gallery_image(comparison, shown).save(file)
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
-    ).from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    text = page.render(
+    text = template(Path(__file__).with_name("page.html")).render(
         title=Path(os.path.commonpath([run.folder for run in comparison.results])).name,
         comparison=comparison,
         chosen=metric,
@@ -81,7 +74,7 @@ def write_page(
         people=people and _people_section(people, folder),
         gallery=shown,
         row_note=row_note,
-        strip_uri=lambda images: _data_uri("webp", strip(images).save, format="webp", quality=90),
+        strip_uri=lambda images: data_uri("webp", strip(images).save, format="webp", quality=90),
     )
     with replacing(folder / "comparison.html") as file:
         file.write_text(text, encoding="utf-8")
@@ -94,7 +87,7 @@ def _people_section(people: People, folder: Path) -> dict[str, Any]:
         for name, figure in figures.items():
             with replacing(folder / f"{name}.png") as file:
                 figure.savefig(file, dpi=150)
-        drawings = list(map(_svg_uri, figures.values()))
+        drawings = list(map(svg_uri, figures.values()))
     return {
         "baseline": people.labels[0],
         "sentences": people_sentences(people),
@@ -104,11 +97,6 @@ def _people_section(people: People, folder: Path) -> dict[str, Any]:
         "judges": judge_rows(people),
         "drawings": drawings,
     }
-
-
-def _printable(value: Any) -> Any:
-    """What the page shows of a value: no control characters. Text that the page marks up itself is left as it is."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _figure_names(comparison: Comparison, metric: AnyMetric) -> list[str]:
@@ -123,17 +111,7 @@ def _figure_names(comparison: Comparison, metric: AnyMetric) -> list[str]:
 def _figure_uris(comparison: Comparison, metric: AnyMetric) -> dict[str, str]:
     """Name -> the figure as a data URI. "snr" is the same for all metrics of the same weights, so only one has it."""
     return {
-        name: _svg_uri(FIGURES[name](comparison, metric))
+        name: svg_uri(FIGURES[name](comparison, metric))
         for name in _figure_names(comparison, metric)
         if name != "snr" or (metric.mean == "geometric" and metric.against is None)
     }
-
-
-def _svg_uri(figure: Figure) -> str:
-    return _data_uri("svg+xml", figure.savefig, format="svg", metadata={"Date": None})
-
-
-def _data_uri(kind: str, save: Callable, **options: Any) -> str:
-    """An image that `save` writes, as a data URI."""
-    save(file := BytesIO(), **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

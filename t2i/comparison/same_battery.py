@@ -9,7 +9,7 @@ from t2i.config import ConfigError
 BATTERY = {  # field of run.json -> what a difference means, and which settings make it
     "on": ("some on images that they are trained on, others on held-out ones", "validation.images"),
     "folds": ("on folds of different images, or some without folds", "dataset and validation.folds"),
-    "autoencoder": ("in the latents of different autoencoders", "model.path"),
+    "autoencoder": ("in the latents of different autoencoders", "model.path and model.vae"),
     "images": ("on different held-out images", "dataset and validation.items"),
     "log_snr": ("at different noise levels", "validation.log_snr and validation.timesteps"),
     "seed": ("with different noise", "validation.seed"),

@@ -79,6 +79,14 @@ def _check_settings(node: dict[str, Any], key: str, group: str | None, allowed: 
         _check_settings(child, f"{key}.{name}", inner, allowed)
 
 
+def check_settings(cfg: DictConfig, group: str) -> None:
+    """Have a component check its settings before it does anything, if it is made of a class that does so."""
+    if (settings := getattr(target_of(cfg, group), "settings", None)) is not None:
+        node = _component(cfg, group)
+        with naming(group):
+            settings(**{name: value for name, value in node.items() if name not in MARKS})
+
+
 def target_of(cfg: DictConfig, group: str) -> Callable[..., Any]:
     """The class or function that a group's `_target_` names."""
     node = _component(cfg, group)

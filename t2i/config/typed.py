@@ -23,7 +23,7 @@ TEXTS = (
     *("tracker.project", "tracker.entity", "tracker.name", "hub.repo", "hub.license"),
     *("evaluation.prompts", "evaluation.column", "evaluation.clip"),
 )
-LISTS = ("samples.prompts", "evaluation.prompts")
+LISTS = ("samples.prompts", "evaluation.prompts", "model.adapters")
 OVERRIDE = re.compile(r"(\+{0,2}([\w./-]+)=)(.*)", re.DOTALL)
 
 

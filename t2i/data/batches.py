@@ -23,6 +23,7 @@ class Batch:
     t: Tensor  # [B], integers
     text: dict[str, Tensor]  # what the model's `embed` returns for the B captions, and `time_ids` of the views, [B, 6]
     items: Tensor  # [B]: the indices of the images; in a stream [B, 2]: shard, and index in the shard
+    weight: Tensor | None = None  # of the errors in the loss, [B, 1, h, w] or [B, 1, 1, 1]; None: all count alike
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -32,6 +33,7 @@ class Batch:
             t=self.t.to(device),
             text={name: value.to(device) for name, value in self.text.items()},
             items=self.items.to(device),
+            weight=None if self.weight is None else self.weight.to(device),
         )
 
 

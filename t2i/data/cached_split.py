@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from t2i.data.batches import Batch, Draws
 from t2i.data.latent_cache import Encoded, encode
-from t2i.data.samplers import BucketOrder, Order, order
+from t2i.data.samplers import BucketOrder, MixedOrder, Order, order
 from t2i.data.splits import Split
 from t2i.models.model import Model
 
@@ -14,7 +14,7 @@ class Examples:
     """Training examples by their position in the endless order; the batch at some positions is always the same."""
 
     encoded: Encoded
-    order: Order | BucketOrder
+    order: Order | MixedOrder | BucketOrder
     draws: Draws
 
     @property
@@ -28,7 +28,9 @@ class Examples:
         kept = [None if drop else item for item, drop in zip(items, self.draws.dropped(positions), strict=True)]
         text = self.encoded.text(kept, self.draws.draw(positions, "caption_choice"))
         text["time_ids"] = self.encoded.framing(items, views)
-        return self.draws.batch(positions, items, mean, std, text)
+        batch = self.draws.batch(positions, items, mean, std, text)
+        batch.weight = self.encoded.weight(items, views)
+        return batch
 
     def finish(self, read: Batch) -> Batch:
         """The batch as it is: a worker does all the work."""
@@ -41,4 +43,4 @@ class CachedSplit(Split):
 
     def examples(self, model: Model, cache_dir: str, batch_size: int, draws: Draws) -> Examples:
         encoded = encode(self, model, cache_dir)
-        return Examples(encoded, order(self.weights, encoded.sizes(), batch_size, draws.seed), draws)
+        return Examples(encoded, order(self.weights, encoded.sizes(), batch_size, draws.seed, self.sources), draws)

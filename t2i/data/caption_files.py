@@ -24,6 +24,7 @@ class CaptionFiles:
     per_line: bool  # each line is a caption of its own; else the lines are joined to one
     captions: dict[str, object] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    suffixes: dict[str, str] = field(default_factory=dict)  # by image: that of its text file
     used: set[str] = field(default_factory=set)  # the text files that belong to an image
     long: list[str] = field(default_factory=list)  # those of several lines
 
@@ -90,6 +91,7 @@ class CaptionFiles:
         except ValueError as error:
             self.problems[image] = f"can't be used: {text} can't be read ({error})"
             return
+        self.suffixes[image] = _suffix(text)
         if len(lines) > 1:
             self.long.append(text)
         self.captions[image] = lines if self.per_line or not lines else [" ".join(lines)]

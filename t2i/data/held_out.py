@@ -26,6 +26,8 @@ def by_hash(facts: Sequence[Facts], share: float, minimum: int) -> list[bool]:
 
     The hash of an image decides, so it stays on its side when the data set grows, and its copies are on the same side.
     """
+    if not facts:
+        return []
     draws = [image.uniform for image in facts]
     by_share, least = sum(draw < share for draw in draws), min(minimum, max(1, len(draws) // LARGEST_SHARE))
     if by_share >= least:

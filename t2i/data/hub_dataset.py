@@ -31,8 +31,9 @@ from t2i.data.local_folders import (
     tell_of_splits,
     without_pattern,
 )
-from t2i.data.records import Item
-from t2i.data.splits import Captioned
+from t2i.data.masks import ALPHA, Mask
+from t2i.data.metadata_files import as_number
+from t2i.data.records import Found, Item
 from t2i.hub import check_reachable
 
 log = logging.getLogger(__name__)
@@ -59,20 +60,26 @@ class HubDataset(CachedSettings):
     image_column: str
     caption_column: str
 
-    def load(self) -> Captioned:
+    def __post_init__(self):
+        super().__post_init__()
+        if self.masks not in (None, ALPHA):
+            raise ConfigError(f"dataset.masks={self.masks} is for dataset=folder; use {ALPHA} or null")
+
+    def find(self) -> Found:
         if self.path.startswith("~"):
-            return replace(self, path=str(Path(self.path).expanduser())).load()
+            return replace(self, path=str(Path(self.path).expanduser())).find()
         check_reachable("dataset.path", self.path, "dataset")
         splits = self._splits()
         rows = self._chosen(splits)
-        for key, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
-            if column not in rows.column_names and not (key == "caption_column" and self.caption is not None):
+        for key in ("image_column", "caption_column", "loss_weight_column"):
+            column, is_unused = getattr(self, key), key == "caption_column" and self.caption is not None
+            if column is not None and column not in rows.column_names and not is_unused:
                 present = ", ".join(rows.column_names)
                 raise ConfigError(f"dataset.{key}={column} is not in {self.path}; its columns are {present}")
         items = self._items(rows, self.split)
         if "validation" in splits and self.split.partition("[")[0] != "validation":
             items += self._items(splits["validation"], "validation", for_validation=True)
-        return self.captioned(items)
+        return Found(items)
 
     def _chosen(self, splits: dict[str, datasets.Dataset]) -> datasets.Dataset:
         """The rows of `split`, which may be a part of one, such as train[:50%], or several, as in train+test."""
@@ -178,17 +185,24 @@ class HubDataset(CachedSettings):
             warn_of_damage(Path(datasets.config.HF_DATASETS_CACHE), damage)
             facts = examined(load_from_cache_file=False)
         captions = [self.caption] * len(rows) if self.caption is not None else rows[self.caption_column]
-        return [
-            Item(
+        weights = [1.0] * len(rows) if self.loss_weight_column is None else rows[self.loss_weight_column]
+        items = []
+        for row, known in enumerate(_facts_in(cast(datasets.Dataset, facts))):
+            if known.problem:  # now there may be what it needs
+                known = _examined_again(rows, row, self.image_column, settings)
+            content = partial(_bytes, rows, row, self.image_column, folder)
+            item = Item(
                 name=f"{split}, row {row}",
-                caption=caption,
-                content=partial(_bytes, rows, row, self.image_column, folder),
-                # What could not be used is looked at again: now there may be what it needs.
-                facts=_examined_again(rows, row, self.image_column, settings) if known.problem else known,
+                caption=captions[row],
+                content=content,
+                facts=known,
                 for_validation=for_validation,
+                mask=Mask(content, known, of_alpha=True) if self.masks == ALPHA else None,
+                loss_weight=as_number(weights[row]),
+                caption_source=f"column {self.caption_column}" if self.caption is None else "dataset.caption",
             )
-            for row, (caption, known) in enumerate(zip(captions, _facts_in(cast(datasets.Dataset, facts)), strict=True))
-        ]
+            items.append(item)
+        return items
 
     def _with_images(self, rows: datasets.Dataset) -> tuple[datasets.Dataset, str]:
         """The rows with undecoded images; and for texts or lists instead of them, where their paths start from."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,12 +77,29 @@ def formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def read(content: bytes) -> Image.Image:
-    """The upright image in a file's bytes; BadImage if there is none, or if Pillow considers its size unsafe."""
+def opacity(image: Image.Image) -> Image.Image:
+    """How opaque the pixels of an image are, upright, 8 bits each."""
+    image = turned(image)
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else Image.new("L", image.size, 255)
+
+
+def brightness(image: Image.Image) -> Image.Image:
+    """An image in grey, upright, 8 bits a pixel, over black where it is transparent."""
+    if not image.has_transparency_data:
+        return upright(image).convert("L")
+    pixels = turned(image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", pixels.size, "black"), pixels).convert("L")
+
+
+def read(content: bytes, convert: Callable[[Image.Image], Image.Image] = upright) -> Image.Image:
+    """The upright image in a file's bytes; BadImage if there is none, or if Pillow considers its size unsafe.
+
+    convert: what is done with it, as `upright` says.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _opened(content)
+            return _opened(content, convert)
     except BadImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -93,14 +111,32 @@ def read(content: bytes) -> Image.Image:
         raise BadImage(f"can't be read as an image ({error or type(error).__name__})") from error
 
 
-def _opened(content: bytes) -> Image.Image:
-    """The upright image: of an animation its first frame."""
+def read_small(content: bytes, side: int) -> tuple[Image.Image, str]:
+    """The upright image, of at most `side` pixels, and its format. It is for looking at: JPEG is decoded in part.
+
+    Raises BadImage as `read` does.
+    """
     try:
-        return upright(Image.open(io.BytesIO(content), formats=formats()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=formats())
+            kind = str(opened.format)
+            opened.draft(None, (side, side))
+            image = upright(opened)
+    except Exception:  # `read` knows what is wrong, or what helps
+        image, kind = read(content), "PNG"
+    image.thumbnail((side, side))
+    return image, kind
+
+
+def _opened(content: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The converted image: of an animation its first frame."""
+    try:
+        return convert(Image.open(io.BytesIO(content), formats=formats()))
     except ValueError as error:  # Pillow refuses a PNG for its texts, such as the workflow of an image tool
         if isinstance(error, BadImage) or (shorter := without_long_texts(content)) == content:
             raise
-        return upright(Image.open(io.BytesIO(shorter), formats=formats()))
+        return convert(Image.open(io.BytesIO(shorter), formats=formats()))
 
 
 @dataclass(frozen=True)

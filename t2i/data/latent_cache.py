@@ -21,12 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from t2i.config import ConfigError
 from t2i.data import row_files
 from t2i.data.cache_files import held
+from t2i.data.emphasis import Emphasis
 from t2i.data.filling import Encode, fill, readable
 from t2i.data.fingerprints import digest_of
 from t2i.data.pack_folder import PackFolder, key_of
 from t2i.data.packs import Entries, Tensors
 from t2i.data.splits import Split
 from t2i.models.model import Content, Model
+from t2i.models.tokens import lengths
 from t2i.models.transformer import AT_ONCE
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Encoded:
     `framing`, the six numbers that Stable Diffusion XL is conditioned on.
     captions: an entry per distinct caption, the empty one last: what the model's `embed` returns for it.
     caption_rows: the entries of each image's captions, one or more.
+    emphasis: what the images count in the loss; None: all alike.
     """
 
     def __init__(
@@ -51,13 +54,14 @@ class Encoded:
         views: int,
         images_key: str,
         captions_key: str,
+        emphasis: Emphasis | None = None,
     ):
         for pack in latents.packs:
             if pack.layout != {"framing": (1, False), "moments": (4, True)}:
                 raise ConfigError(f"{pack.file} holds something else than encoded images; delete it")
         self.latents, self.captions = latents, captions
         self.images_key, self.fingerprint = images_key, images_key + captions_key
-        self.caption_rows, self.views = caption_rows, views
+        self.caption_rows, self.views, self.emphasis = caption_rows, views, emphasis
 
     def __len__(self) -> int:
         return len(self.caption_rows)
@@ -77,6 +81,14 @@ class Encoded:
     def framing(self, items: list[int], draws: np.ndarray | None = None) -> Tensor:
         """The size and crop conditioning of Stable Diffusion XL, [B, 6] integers (see t2i.data.preparation)."""
         return self.latents.read("framing", self._views(items, draws))
+
+    def weight(self, items: list[int], draws: np.ndarray | None = None) -> Tensor | None:
+        """What the errors of these views count in the loss, [B, 1, h, w] or [B, 1, 1, 1]; None: all count alike."""
+        return None if self.emphasis is None else self.emphasis.weight(items, self._views(items, draws))
+
+    def shares(self, items: list[int]) -> Tensor | None:
+        """What the errors count within each image by its mask, of mean one, [B, 1, h, w]; None without masks."""
+        return None if self.emphasis is None else self.emphasis.shares(self._views(items, None))
 
     def _views(self, items: list[int], draws: np.ndarray | None) -> list[int]:
         """The entries of the chosen views."""
@@ -152,7 +164,31 @@ def encode(split: Split, model: Model, cache_dir: str | Path) -> Encoded:
     embedded, captions_key = _entries(captions, cache)
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
     _warn_of_long(distinct, *model.limit)
-    return Encoded(latents, embedded, caption_rows, views, images_key, captions_key)
+    emphasis = _emphasis(split, latents.shapes("moments")[:, -2:], cache)
+    return Encoded(latents, embedded, caption_rows, views, images_key, captions_key, emphasis)
+
+
+def _emphasis(split: Split, sizes: np.ndarray, cache: Path) -> Emphasis | None:
+    """What the split's images count in the loss. sizes: height and width of the latents of each view, [N, 2]."""
+    loss_weights = np.ones(len(split)) if split.loss_weights is None else split.loss_weights
+    if (masks := split.masks) is None:
+        return None if split.loss_weights is None else Emphasis(loss_weights)
+    at = [(*divmod(row, split.views), (int(size[0]), int(size[1]))) for row, size in enumerate(sizes)]
+    keys = [repr((masks.identity(index, view), size)) for index, view, size in at]
+    wanted = Wanted(
+        what="masks",
+        encoder=["means over the pixels of a latent"],
+        keys=[key_of(key) for key in keys],
+        encode=lambda rows: [{"mask": masks.at_latents(*at[row])} for row in rows],
+        batch=lambda row: BATCH,
+        fingerprint=json.dumps(keys),
+        earlier="masks",
+    )
+    entries, _ = _entries(wanted, cache)
+    if empty := sum(not entries.read("mask", [row]).any() for row in range(len(at))):
+        message = "the masks of %d of %d views are black where the image is cut, so nothing is learned of them"
+        log.warning(message, empty, len(at))
+    return Emphasis(loss_weights, masks, entries)
 
 
 def _entries(wanted: Wanted, cache: Path) -> tuple[Entries, str]:
@@ -219,7 +255,6 @@ def _visible(entry: Tensors) -> Tensors:
 
 
 def _warn_of_long(captions: list[str], tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    tokens = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []
-    if too_long := sum(len(ids) > longest for ids in tokens):
+    if too_long := sum(length > longest for length in lengths(tokenizer, captions)):
         message = "%d of %d captions are longer than the %d tokens that the text encoder takes; they are truncated"
         log.warning(message, too_long, len(captions), longest)

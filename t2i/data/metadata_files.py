@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +19,20 @@ DELIMITERS = ",;\t|"
 SURPLUS = ""  # the key of a problem with a row's fields; no column has this name
 
 
-def rows(file: Path, caption_column: str) -> Iterator[tuple[object, object, str]]:
-    """File name, caption(s) and the problem with its fields of each row of a metadata file."""
+class Row(NamedTuple):
+    """What a row of a metadata file says of an image."""
+
+    file_name: object
+    caption: object  # or several
+    problem: str  # with its fields; empty if there is none
+    loss_weight: object = 1.0
+
+
+def rows(file: Path, caption_column: str, loss_weight_column: str | None = None) -> Iterator[Row]:
+    """The rows of a metadata file. Raises ConfigError if it can't be read, or lacks one of these columns."""
+    weights = [] if loss_weight_column is None else [loss_weight_column]
     try:
-        columns, table = _table(file, ("file_name", caption_column))
+        columns, table = _table(file, ("file_name", caption_column, *weights))
     except (OSError, ValueError, TypeError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise ConfigError(f"dataset.path: {file} can't be read ({error}); fix or remove it") from error
     present = ", ".join(map(str, columns)) or "none"
@@ -30,8 +40,21 @@ def rows(file: Path, caption_column: str) -> Iterator[tuple[object, object, str]
         raise ConfigError(f"dataset.path: {file} has no column file_name; its columns are {present}")
     if caption_column not in columns:
         raise ConfigError(f"dataset.caption_column={caption_column} is not in {file}; its columns are {present}")
+    if loss_weight_column is not None and loss_weight_column not in columns:
+        raise ConfigError(
+            f"dataset.loss_weight_column={loss_weight_column} is not in {file}; its columns are {present}"
+        )
     for row in table:
-        yield row.get("file_name"), row.get(caption_column), row.get(SURPLUS, "")
+        weight = 1.0 if loss_weight_column is None else as_number(row.get(loss_weight_column))
+        yield Row(row.get("file_name"), row.get(caption_column), row.get(SURPLUS, ""), weight)
+
+
+def as_number(value: object) -> object:
+    """The number that a text of a table stands for; other values as they are."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _table(file: Path, wanted: Sequence[str]) -> tuple[Sequence[str], list[dict]]:

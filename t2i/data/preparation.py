@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from t2i.config import ConfigError, check_positive
 from t2i.data.images import Facts, read
+from t2i.data.masks import Mask
 from t2i.rng import generator
 
 INTERPOLATIONS = {
@@ -119,9 +120,18 @@ class Preparation:
 
     def drawn(self, content: bytes, facts: Facts, draws: np.ndarray) -> np.ndarray:
         """A random view, [H, W, 3] uint8; draws, [3], in [0, 1): position across and down, and mirrored below 0.5."""
+        return self._cut(read(content), facts, draws, INTERPOLATIONS[self.settings.interpolation])
+
+    def mask(self, mask: Mask | None, facts: Facts, view: int) -> np.ndarray:
+        """What a view shows of the image's mask, [H, W] uint8; all white if it has none."""
+        if mask is None:
+            return np.full(self.size(facts)[::-1], 255, np.uint8)
+        shown = mask.pixels((facts.width, facts.height))
+        return self._cut(shown, facts, self._fixed_draws(facts, view), Image.Resampling.BOX)
+
+    def _cut(self, image: Image.Image, facts: Facts, draws: np.ndarray, method: Image.Resampling) -> np.ndarray:
         centering, mirrored = self._window(draws)
-        method = INTERPOLATIONS[self.settings.interpolation]
-        cropped = ImageOps.fit(read(content), self.size(facts), method, centering=centering)
+        cropped = ImageOps.fit(image, self.size(facts), method, centering=centering)
         return np.asarray(ImageOps.mirror(cropped) if mirrored else cropped)
 
     def drawn_framing(self, facts: Facts, draws: np.ndarray) -> tuple[int, ...]:

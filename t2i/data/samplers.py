@@ -1,4 +1,4 @@
-"""The order in which training sees the images: each once an epoch, and images of the same size together."""
+"""The order in which training sees the images: each once an epoch, images of one size together, sources evenly."""
 
 import logging
 from bisect import bisect_right
@@ -19,15 +19,15 @@ class Order:
     resampling), so if all weights are one, every item is seen exactly once.
     """
 
-    def __init__(self, weights: np.ndarray, seed: int, bucket: int = 0):
+    def __init__(self, weights: np.ndarray, seed: int, bucket: int = 0, stream: str = "order"):
         self.epoch_length = max(1, round(weights.sum()))
         self.edges = np.cumsum(weights) * (self.epoch_length / weights.sum())
-        self.seed, self.bucket = seed, bucket
+        self.seed, self.bucket, self.stream = seed, bucket, stream
         self.latest: tuple[int, np.ndarray] | None = None  # the epoch that was used last, and its items
 
     def epoch(self, epoch: int) -> np.ndarray:
         """The items of an epoch in order, [epoch_length]."""
-        random = generator(self.seed, "order", self.bucket, epoch)
+        random = generator(self.seed, self.stream, self.bucket, epoch)
         points = np.arange(self.epoch_length) + random.random()
         items = np.searchsorted(self.edges, points, side="right").clip(max=len(self.edges) - 1)
         return random.permutation(items)
@@ -39,6 +39,47 @@ class Order:
         return int(self.latest[1][offset])
 
 
+class MixedOrder:
+    """An Order of several sources: position -> item. Each source has its part in every batch, to a whole image.
+
+    The positions are divided into blocks, in which the uses of each source are spread evenly. Their part of a block is
+    that of their weights to one in `BLOCK`. Within a source, images come as in an Order of their own.
+    """
+
+    BLOCK = 10_000  # positions
+
+    def __init__(self, weights: np.ndarray, sources: np.ndarray, seed: int, bucket: int = 0):
+        """sources: the source of each item, [N] integers."""
+        self.epoch_length = max(1, round(weights.sum()))
+        self.seed, self.bucket = seed, bucket
+        self.members = [members for source in np.unique(sources) if len(members := np.flatnonzero(sources == source))]
+        totals = np.array([weights[items].sum() for items in self.members])
+        self.members = [items for items, total in zip(self.members, totals, strict=True) if total > 0]
+        edges = np.append(0, (self.BLOCK * np.cumsum(totals[totals > 0]) / totals.sum()).round()).astype(int)
+        self.uses = np.diff(edges)  # of each source in a block
+        self.orders = [
+            Order(weights[items] / weights[items].mean(), seed, bucket << 32 | source, stream="source_order")
+            for source, items in enumerate(self.members)
+        ]
+        self.latest: tuple[int, np.ndarray, np.ndarray] | None = None  # the block that was used last, and its contents
+
+    def block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each position of a block, and which of the source's uses in the block it is, [BLOCK] each."""
+        random = generator(self.seed, "mixture", self.bucket, block)
+        places = [(np.arange(uses) + random.random()) / max(uses, 1) for uses in self.uses]
+        source = np.repeat(np.arange(len(self.uses)), self.uses)
+        use = np.concatenate([np.arange(uses) for uses in self.uses])
+        by_place = np.argsort(np.concatenate(places), kind="stable")
+        return source[by_place], use[by_place]
+
+    def __getitem__(self, position: int) -> int:
+        block, offset = divmod(position, self.BLOCK)
+        if self.latest is None or self.latest[0] != block:
+            self.latest = block, *self.block(block)
+        source, use = int(self.latest[1][offset]), int(self.latest[2][offset])
+        return int(self.members[source][self.orders[source][block * int(self.uses[source]) + use]])
+
+
 class BucketOrder:
     """An Order for images of several sizes: position -> item, and all positions of an optimizer step have one size.
 
@@ -47,10 +88,15 @@ class BucketOrder:
     beginning of the next; after any number of epochs every bucket is less than a batch behind.
     """
 
-    def __init__(self, weights: np.ndarray, buckets: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self, weights: np.ndarray, buckets: np.ndarray, batch_size: int, seed: int, sources: np.ndarray | None = None
+    ):
         """buckets: the number of each item's bucket, [N], counted from 0 without gaps."""
         self.members = [np.flatnonzero(buckets == bucket) for bucket in range(buckets.max() + 1)]
-        self.orders = [Order(weights[items], seed, bucket) for bucket, items in enumerate(self.members, start=1)]
+        sources = np.zeros(len(weights), int) if sources is None else sources
+        self.orders = [
+            _within(weights[items], sources[items], seed, bucket) for bucket, items in enumerate(self.members, start=1)
+        ]
         self.lengths = np.array([order.epoch_length for order in self.orders])
         self.batch_size, self.seed = batch_size, seed
         self.latest: tuple[int, np.ndarray] | None = None  # the epoch that was used last, and its buckets
@@ -137,11 +183,20 @@ class StreamOrder:
         return shard, number
 
 
-def order(weights: np.ndarray, sizes: np.ndarray, batch_size: int, seed: int) -> Order | BucketOrder:
-    """The order of items of the given sizes, [N, 2], and weights, [N]."""
+def _within(weights: np.ndarray, sources: np.ndarray, seed: int, bucket: int = 0) -> Order | MixedOrder:
+    """The order of items of one size."""
+    if len(np.unique(sources)) > 1:
+        return MixedOrder(weights, sources, seed, bucket)
+    return Order(weights, seed, bucket)
+
+
+def order(
+    weights: np.ndarray, sizes: np.ndarray, batch_size: int, seed: int, sources: np.ndarray | None = None
+) -> Order | MixedOrder | BucketOrder:
+    """The order of items of the given sizes, [N, 2], weights, [N], and sources, [N] (None: there is one)."""
     different, buckets = np.unique(sizes, axis=0, return_inverse=True)
     if len(different) == 1:
-        return Order(weights, seed)
+        return _within(weights, np.zeros(len(weights), int) if sources is None else sources, seed)
     small = np.bincount(buckets.reshape(-1)) < batch_size
     if small.any():
         message = (
@@ -149,4 +204,4 @@ def order(weights: np.ndarray, sizes: np.ndarray, batch_size: int, seed: int) ->
             "dataset.bucket_step gives fewer, larger buckets"
         )
         log.warning(message, small.sum(), len(small))
-    return BucketOrder(weights, buckets.reshape(-1), batch_size, seed)
+    return BucketOrder(weights, buckets.reshape(-1), batch_size, seed, sources)

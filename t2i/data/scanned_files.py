@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets.config
+from rich.console import Console
+from rich.progress import track
 
 from t2i.data.cache_files import locked, read_memo, write_memo
 from t2i.data.images import LARGEST, VERSION, Facts, examine_file
 
 log = logging.getLogger(__name__)
 JUST_NOW = 100_000_000  # ns; a file that was changed so shortly before it is read may change again at the same time
+MANY = 200  # images that take a while
 FACTS = ("sha256", "width", "height", "problem")
 
 
@@ -47,7 +50,8 @@ def scan(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
             new = [name for name in changed if not same[name]]
             if unknown := [name for name in new if name not in known or not known[name]["problem"]]:
                 log.info("scanning %d new images in %s", len(unknown), root)
-            scanned = dict(zip(new, threads.map(lambda name: examine_file(root / name), new), strict=True))
+            examined = threads.map(lambda name: examine_file(root / name), new)
+            scanned = dict(zip(new, _shown(examined, len(new)), strict=True))
         for name in changed:
             facts = asdict(scanned[name]) if name in scanned else _facts_in(known[name])
             known[name] = {"state": state[name], **facts}
@@ -55,6 +59,13 @@ def scan(root: Path, files: dict[str, os.stat_result]) -> dict[str, Facts]:
             known = {name: entry for name, entry in known.items() if name in files}
             write_memo(index, known)
     return {name: Facts(**_facts_in(known[name])) for name in files}
+
+
+def _shown(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
+    """The same, with a bar in the terminal if there are many."""
+    console = Console(stderr=True)
+    hidden = total < MANY or not console.is_terminal
+    return track(facts, "scanning images", total, console=console, transient=True, disable=hidden)
 
 
 def newest_change(files: Iterable[os.stat_result]) -> float:

@@ -81,7 +81,7 @@ class ShardIndex:
             summary, new = self._stored(shard)
             if new or self.on_error == "stop":
                 number = summary["items"] + len(summary["skipped"])
-                report(summary["skipped"], number, self.path, self.on_error, str(self._file(shard)))
+                report(summary["skipped"], number, f"dataset.path={self.path}", self.on_error, str(self._file(shard)))
             self.summaries[shard] = summary
         return self.summaries[shard]
 

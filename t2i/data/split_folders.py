@@ -40,6 +40,12 @@ def tell(held_out: Sequence[Item], test: Sequence[Item]) -> None:
         log.warning(message, len(test), _folders(test))
 
 
+def left_out(test: Sequence[Item]) -> list[dict[str, str]]:
+    """The items of a test set, and why they are not used."""
+    reason = "is in a folder test/, which is neither trained on nor held out (dataset.split_folders=false uses it)"
+    return [{"item": item.name, "reason": reason} for item in test]
+
+
 def _side(name: str, siblings: set[str]) -> str:
     parents = PurePosixPath(name).parts[:-1]
     for i, part in enumerate(parents):

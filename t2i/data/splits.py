@@ -7,8 +7,10 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from t2i.data.batches import Draws
+from t2i.data.emphasis import Masks
 from t2i.data.held_out import Fold
 from t2i.data.loader import Readable
+from t2i.data.records import Item
 from t2i.models.model import Model
 
 
@@ -26,6 +28,10 @@ class Split:
     # index, view -> a text that changes whenever the pixels or the framing may have changed: what the view is cached
     # by. None: the fingerprint stands for it, so that all images are encoded anew when one of them or a caption changes
     identity: Callable[[int, int], str] | None = None
+    sources: np.ndarray | None = None  # [N] integers; each source has its part in every batch, by its weights
+    loss_weights: np.ndarray | None = None  # [N]: what each image counts in the loss; None: all count alike
+    masks: Masks | None = None
+    items: Sequence[Item] = ()  # the images as the loader found them, for those who want names and sizes
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -1,6 +1,9 @@
 """Losses: an error times a weighting w(SNR), the weight of the squared x0 error.
 
-    loss = w(SNR) · x0_scale · error(prediction, target)        error: ‖prediction − target‖², or a robust form of it
+    loss = w(SNR) · x0_scale · mean of m · error(prediction, target)
+
+The error is (prediction − target)², or a robust form of it; m weighs its elements (a mask, an image's own weight), and
+is one without such settings.
 
 `x0_scale` turns the squared error of whatever is predicted (epsilon, v, x0) into that of x0, so one w means the same
 with every prediction type. A new loss is one class here, one file in conf/loss/, and one test in
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from t2i.config import ConfigError, check_positive
 from t2i.diffusion.process import Diffusion, Noised
-from t2i.diffusion.residuals import ErrorShape
+from t2i.diffusion.residuals import ErrorShape, mean_error
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +44,9 @@ class Weighting:
         """Weight of the error of the prediction itself."""
         return self.weight(snr) * x0_scale / self.mean
 
-    def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
-        """Weighted loss of each example, [B]."""
-        return self.scale(noised.snr, noised.x0_scale) * self.error(prediction, noised)
+    def __call__(self, prediction: Tensor, noised: Noised, weight: Tensor | None = None) -> Tensor:
+        """Weighted loss of each example, [B]. weight: m, such as [B, 1, h, w]."""
+        return self.scale(noised.snr, noised.x0_scale) * mean_error(self.error(prediction, noised), weight)
 
     def prepare(self, diffusion: Diffusion, probabilities: np.ndarray) -> None:
         """Compute what depends on the noise schedule and on the probability of each timestep, [T].

@@ -1,4 +1,4 @@
-"""The error of an example, from its residuals: squared, or less sensitive to outliers."""
+"""The error of each element of a prediction, from its residual: squared, or less sensitive to outliers."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,35 +11,40 @@ from t2i.diffusion.process import Diffusion, Noised
 
 
 def residual(prediction: Tensor, noised: Noised) -> Tensor:
-    """Prediction − target, [B, C·H·W], in the type of the latents rather than of autocast."""
-    return (prediction.to(noised.target.dtype) - noised.target).flatten(1)
+    """Prediction − target, [B, C, h, w], in the type of the latents rather than of autocast."""
+    return prediction.to(noised.target.dtype) - noised.target
+
+
+def mean_error(errors: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean over each example's elements, [B] of [B, C, h, w]. weight: of the elements, such as [B, 1, h, w]."""
+    return (errors if weight is None else errors * weight).flatten(1).mean(1)
 
 
 def squared_error(prediction: Tensor, noised: Noised) -> Tensor:
     """Mean squared error of each prediction, [B]."""
-    return residual(prediction, noised).square().mean(1)
+    return mean_error(residual(prediction, noised).square())
 
 
 class ErrorShape(Protocol):
-    """An error of each example that a weighting weighs."""
+    """An error that a weighting weighs."""
 
     def prepare(self, diffusion: Diffusion) -> None:
         """Compute what depends on the noise schedule."""
         ...
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
-        """Error of each example, [B]."""
+        """Error of each element of the prediction, [B, C, h, w]."""
         ...
 
 
 class Squared(ErrorShape):
-    """r², averaged over the residuals r of an example."""
+    """r², of residuals r."""
 
     def prepare(self, diffusion: Diffusion) -> None:
         pass
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
-        return squared_error(prediction, noised)
+        return residual(prediction, noised).square()
 
 
 # schedule -> c at signal-to-noise ratios and at their timesteps' fractions of T, as in kohya-ss/sd-scripts
@@ -74,16 +79,18 @@ class Huber(ErrorShape):
         self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion.snr, fraction).float()
 
     def threshold(self, noised: Noised) -> Tensor:
-        """c of each example, [B]."""
+        """c of each example, [B, 1, 1, 1]."""
         assert self.thresholds is not None, "prepare() first"
         if noised.t.is_floating_point():  # between the timesteps
-            return THRESHOLDS[self.schedule](self.c, noised.snr, noised.t / len(self.thresholds))
-        return self.thresholds.to(noised.t.device)[noised.t]
+            c = THRESHOLDS[self.schedule](self.c, noised.snr, noised.t / len(self.thresholds))
+        else:
+            c = self.thresholds.to(noised.t.device)[noised.t]
+        return c[:, None, None, None]
 
     def __call__(self, prediction: Tensor, noised: Noised) -> Tensor:
         r = residual(prediction, noised)
-        root = (1 + (r / self.threshold(noised)[:, None]).square()).sqrt()
-        return (2 * r.square() / (1 + root)).mean(1)  # the same formula, without subtracting nearly equal numbers
+        root = (1 + (r / self.threshold(noised)).square()).sqrt()
+        return 2 * r.square() / (1 + root)  # the same formula, without subtracting nearly equal numbers
 
 
 class SmoothL1(Huber):

@@ -6,7 +6,7 @@ levels of the mean error: going from epsilon to v or x0 multiplies the error at 
 of two runs' headlines is the same in all three spaces.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from t2i.data.latent_cache import Encoded
 from t2i.diffusion.process import Diffusion
+from t2i.diffusion.residuals import mean_error
 from t2i.distributed.processes import assigned
 from t2i.evaluation.image_battery import spread
 from t2i.evaluation.metrics import snr_bins
@@ -39,6 +40,9 @@ class Battery:
     levels: NoiseLevels
     seed: int
     facts: dict[str, Any]  # what run.json says of it
+    shares: Sequence[Tensor] | None = (
+        None  # N times [1, h, w]: what the errors count within each image; None: all alike
+    )
 
     @property
     def hash(self) -> str:
@@ -65,7 +69,9 @@ class Battery:
             noised = self.levels.add_noise(diffusion, x0, self.noise(cells).to(device), places)
             text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
             prediction = model.denoise(noised.x, noised.time, text)
-            error = (prediction.cpu().double() - noised.target.cpu().double()).square().flatten(1).mean(1)
+            squares = (prediction.cpu().double() - noised.target.cpu().double()).square()
+            shares = None if self.shares is None else torch.stack([self.shares[item] for item in items])
+            error = mean_error(squares, shares)
             parts.append((cells, (error * to_epsilon[torch.from_numpy(places)]).numpy()))
         errors = np.empty(len(self.x0) * k)
         for cells, part in gather_object(parts):
@@ -100,7 +106,8 @@ def make_battery(
     x0 = [torch.from_numpy(encoded.moments([item])[0][0].copy()) for item in chosen]
     text = encoded.text([*chosen]) | {"time_ids": encoded.framing(chosen)}
     origin = Origin(**identity, encodings=encoded.images_key, chosen=chosen, seed=seed)
-    return Battery(x0, text, levels, seed, levels.describe(diffusion, origin))
+    shares = [share[0] for item in chosen if (share := encoded.shares([item])) is not None]
+    return Battery(x0, text, levels, seed, levels.describe(diffusion, origin), shares or None)
 
 
 def summary(errors: np.ndarray, snr: np.ndarray, to_v: np.ndarray) -> dict[str, float]:

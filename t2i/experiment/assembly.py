@@ -19,14 +19,16 @@ from t2i.config.instantiate import build
 from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
 from t2i.data.loader import Readable
-from t2i.data.splits import Captioned
+from t2i.data.splits import Captioned, Split
 from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery
 from t2i.experiment.batteries import battery_facts, check_data, make_batteries
+from t2i.experiment.class_images import load_data
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.models.attention import recompute, set_attention
+from t2i.models.base_adapters import adapter_facts
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
@@ -67,8 +69,10 @@ class Experiment:
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
-    data: Captioned = build(cfg, "dataset")
+    data = load_data(cfg, accelerator)
     check_data(cfg, data)
+    if isinstance(data.train, Split):
+        plan.adapter.words.refuse_unused(data.train.captions)
     reference: Captioned | None = load_reference(cfg)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
@@ -149,7 +153,11 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
     accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        switches = {"adapter.text_encoder": plan.adapter.text_encoder, "model.quantize": cfg.model.get("quantize")}
+        switches = {
+            "adapter.text_encoder": plan.adapter.text_encoder,
+            "adapter.new_tokens": ", ".join(plan.adapter.words.begin_at),
+            "model.quantize": cfg.model.get("quantize"),
+        }
         switches |= {name: cfg[name] for name in ("compile", "channels_last")}
         fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = fsdp.Sharded(accelerator)
@@ -163,10 +171,9 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
 def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Callable]) -> Model:
     """The model with everything that the configuration changes in it before training."""
     model: Model = build(cfg, "model")
-    if plan.adapter.text_encoder and not model.trains_text:
-        raise ConfigError(
-            "adapter.text_encoder=true: this model's text encoders are too large to be trained; use false"
-        )
+    if plan.adapter.trains_text and not model.trains_text:
+        setting = "adapter.text_encoder=true" if plan.adapter.text_encoder else "adapter.new_tokens"
+        raise ConfigError(f"{setting}: this model's text encoders are too large to be trained; leave it out")
     frozen_or_rounded = plan.adapter.needs_pretrained or plan.precision.weights == "stochastic"
     model.hold(plan.precision.compute if frozen_or_rounded else torch.float32)
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
@@ -186,10 +193,12 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "precision": plan.precision.name,
         "attention": plan.attention,
         "device": str(accelerator.device),
+        "gpu": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
         "quantize": experiment.cfg.model.get("quantize"),
+        "base_adapters": adapter_facts(experiment.cfg.model.get("adapters")),
         "parameters": count_parameters(experiment.model.denoiser),
         "trained_parameters": sum(weight.numel() for weight in experiment.optimization.trained.weights.values()),
         "pictures": {"train": data.train.images, "validation": len(data.validation)},

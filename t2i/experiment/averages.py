@@ -20,7 +20,6 @@ from t2i.config.moved_targets import ADDED
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.plan import check_the_rest, make_plan
-from t2i.models.lora import LoRA
 from t2i.optim.ema import exported_weights
 from t2i.optim.post_hoc import check_length, combination
 from t2i.runs import checkpoints
@@ -160,13 +159,14 @@ def _origin(run: Path) -> dict[str, Any]:
     return {
         "its battery": info.get("battery", {}).get("hash"),
         "model.path": model.get("path"),
+        "model.adapters": model.get("adapters", []),
         "model.pretrained": model.get("pretrained"),
         "adapter.alpha / adapter.rank": adapter.get("alpha", 1) / adapter.get("rank", 1),
     }
 
 
 def is_adapter(experiment: Experiment) -> bool:
-    return isinstance(experiment.plan.adapter, LoRA)
+    return experiment.plan.adapter.needs_pretrained
 
 
 def trained_weights(run: Path, weights: str = "ema") -> dict[str, Tensor]:

@@ -17,9 +17,9 @@ from t2i.evaluation.image_folder import by_prompt, images_of
 from t2i.evaluation.image_metrics.metric import Pictures
 from t2i.experiment.evaluation_settings import run_of
 from t2i.experiment.image_evaluation import ImageEvaluation, begun, identify
-from t2i.models.loading import naming_model
+from t2i.models.loading_errors import naming_model
 from t2i.models.lora_settings import AVERAGED
-from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.parts import denoiser_of
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
 from t2i.runs.files import NUMBERED

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
-from t2i.config.instantiate import build, build_all, check_signature, check_targets, naming, target_of
+from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
 from t2i.config.model_size import check_resolution
 from t2i.config.reference import reference_dataset
 from t2i.diffusion.losses import Weighting
@@ -22,7 +22,10 @@ from t2i.evaluation.image_metrics.metric import ImageMetric
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
+from t2i.models.base_adapters import parse_adapters
+from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
+from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
@@ -52,6 +55,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work."""
     check_targets(cfg)
     check_fixed(cfg)
+    _check_base(cfg)
     precision = resolve_precision(**cfg.precision)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
@@ -105,10 +109,11 @@ def _metrics(cfg: DictConfig) -> dict[str, ImageMetric]:
 def _check_quantize(cfg: DictConfig, adapter: Adapter) -> None:
     quantize = cfg.model.get("quantize")
     check_quantize(quantize, cfg.model.pretrained)
-    if quantize and not adapter.needs_pretrained:
+    if quantize and not adapter.quantizable:
+        why = "computes with the weights themselves" if adapter.needs_pretrained else "trains all of them"
         raise ConfigError(
-            f"model.quantize={quantize} holds frozen weights in few bits, and this adapter trains all of them; use "
-            "adapter=lora or dora, or model.quantize=null"
+            f"model.quantize={quantize} holds frozen weights in few bits, and this adapter {why}; use adapter=lora or "
+            "dora, or model.quantize=null"
         )
 
 
@@ -116,6 +121,7 @@ def check_the_rest(cfg: DictConfig) -> None:
     """Refuse settings that the data set, model or optimizer does not accept, before anything is loaded."""
     for group in ("optimizer", "lr_scheduler", "dataset", "model"):
         check_signature(cfg, group)
+    check_settings(cfg, "dataset")
     check_resolution(cfg)
     reference_dataset(cfg)
     optimizer = target_of(cfg, "optimizer")
@@ -126,6 +132,18 @@ def check_the_rest(cfg: DictConfig) -> None:
             "use optimizer=adamw_sr, or precision=bf16"
         )
     rehearse(cfg)
+
+
+def _check_base(cfg: DictConfig) -> None:
+    """Refuse adapters and autoencoders that are not there, and a single file of another kind of model."""
+    check_kind(str(cfg.model.get("path")), (cfg.get("made_for") or {}).get("pipelines", ()))
+    adapters = parse_adapters(cfg.model.get("adapters"))
+    if adapters and not cfg.model.pretrained:
+        raise ConfigError(
+            "model.adapters: model.pretrained=false leaves no weights to merge into; use pretrained weights, or []"
+        )
+    if vae := cfg.model.get("vae"):
+        check_vae(str(vae))
 
 
 def rehearse(cfg: DictConfig) -> None:

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +20,7 @@ from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
 from t2i.experiment.fork import begin, hold
 from t2i.experiment.image_evaluation import evaluate_images, identify
+from t2i.experiment.messages import ended, resumed
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import quantization_cost, sentence
 from t2i.publishing.push import Publisher
@@ -60,10 +62,13 @@ def run(
         publisher.check()
     with run.claimed(), naming(folder):
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
+        before = dict(run.info)
         run.begin(overrides=overrides, choices=choices or {}, **origin)
-        with Stop(cfg.max_hours) as stop, _failures_noted(run):
-            _train(cfg, plan, run, overrides, stop)
-    log.info("%s: %s · %s %.5f", run.info["state"], run.folder, _measured(run), run.result)
+        with Stop(cfg.max_hours, answers=run.writes) as stop, _failures_noted(run):
+            _train(cfg, plan, run, overrides, stop, before)
+    if run.writes:
+        for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
+            log.info("%s", line)
     if run.writes and run.finished:
         publisher.publish(folder)
     return run.result
@@ -95,7 +100,8 @@ def _failures_noted(run: Run) -> Generator[None]:
         ) from error
 
 
-def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop) -> None:
+def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop, before: Mapping[str, Any]) -> None:
+    """before: run.json as the last process left it."""
     experiment = assemble(cfg, plan, run.folder)
     plan = experiment.plan  # fitted to the model
     facts = describe(experiment)
@@ -103,6 +109,8 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
     run.update(**facts)
     is_main = experiment.accelerator.is_main_process
     last_step = checkpoints.resume(run.checkpoints, experiment.state)
+    if run.writes and (sentence := resumed(last_step, cfg.steps, before, run.metrics())):
+        log.info("%s", sentence)
     if last_step is None and cfg["from"].run is not None:
         last_step = begin(experiment, run)
     if not is_main:
@@ -138,6 +146,8 @@ def _finish(experiment: Experiment, run: Run, done: int) -> None:
     plan, optimization, is_main = experiment.plan, experiment.optimization, experiment.accelerator.is_main_process
     exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
     plan.adapter.export(*exported, run.folder / "model", is_main)
+    if plan.adapter.needs_pretrained and (merged := experiment.cfg.model.get("adapters")):
+        log.info("model/ holds adapters for %s with %s merged", experiment.cfg.model.path, " and ".join(merged))
     if run.writes:  # a power cut must not leave a finished run without its results
         RecordSync(run.folder)(done)
         respect_umask(run.folder / "model")
@@ -208,16 +218,17 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
 
     def save(step: int) -> None:
         vouched = sync_records(step) if run.writes else {}
-        checkpoints.save(
-            run.checkpoints,
-            step,
-            experiment.state,
-            cfg.keep_checkpoints,
-            run.validated(),
-            vouched,
-            writes=run.writes,
-            keep_at=cfg.keep_at,
-        )
+        with stop.unbroken():
+            checkpoints.save(
+                run.checkpoints,
+                step,
+                experiment.state,
+                cfg.keep_checkpoints,
+                run.validated(),
+                vouched,
+                writes=run.writes,
+                keep_at=cfg.keep_at,
+            )
         if run.writes:
             release(run.folder)
 

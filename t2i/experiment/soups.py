@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.models.adapter_kinds import KINDS
 
 Weights = Mapping[str, Tensor]
 CHOICE, REPORT = slice(0, None, 2), slice(1, None, 2)  # of the battery's images
@@ -31,6 +32,13 @@ def refuse_other_shapes(ingredients: Mapping[str, Weights], any_rank: bool) -> N
                 f"{name} has trained other weights than {first}, such as {min(differing)}; only runs of one model and "
                 "one adapter can be averaged"
             )
+
+
+def refuse_factors(weights: Weights) -> None:
+    """ConfigError for adapters of other kinds than LoRA: the mean of their factors is no mean of what these make."""
+    kind = next((kind for kind in KINDS for name in weights if name.rpartition(".")[0].endswith(kind.weights)), None)
+    if kind is not None:
+        raise ConfigError(f"adapter={kind.name}: only runs of adapter=lora and none can be averaged")
 
 
 def mean(ingredients: Sequence[Weights]) -> dict[str, Tensor]:

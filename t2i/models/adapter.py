@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
 from t2i.models.model import Model
+from t2i.models.new_tokens import NewTokens
 from t2i.optim.ema import WeightAverage
 from t2i.optim.trained_weights import TrainedWeights
 
@@ -20,11 +21,22 @@ class Adapter(Protocol):
 
     needs_pretrained: bool  # whether the result is useless without the pretrained weights
     text_encoder: bool  # whether text encoders are trained, too
+    quantizable: ClassVar[bool]  # whether the base may be held in few bits
+
+    @property
+    def words(self) -> NewTokens:
+        """New words, whose vectors are trained."""
+        return NewTokens()
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether weights or vectors of text encoders are trained, so that each step embeds its captions."""
+        return self.text_encoder or bool(self.words)
 
     @property
     def saves_text(self) -> bool:
         """Whether what is exported holds weights of text encoders."""
-        return self.text_encoder or not self.needs_pretrained
+        return self.trains_text or not self.needs_pretrained
 
     def attach(self, model: Model, autocast: Callable[[Callable], Callable] | None = None) -> Model:
         """Freeze what is not trained; returns the model to train.

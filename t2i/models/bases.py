@@ -1,8 +1,10 @@
 """Runs as the base of the next: the pipeline that a run exported, or its base with its adapters merged."""
 
 import hashlib
+import json
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import yaml
 
 from t2i.config import PACKAGE, ConfigError
 from t2i.config.model_size import BUNDLED
+from t2i.models.base_adapters import parse_adapters, split_scale, write_merged
+from t2i.models.base_vae import use_vae
 from t2i.models.converted import converted
-from t2i.models.library_logs import hide_loading_bars, quiet
-from t2i.models.lora_settings import AVERAGED, refuse_foreign_settings
+from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
-from t2i.models.portable import make_portable
+from t2i.models.parts import PipelineParts
 from t2i.models.single_file_base import is_single_file, pipeline_of_file
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
@@ -70,35 +73,51 @@ def _began_in(run: Path) -> Path | None:
         return None
 
 
+def adapters_of(run: Path, adapters: Sequence[str]) -> list[str]:
+    """The adapters in the base of a run, wherever they have moved to with it; see `base_of`."""
+    places = ((base_of(run, place), scale) for place, scale in map(split_scale, map(str, adapters)))
+    return [place if scale == 1 else f"{place}:{scale}" for place, scale in places]
+
+
 def _merge(run: Path, base: str, folder: Path) -> None:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     log.info("merging the adapters of %s into %s, once", run, base)
-    adapters = run / "model" / AVERAGED
-    config = read_config(run)["model"].get("config")
+    settings = read_config(run)["model"]
     if is_single_file(base):
+        config = settings.get("config")
         base = str(pipeline_of_file(Path(base), base_of(run, config) if config else None))
     if is_run(Path(base)):
         base = str(pipeline_of_run(Path(base)))
     index: Any = DiffusionPipeline.load_config(base)
     check_index(base, index)
-    refuse_foreign_settings(adapters)
     absent = [name for name, part in index.items() if isinstance(part, (list, tuple)) and part and part[0] is None]
     unused = dict.fromkeys([*absent, *(["safety_checker"] if "safety_checker" in index else [])])
     fetched: Any = base if Path(base).is_dir() else DiffusionPipeline.download(base, **unused)
     check_folder(base, fetched, index)
-    hide_loading_bars()
-    pipeline: Any = DiffusionPipeline.from_pretrained(fetched, use_safetensors=True, **unused)
-    with quiet("diffusers.loaders.lora_base"):  # that there are no adapters of text encoders
-        pipeline.load_lora_weights(adapters.parent, weight_name=adapters.name)
-    adapted = [name for name, part in pipeline.components.items() if getattr(part, "peft_config", None)]
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    pipeline.save_pretrained(folder)
-    make_portable(pipeline, folder)
-    for part in folder.iterdir():  # what is as it was stays byte for byte, so that nothing is encoded anew
-        if part.is_dir() and part.name not in adapted and (Path(fetched) / part.name).is_dir():
-            shutil.rmtree(part)
-            shutil.copytree(Path(fetched) / part.name, part)
-    shutil.rmtree(folder / "scheduler", ignore_errors=True)
+    parts = _parts(fetched, {name: part for name, part in index.items() if name not in unused})
+    if vae := settings.get("vae"):
+        use_vae(parts, base_of(run, vae))
+    own = [*adapters_of(run, settings.get("adapters") or []), str(run / "model" / AVERAGED)]
+    write_merged(parts, parse_adapters(own), folder)
+    changed = {place.name for place in folder.iterdir()}
+    for name, part in index.items():  # what is as it was stays byte for byte, so that nothing is encoded anew
+        if isinstance(part, (list, tuple)) and name not in (*changed, *unused, "scheduler"):
+            shutil.copytree(parts.where(name), folder / name)
     shutil.copytree(run / "model" / "scheduler", folder / "scheduler")
+    saved = {**index, **{name: [None, None] for name in unused}}
+    (folder / "model_index.json").write_text(json.dumps(saved, indent=2), encoding="utf-8")
+
+
+def _parts(folder: str, index: Mapping[str, Any]) -> PipelineParts:
+    """The networks of a pipeline, by the classes that its model_index.json names."""
+    import diffusers
+    import transformers
+
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    classes = {
+        name: getattr(libraries[part[0]], part[1])
+        for name, part in index.items()
+        if isinstance(part, (list, tuple)) and part[0] in libraries
+    }
+    return PipelineParts(folder, classes, True, None, {})

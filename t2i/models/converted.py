@@ -6,22 +6,35 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+PIECE = 2**20  # bytes of a file that are read at its beginning, middle and end
 
-def converted(kind: str, key: str, write: Callable[[Path], None]) -> Path:
-    """The folder of a pipeline that `write` writes, unless it was written before.
 
-    kind: the cache's folder for such. key: of the content that it is made from.
+def converted(kind: str, key: str, write: Callable[[Path], None], holds: str = "model_index.json") -> Path:
+    """The folder of a pipeline, or of a part of one, that `write` writes, unless it was written before.
+
+    kind: the cache's folder for such. key: of the content that it is made from. holds: a file of a complete folder.
     """
     folder = Path(os.environ.get("T2I_CACHE", "~/.cache/t2i")).expanduser() / kind / key
-    if (folder / "model_index.json").is_file():
+    if (folder / holds).is_file():
         return folder
     partial = folder.with_name(f"{key}.{uuid4().hex[:8]}")
     try:
         write(partial)
         partial.rename(folder)
     except OSError:
-        if not (folder / "model_index.json").is_file():  # else another process was faster
+        if not (folder / holds).is_file():  # else another process was faster
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def piece_of(file: Path) -> bytes:
+    """What tells a large file from others without reading all of it: its size and three pieces."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        pieces = []
+        for start in (0, size // 2, max(0, size - PIECE)):
+            opened.seek(start)
+            pieces.append(opened.read(PIECE))
+    return str(size).encode() + b"".join(pieces)

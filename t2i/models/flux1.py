@@ -11,10 +11,11 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.packing import pack, unpack
-from t2i.models.pipeline_parts import PipelineParts, open_pipeline
-from t2i.models.single_file_base import with_config
+from t2i.models.parts import PipelineParts
+from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.tokens import token_ids
 from t2i.models.transformer import DiffusionTransformer
 
@@ -75,6 +76,7 @@ def places(height: int, width: int) -> Tensor:
     return torch.cartesian_prod(torch.zeros(1), torch.arange(float(height)), torch.arange(float(width)))
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -83,9 +85,7 @@ def load(
     max_sequence_length: int = 512,
     guidance: float = 1.0,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """See `Flux1` for guidance, `DiffusionTransformer` for max_sequence_length, `open_pipeline` for the others."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, FluxPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux1(parts, max_sequence_length, guidance)

@@ -14,10 +14,11 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import patchify, unpatchify
-from t2i.models.pipeline_parts import PipelineParts, open_pipeline
-from t2i.models.single_file_base import with_config
+from t2i.models.parts import PipelineParts
+from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.tokens import chat, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -106,6 +107,7 @@ def places(height: int, width: int, length: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width), torch.arange(length))
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -113,9 +115,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, index = open_pipeline(path, Flux2KleinPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Flux2Klein(parts, max_sequence_length, index.get("is_distilled", False))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.models.model import Content
-from t2i.models.pipeline_parts import PipelineParts
+from t2i.models.parts import PipelineParts
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.tokens import forget_calls, token_ids
 

@@ -1,4 +1,4 @@
-"""LoRA weights in files: as Diffusers and peft name them, and as kohya's sd-scripts do.
+"""Adapters in files: as Diffusers and peft name them, and as kohya's sd-scripts and LyCORIS do.
 
 The second is what ComfyUI, Automatic1111 and Forge read. Its names are those of `comfy/lora.py` (model_lora_keys_unet,
 model_lora_keys_clip), `networks/lora.py` of kohya-ss/sd-scripts, and `lora_conversion_utils.py` of Diffusers.
@@ -6,7 +6,6 @@ model_lora_keys_clip), `networks/lora.py` of kohya-ss/sd-scripts, and `lora_conv
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from t2i.models.adapter_kinds import Factors
+from t2i.models.low_rank import AnyLayers, LowRank, adapters, factors
 from t2i.models.portable import CLIP_PREFIX, original_keys
 
 KOHYA = "kohya_lora.safetensors"
 UNET = "lora_unet_"
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The adapter of a layer: W + alpha / rank · up · down, and the length of W's rows if it is a DoRA."""
-
-    down: Tensor  # [rank, in], or [rank, in, height, width] of a convolution
-    up: Tensor  # [out, rank], or [out, rank, 1, 1]
-    alpha: float
-    magnitude: Tensor | None = None  # [out], or [1, out, 1, 1]
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-
-Layers = dict[str, LowRank]  # by the name of the layer in its network
-
-
-def lora_layers(network: nn.Module) -> dict[str, Any]:
-    """The layers of a network that have LoRA matrices, by their names."""
-    from peft.tuners.lora import LoraLayer
-
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
-
-
-def low_rank(network: nn.Module) -> Layers:
-    """The adapters that peft has added to a network, without their initial value where that was taken off the base."""
-    layers = {}
-    for name, layer in lora_layers(network).items():
-        down, up = (matrices["default"].weight.detach() for matrices in (layer.lora_A, layer.lora_B))
-        if (initial := getattr(layer, "taken_off_the_base", None)) is not None:
-            down, up = torch.cat([down, initial[0].to(down)]), torch.cat([up, -initial[1].to(up)], dim=1)
-        magnitudes = layer.lora_magnitude_vector
-        magnitude = magnitudes["default"].weight.detach() if "default" in magnitudes else None
-        layers[name] = LowRank(down, up, layer.scaling["default"] * down.shape[0], magnitude)
-    return layers
-
-
-def peft_weights(layers: Layers) -> dict[str, Tensor]:
-    """The adapters by the names under which peft trains them."""
-    weights = {}
-    for name, layer in layers.items():
-        weights |= {f"{name}.lora_A.default.weight": layer.down, f"{name}.lora_B.default.weight": layer.up}
-        if layer.magnitude is not None:
-            weights[f"{name}.lora_magnitude_vector.default.weight"] = layer.magnitude
-    return weights
+PEFT = "peft"  # the folder of peft's own files
 
 
 def adapted_parts(pipeline: Any) -> dict[str, nn.Module]:
@@ -72,17 +27,30 @@ def adapted_parts(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def write_diffusers(pipeline: Any, file: Path) -> None:
-    """Write what `load_lora_weights` reads, with alpha / rank in the weights, as few tools look for an alpha there."""
+    """Write all adapters of a pipeline in one file, which `load_lora_weights` reads if they are LoRA, or LoKr."""
     state, settings = {}, {}
     for part, network in adapted_parts(pipeline).items():
-        layers = low_rank(network)
+        layers = adapters(network)
         for name, layer in original_keys(network, layers).items():
-            state[f"{part}.{name}.lora_A.weight"] = layer.down
-            state[f"{part}.{name}.lora_B.weight"] = layer.up * _scale(layer)
-            if layer.magnitude is not None:
-                state[f"{part}.{name}.lora_magnitude_vector"] = layer.magnitude
+            state |= {f"{part}.{name}.{weight}": value for weight, value in layer.in_diffusers().items()}
         settings |= {f"{part}.{key}": value for key, value in _settings(layers).items()}
     _save(state, file, {"lora_adapter_metadata": json.dumps(settings, indent=2, sort_keys=True)})
+
+
+def write_peft(pipeline: Any, folder: Path) -> None:
+    """Write a folder for each network, which `PeftModel.from_pretrained(network, folder)` reads. Not for LoRA."""
+    for part, network in adapted_parts(pipeline).items():
+        if not (layers := factors(network)):
+            continue
+        state = {
+            f"base_model.model.{name}.{weight}": value
+            for name, layer in layers.items()
+            for weight, value in layer.in_diffusers().items()
+        }
+        _save(state, folder / part / "adapter_model.safetensors", {})
+        config = next(iter(layers.values())).kind.config(layers, 0.0)
+        config.inference_mode = True
+        config.save_pretrained(folder / part)
 
 
 def _usual(values: list[Any]) -> Any:
@@ -90,16 +58,26 @@ def _usual(values: list[Any]) -> Any:
     return max(values, key=values.count)
 
 
-def _scale(layer: LowRank) -> float:
-    return layer.alpha / layer.rank
-
-
-def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
-    """What peft's LoraConfig is made of: no more than its versions since 2024 have in common.
+def _settings(layers: AnyLayers) -> dict[str, Any]:
+    """What peft's configuration is made of, where it is not the default.
 
     Layers are named by their ends, which fit with and without the prefix that versions of Transformers differ in.
     """
-    layers = {name.removeprefix(CLIP_PREFIX): layer for name, layer in layers.items()}
+    named: Any = {name.removeprefix(CLIP_PREFIX): layer for name, layer in layers.items()}
+    if of_factors := {name: layer for name, layer in named.items() if isinstance(layer, Factors)}:
+        return _changed(next(iter(of_factors.values())).kind.config(of_factors, 0.0))
+    return _lora_settings(named)
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The settings of peft that a file needs."""
+    usual = type(config)().to_dict()
+    changed = {key: value for key, value in config.to_dict().items() if value != usual[key]}
+    return {**changed, "target_modules": sorted(config.target_modules)}
+
+
+def _lora_settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
+    """Of LoraConfig, no more than its versions since 2024 have in common."""
     usual = _usual([layer.rank for layer in layers.values()])
     others = {name: layer.rank for name, layer in layers.items() if layer.rank != usual}
     return {
@@ -113,28 +91,46 @@ def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
 
 
 def write_kohya(pipeline: Any, file: Path) -> bool:
-    """Write the file of kohya's scripts; false where they have no names for the layers.
-
-    Alpha is as it is. Where layers differ in it (`adapter.rank_pattern`) all get the commonest one, and the rest goes
-    into the weights: Diffusers misreads text encoders with several alphas.
-    """
+    """Write the file of kohya's scripts, or of LyCORIS; false where they have no names for the layers or weights."""
     parts = adapted_parts(pipeline)
     prefixes = kohya_prefixes(pipeline.components)
     if not parts.keys() <= prefixes.keys():
         return False
-    state, layers = {}, {}
+    layers: Any = {}
     for part, network in parts.items():
-        named = original_keys(network, low_rank(network))
+        named = original_keys(network, adapters(network))
         layers |= {prefixes[part] + name.replace(".", "_"): layer for name, layer in named.items()}
+    if isinstance(first := next(iter(layers.values())), Factors):
+        if first.kind.lycoris is None:
+            return False
+        _save(_lycoris(layers), file, kohya_metadata(pipeline, layers, first.alpha or 1.0))
+        return True
     alpha = _usual([layer.alpha for layer in layers.values()])
+    _save(_kohya(layers, alpha), file, kohya_metadata(pipeline, layers, alpha))
+    return True
+
+
+def _kohya(layers: Mapping[str, LowRank], alpha: float) -> dict[str, Tensor]:
+    """Alpha is as it is. Where layers differ in it (`adapter.rank_pattern`) all get this one, and the rest goes into
+    the weights: Diffusers misreads text encoders with several alphas.
+    """
+    state = {}
     for name, layer in layers.items():
         up = layer.up if layer.alpha == alpha else layer.up * (layer.alpha / alpha)
         state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"] = layer.down, up
         state[f"{name}.alpha"] = torch.tensor(alpha)
         if layer.magnitude is not None:
             state[f"{name}.dora_scale"] = layer.magnitude.reshape(-1, *[1] * (layer.down.ndim - 1))
-    _save(state, file, kohya_metadata(pipeline, layers, alpha))
-    return True
+    return state
+
+
+def _lycoris(layers: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Alpha of two complete factors of LoKr, which have no rank, means nothing; LyCORIS writes one as well."""
+    state = {}
+    for name, layer in layers.items():
+        state |= {f"{name}.{weight}": value for weight, value in layer.tensors.items()}
+        state[f"{name}.alpha"] = torch.tensor(float(layer.rank if layer.alpha is None else layer.alpha))
+    return state
 
 
 def kohya_prefixes(components: Mapping[str, Any]) -> dict[str, str]:
@@ -145,14 +141,17 @@ def kohya_prefixes(components: Mapping[str, Any]) -> dict[str, str]:
     return {"unet": UNET, "text_encoder": "lora_te1_" if two else "lora_te_", "text_encoder_2": "lora_te2_"}
 
 
-def kohya_metadata(pipeline: Any, layers: Mapping[str, LowRank], alpha: float) -> dict[str, str]:
+def kohya_metadata(pipeline: Any, layers: AnyLayers, alpha: float) -> dict[str, str]:
     """What tools show of such a file: the keys ss_... of sd-scripts, and those of Stability's model specification."""
-    rank = _usual([layer.rank for layer in layers.values()])
-    dora = any(layer.magnitude is not None for layer in layers.values())
+    each = list(layers.values())
+    rank, arguments = _usual([layer.rank for layer in each]), {}
+    if isinstance(each[0], Factors):
+        arguments = {"algo": str(each[0].kind.lycoris)}
+    elif any(isinstance(layer, LowRank) and layer.magnitude is not None for layer in each):
+        arguments = {"algo": "lora", "dora_wd": "True"}
     version, architecture = version_of(pipeline)
-    arguments = {"algo": "lora", "dora_wd": "True"} if dora else {}
     return {
-        "ss_network_module": "lycoris.kohya" if dora else "networks.lora",
+        "ss_network_module": "lycoris.kohya" if arguments else "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
         "ss_network_args": json.dumps(arguments),

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from t2i.config import ConfigError
-from t2i.models.lora_files import UNET, Layers, LowRank
+from t2i.models.adapter_kinds import KINDS, Factors, kind_of
+from t2i.models.lora_files import UNET
+from t2i.models.low_rank import AnyLayers, LowRank
 from t2i.models.original_names import unet_names
 from t2i.models.portable import CLIP_PREFIX
 
@@ -25,31 +27,33 @@ ENDINGS = {  # the end of a weight's name -> what it is
     **dict.fromkeys(("lora_linear_layer.up.weight", "_lora.up.weight"), "up"),
     **dict.fromkeys(("lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale"), "magnitude"),
     **{"alpha": "alpha"},
+    **{weight: weight for kind in KINDS for weight in kind.weights},
 }
 OLD_NAMES = {".to_q_lora": ".to_q", ".to_k_lora": ".to_k", ".to_v_lora": ".to_v", ".to_out_lora": ".to_out.0"}
-ADAPTER = re.compile(r"\.(base_layer|lora_\w+)(\.|$)")  # parts of a layer to which peft has added an adapter
+# Parts of a layer to which peft has added an adapter.
+ADAPTER = re.compile(r"\.(base_layer|(lora|lokr|hada|oft|boft)_\w+)(\.|$)")
 PEFT = "base_model.model."  # before the names of peft's own files
 
 
-def check_file(path: str) -> None:
+def check_file(path: str, setting: str = "adapter.path") -> None:
     """Refuse what can't be a file of adapters, without reading weights."""
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ConfigError(f"adapter.path={path} is a folder; give the .safetensors file in it")
+        raise ConfigError(f"{setting}={path} is a folder; give the .safetensors file in it")
     if not file.is_file():
-        raise ConfigError(f"adapter.path={path}: there is no such file")
+        raise ConfigError(f"{setting}={path}: there is no such file")
     if file.suffix != ".safetensors":
-        raise ConfigError(f"adapter.path={path} must be a .safetensors file: other files of weights can run code")
+        raise ConfigError(f"{setting}={path} must be a .safetensors file: other files of weights can run code")
 
 
-def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "adapter.path") -> dict[str, Layers]:
+def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "adapter.path") -> dict[str, AnyLayers]:
     """The adapters in a file, by network and layer. networks: the `denoiser`, and text encoders by their names.
 
-    setting: by which the file was chosen.
+    setting: by which the file was chosen, if by one.
 
     Raises ConfigError if the file holds something else, or a layer that none of the networks has.
     """
-    chosen = f"{setting}={file}"
+    chosen = f"{setting}={file}" if setting else str(file)
     state, settings = _read(file.expanduser(), chosen)
     weights: dict[tuple[str, str], dict[str, Tensor]] = {}
     places = {part: _places(part, network) for part, network in networks.items()}
@@ -61,14 +65,32 @@ def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "ada
         if found is None:
             raise ConfigError(f"{chosen} is for another model: this one has no layer {layer}")
         weights.setdefault(found, {})[kind] = tensor
-    read: dict[str, Layers] = {}
+    read: dict[str, Any] = {}
     for (part, layer), of_layer in weights.items():
-        if not {"down", "up"} <= of_layer.keys():
-            raise ConfigError(f"{chosen}: the adapter of {layer} is incomplete")
-        read.setdefault(part, {})[layer] = _low_rank(of_layer, layer, settings.get(part, {}))
+        adapter = _adapter(of_layer, layer, settings.get(part, {}))
+        if adapter is None:
+            raise ConfigError(f"{chosen}: the adapter of {layer} is incomplete, or of a kind that t2i does not know")
+        read.setdefault(part, {})[layer] = adapter
     if not read:
         raise ConfigError(f"{chosen} holds no adapters")
+    if len(kinds := {_kind(layer) for layers in read.values() for layer in layers.values()}) > 1:
+        raise ConfigError(f"{chosen} holds adapters of several kinds ({', '.join(sorted(kinds))}), which t2i can't use")
     return read
+
+
+def is_lora(file: Path) -> bool:
+    """Whether a file holds LoRA or DoRA, by the names of its weights. Raises what safetensors raises for others."""
+    with safe_open(file, framework="pt") as opened:
+        return kind_of(_split(name)[1] for name in opened.keys()) is None  # noqa: SIM118 it is no mapping
+
+
+def kind_in(read: Mapping[str, AnyLayers]) -> str:
+    """The kind of the adapters in a file, such as lora or lokr."""
+    return next(_kind(layer) for layers in read.values() for layer in layers.values())
+
+
+def _kind(layer: LowRank | Factors) -> str:
+    return layer.kind.name if isinstance(layer, Factors) else "lora"
 
 
 def _read(file: Path, chosen: str) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -121,13 +143,24 @@ def _denoiser_places(layers: Iterable[str]) -> dict[str, str]:
     layers = list(layers)
     places = {}
     for layer in layers:
-        for name in (f"unet.{layer}", f"transformer.{layer}", PEFT + layer, layer, UNET + layer.replace(".", "_")):
-            places[name] = layer
+        flat = layer.replace(".", "_")
+        dotted = (f"unet.{layer}", f"transformer.{layer}", f"diffusion_model.{layer}", PEFT + layer, layer)
+        places |= dict.fromkeys((*dotted, UNET + flat, f"lycoris_{flat}"), layer)
     if any(re.match(r"down_blocks\.0\.resnets", layer) for layer in layers):
         with suppress(ValueError):  # a UNet with layers that Stable Diffusion did not have
             original = unet_names(layers)  # those of sd-scripts for Stable Diffusion XL
             places |= {UNET + name.replace(".", "_"): layer for layer, name in original.items()}
     return places
+
+
+def _adapter(weights: Mapping[str, Tensor], layer: str, settings: Mapping[str, Any]) -> LowRank | Factors | None:
+    if {"down", "up"} <= weights.keys():
+        return _low_rank(weights, layer, settings)
+    kind, alpha = kind_of(weights), weights.get("alpha")
+    if kind is None or not weights.keys() <= {*kind.weights, "alpha"}:
+        return None
+    tensors = {name: value.float() for name, value in weights.items() if name != "alpha"}
+    return Factors(kind, tensors, None if alpha is None or not kind.scaled else float(alpha))
 
 
 def _low_rank(weights: Mapping[str, Tensor], layer: str, settings: Mapping[str, Any]) -> LowRank:

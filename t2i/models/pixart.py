@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DMod
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.single_file_base import with_config
 from t2i.models.tokens import padded, plain
 
 CLASSES = {
@@ -46,6 +46,7 @@ class PixArt(CrossAttended):
         return output[:, : x.shape[1]]
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -53,9 +54,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 300,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, PixArtSigmaPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return PixArt(parts, max_sequence_length)

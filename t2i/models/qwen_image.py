@@ -12,10 +12,11 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import pack, unpack
-from t2i.models.pipeline_parts import PipelineParts, open_pipeline
-from t2i.models.single_file_base import with_config
+from t2i.models.parts import PipelineParts
+from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.tokens import left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -95,6 +96,7 @@ def _up_to_the_longest(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return text["encoder_hidden_states"][:, : mask.shape[1]], mask
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -102,9 +104,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, QwenImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return QwenImage(parts, max_sequence_length)

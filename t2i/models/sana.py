@@ -13,10 +13,10 @@ from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Content, Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.single_file_base import with_config
 from t2i.models.tokens import padded, plain
 
 CLASSES = {
@@ -72,6 +72,7 @@ class Sana(CrossAttended):
         return self.denoiser(x, timestep=t * scale, **self.text_inputs(text)).sample
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -79,9 +80,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 300,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, SanaPipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return Sana(parts, max_sequence_length)

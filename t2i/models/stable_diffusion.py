@@ -10,10 +10,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.single_file_base import with_config
 
 CLASSES = {
     "unet": UNet2DConditionModel,
@@ -44,15 +44,14 @@ class StableDiffusion(LatentDiffusion):
         )
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
     revision: str | None = None,
     variant: str | None = None,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For the parameters see `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, StableDiffusionPipeline, CLASSES, pretrained, revision, variant, quantize=quantize)
     return StableDiffusion(parts)

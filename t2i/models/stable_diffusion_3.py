@@ -17,9 +17,9 @@ from transformers import (
     T5Tokenizer,
 )
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.single_file_base import with_config
 from t2i.models.tokens import token_ids
 from t2i.models.transformer import DiffusionTransformer
 
@@ -87,6 +87,7 @@ class StableDiffusion3(DiffusionTransformer):
         return {"prompt_embeds": text["encoder_hidden_states"], "pooled_prompt_embeds": text["pooled"]}
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -94,9 +95,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 256,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, StableDiffusion3Pipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return StableDiffusion3(parts, max_sequence_length)

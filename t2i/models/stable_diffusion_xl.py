@@ -12,10 +12,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content, Model
-from t2i.models.pipeline_parts import PipelineParts, open_pipeline
-from t2i.models.single_file_base import with_config
+from t2i.models.parts import PipelineParts
+from t2i.models.pipeline_parts import open_pipeline
 from t2i.models.tokens import token_ids
 
 CLASSES = {
@@ -84,16 +85,15 @@ class StableDiffusionXL(LatentDiffusion):
         )
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
     revision: str | None = None,
     variant: str | None = None,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For the parameters see `open_pipeline`."""
-    path = with_config(path, config)
     parts, index = open_pipeline(
         path, StableDiffusionXLPipeline, CLASSES, pretrained, revision, variant, quantize=quantize
     )

@@ -23,6 +23,12 @@ def padded(
     return tokens.input_ids, tokens.attention_mask
 
 
+def lengths(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> list[int]:
+    """The number of tokens of each caption, with those that begin and end it, before it is cut."""
+    tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids if captions else []
+    return [len(ids) for ids in tokens]
+
+
 def with_length(tokenizer: PreTrainedTokenizerBase, encoder: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """The tokenizer of a CLIP, with the length of its encoder, whose settings are given, if its own files say none."""
     if tokenizer.model_max_length == NO_LIMIT and str(encoder.get("model_type", "")).startswith("clip"):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.models.model import Content, Model
+from t2i.models.new_tokens import NewTokens
 from t2i.models.prompts import EmbeddedPrompts
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ class TextTrained:
     Its `denoiser` contains the text encoders, so that the loop prepares, averages and saves one network.
     """
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, words: NewTokens):
+        """words: new ones, which captions may hold."""
+        self.model, self.words = model, words
         self.denoiser: nn.Module = TextAndDenoiser(model)
 
     @property
@@ -76,7 +78,7 @@ class TextTrained:
         return self.tokenize(captions)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        return self.model.tokenize(captions)
+        return self.model.tokenize([self.words.expanded(caption) for caption in captions])
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.model.condition(tokens)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from t2i.config import ConfigError
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content
-from t2i.models.pipeline_parts import PipelineParts
+from t2i.models.parts import PipelineParts
 from t2i.models.prompts import EmbeddedPrompts
 
 AT_ONCE = 8  # captions that a text encoder embeds at once: all its layers' outputs are kept

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
+from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.single_file_base import with_config
 from t2i.models.tokens import chat, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
@@ -59,6 +59,7 @@ class ZImage(DiffusionTransformer):
         return [hidden[: int(mask.sum())] for hidden, mask in pairs]
 
 
+@on_a_base
 def load(
     path: str,
     pretrained: bool = True,
@@ -66,9 +67,7 @@ def load(
     variant: str | None = None,
     max_sequence_length: int = 512,
     quantize: str | None = None,
-    config: str | None = None,
 ) -> Model:
     """For max_sequence_length see `DiffusionTransformer`, for the other parameters `open_pipeline`."""
-    path = with_config(path, config)
     parts, _ = open_pipeline(path, ZImagePipeline, CLASSES, pretrained, revision, variant, DTYPES, quantize)
     return ZImage(parts, max_sequence_length)

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from t2i.config import ConfigError
 from t2i.config.keys import belongs
 from t2i.hub import is_repository
-from t2i.models.loading import naming_model
+from t2i.models.base_adapters import split_scale
+from t2i.models.loading_errors import naming_model
+from t2i.models.lora_files import PEFT
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.model_folder import check_folder, check_index
+from t2i.models.new_tokens import FOLDER, NAMES, words_in
 from t2i.runs.changes import FREE_KEYS
 from t2i.runs.config_file import read_config
 from t2i.runs.files import atomic_write, read_json, replacing
@@ -74,7 +77,8 @@ def refuse_code(model: Path) -> None:
 def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: bool, has_samples: bool) -> str:
     """The text of the card. Nothing in it that the run's files say becomes code, or markup of its own."""
     model = run.folder / "model"
-    is_adapter = (model / AVERAGED).is_file()
+    words = words_in(model / FOLDER)
+    is_adapter = (model / AVERAGED).is_file() or bool(words)
     scheduler = read_json(model / "scheduler" / "scheduler_config.json", "restore the file from a copy")
     if not isinstance(scheduler["_class_name"], str) or not scheduler["_class_name"].isidentifier():
         raise ValueError(f"the scheduler's class is {scheduler['_class_name']}")
@@ -89,7 +93,10 @@ def card(run: Run, cfg: DictConfig, repo: str, license: str | None, has_curves: 
     if has_samples:
         parts.append("![Samples of the same prompts and seeds during training](samples.png)")
     if is_adapter:
-        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"])
+        networks = sorted(folder.name for folder in (model / PEFT).glob("*") if folder.name.isidentifier())
+        files = [AVERAGED] if (model / AVERAGED).is_file() else []
+        use = use_adapter(cfg.model.path, repo, scheduler["_class_name"], use_base(cfg.model), networks, files)
+        use += "".join(f"\n{line}" for line in use_words(repo, words))
     else:
         use = use_pipeline(repo, absent_parts(model))
     arguments = ", ".join(['"a prompt"', *sampled_as(cfg)])
@@ -137,6 +144,8 @@ def facts(run: Run, cfg: DictConfig, scheduler: dict[str, Any], is_adapter: bool
     predicted = scheduler.get("prediction_type", "noise − x0" if "shift" in scheduler else "epsilon")
     return {
         "base model": cfg.model.path + ("" if cfg.model.pretrained else " (architecture only, trained from scratch)"),
+        **({"autoencoder": str(cfg.model.vae)} if cfg.model.get("vae") else {}),
+        **({"merged into the base": ", ".join(cfg.model.adapters)} if cfg.model.get("adapters") else {}),
         "trained": f"{described(cfg.adapter)}: {trained:.1f} of {parameters:.1f} M parameters"
         if is_adapter
         else f"all {parameters:.1f} M parameters of the denoiser",
@@ -198,12 +207,56 @@ def use_pipeline(repo: str, absent: Sequence[str] = ()) -> str:
 pipeline = DiffusionPipeline.from_pretrained({", ".join(arguments)})"""
 
 
-def use_adapter(base: str, repo: str, scheduler: str) -> str:
-    return f"""from diffusers import DiffusionPipeline, {scheduler}
+def use_base(model: DictConfig) -> str:
+    """Lines that make of a pipeline the base that was trained on: with another autoencoder, and adapters merged."""
+    lines = []
+    if vae := model.get("vae"):
+        lines = ["from diffusers import AutoencoderKL", f"pipeline.vae = AutoencoderKL.from_pretrained({literal(vae)})"]
+    for file, scale in map(split_scale, map(str, model.get("adapters") or ())):
+        lines += [f"pipeline.load_lora_weights({literal(file)})", f"pipeline.fuse_lora(lora_scale={scale:g})"]
+        lines.append("pipeline.unload_lora_weights()")
+    return "".join(f"{line}\n" for line in lines)
 
-pipeline = DiffusionPipeline.from_pretrained({literal(base)})
-pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")
-pipeline.load_lora_weights({literal(repo)}, weight_name="{AVERAGED}")"""
+
+def use_words(repo: str, words: Mapping[str, bool]) -> list[str]:
+    """Lines that load new words. words: as `words_in` returns them."""
+    lines = []
+    for file, of_two_encoders in words.items():
+        if not of_two_encoders:
+            place = f"weight_name={literal(file)}, subfolder={literal(FOLDER)}"
+            lines.append(f"pipeline.load_textual_inversion({literal(repo)}, {place})")
+            continue
+        lines += ["from huggingface_hub import hf_hub_download", "from safetensors import safe_open"]
+        lines.append(f"with safe_open(hf_hub_download({literal(repo)}, {literal(f'{FOLDER}/{file}')}), 'pt') as file:")
+        for name, key in NAMES.items():
+            parts = f"text_encoder=pipeline.{name}, tokenizer=pipeline.{name.replace('text_encoder', 'tokenizer')}"
+            word = 'token=file.metadata()["token"]'
+            lines.append(f'    pipeline.load_textual_inversion(file.get_tensor("{key}"), {word}, {parts})')
+    return lines
+
+
+def use_adapter(
+    base: str,
+    repo: str,
+    scheduler: str,
+    more: str = "",
+    networks: Sequence[str] = (),
+    files: Sequence[str] = (AVERAGED,),
+) -> str:
+    """more: lines of `use_base`. networks: those whose adapters peft loads; none: Diffusers loads `files`."""
+    load = [f'pipeline.load_lora_weights({literal(repo)}, weight_name="{file}")' for file in files]
+    if networks:
+        read = "pipeline.{0} = PeftModel.from_pretrained(pipeline.{0}, {1}, subfolder={2})"
+        load = [read.format(name, literal(repo), literal(f"{PEFT}/{name}")) for name in networks]
+    imports = [f"from diffusers import DiffusionPipeline, {scheduler}"]
+    return "\n".join(
+        [
+            *(*imports, *(["from peft import PeftModel"] if networks else []), ""),
+            f"pipeline = DiffusionPipeline.from_pretrained({literal(base)})",
+            f'{more}pipeline.scheduler = {scheduler}.from_pretrained({literal(repo)}, subfolder="scheduler")',
+            *load,
+        ]
+    )
 
 
 def literal(text: str) -> str:

@@ -16,7 +16,8 @@ FREE_KEYS = (
     *("dataset.keep_shards", "dataset.follow_links", "validation.quantization_cost"),
     *("evaluate_every", "evaluation", "metric"),
     *("export", "adapter.formats", "adapter.single_file"),
-    "adapted_layers",  # which layers were adapted is in adapter.target_modules
+    # What they are for is in dataset.resolution and adapter.target_modules; a checkpoint of other layers is refused.
+    *("made_for", "adapted_layers", "feed_forward_layers", "adapter.layer_names"),
 )
 # Neither do these, which decide whether the run fits into memory.
 MEMORY_KEYS = (

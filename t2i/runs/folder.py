@@ -88,8 +88,8 @@ class Run:
             ) from error
 
     def refuse_changes(self, facts: dict[str, Any]) -> None:
-        """Refuse to continue with different data, battery or precision. Raises RunExists."""
-        for key in ("data_fingerprint", "battery", "train_battery", "reference_battery", "precision"):
+        """Refuse to continue with different data, battery, precision or adapters in the base. Raises RunExists."""
+        for key in ("base_adapters", "data_fingerprint", "battery", "train_battery", "reference_battery", "precision"):
             if self.has_results and key in facts and self.info.get(key, facts[key]) != facts[key]:
                 before, now = self.info[key], facts[key]
                 raise RunExists(f"{self.folder} began with a different {key} ({before} → {now}); use another run=NAME")

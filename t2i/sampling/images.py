@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.parts import denoiser_of
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.rng import generator
 

@@ -12,13 +12,17 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.models.bases import base_of
+from t2i.models.bases import adapters_of, base_of
 from t2i.models.library_logs import hide_loading_bars, quiet
-from t2i.models.loading import loading, locate, naming_model
+from t2i.models.loading import loading, locate
+from t2i.models.loading_errors import naming_model
+from t2i.models.lora_reading import DENOISER, is_lora, read_lora
 from t2i.models.lora_settings import AVERAGED, RAW, refuse_foreign_settings
 from t2i.models.model import Model
 from t2i.models.model_folder import check_folder, check_index, check_tokenizer
-from t2i.models.pipeline_parts import denoiser_of
+from t2i.models.new_tokens import FOLDER, RAW_FOLDER, load_words
+from t2i.models.parts import denoiser_of
+from t2i.models.peft_layers import add_layers
 from t2i.models.tokens import with_length
 from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
@@ -40,7 +44,7 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
     hide_loading_bars()
     folder = Path(source)
     folder = folder.resolve() if folder.is_dir() else folder
-    if any((folder / "model" / file).is_file() for file in ("model_index.json", AVERAGED)):
+    if any((folder / "model" / file).exists() for file in ("model_index.json", AVERAGED, FOLDER)):
         folder = folder / "model"
     elif (folder / config_file.NAME).is_file():
         checkpoint = checkpoints.newest(folder / "checkpoints")
@@ -49,7 +53,7 @@ def load_pipeline(source: str | Path, weights: str = "ema") -> Any:
         folder = checkpoint
     if (folder / "manifest.json").is_file():
         pipeline = _from_checkpoint(folder, weights)
-    elif (folder / AVERAGED).is_file():
+    elif any((folder / file).exists() for file in (AVERAGED, FOLDER)):
         pipeline = _from_adapters(folder, weights)
     else:
         pipeline = _from_pretrained(folder if folder.is_dir() else source, weights)
@@ -107,9 +111,11 @@ def _config(run: Path) -> DictConfig:
     """The configuration of a run. It may be a stranger's, so its own allowed_targets are ignored."""
     cfg = OmegaConf.create(read_config(run))
     cfg.allowed_targets = []
-    for key in ("model.path", "model.config", "scheduler.path", "scheduler.config"):  # they may have moved with the run
-        if isinstance(path := OmegaConf.select(cfg, key), str):
+    for key in ("model.path", "model.config", "model.vae", "scheduler.path", "scheduler.config"):
+        if isinstance(path := OmegaConf.select(cfg, key), str):  # it may have moved with the run
             OmegaConf.update(cfg, key, base_of(run, path))
+    if adapters := OmegaConf.select(cfg, "model.adapters"):
+        cfg.model.adapters = adapters_of(run, adapters)
     return cfg
 
 
@@ -120,13 +126,20 @@ def _model(cfg: DictConfig) -> Model:
 
 
 def _from_adapters(folder: Path, weights: str) -> Any:
-    """The base model of a run with the run's LoRA weights loaded; `folder` is the run's model/."""
+    """The base model of a run with the run's adapters and new words loaded; `folder` is the run's model/."""
     cfg = _config(folder.parent)
     pipeline = _model(cfg).pipeline(build(cfg, "scheduler"))
-    raw = weights == "raw" and (folder / RAW).is_file()
-    file = folder / (RAW if raw else AVERAGED)
-    plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
-    _load_adapter(pipeline, file, "use a checkpoint of the run", low_cpu_mem_usage=plain)
+    names = [(AVERAGED, RAW), (FOLDER, RAW_FOLDER)]
+    adapters, words = (folder / (raw if weights == "raw" and (folder / raw).exists() else own) for own, raw in names)
+    remedy = "use a checkpoint of the run"
+    if adapters.is_file():
+        plain = not cfg.model.get("quantize")  # DoRA would move a base in 8 bits to the device meta
+        _load_adapter(pipeline, adapters, remedy, low_cpu_mem_usage=plain)
+    if words.is_dir():
+        try:
+            load_words(pipeline, words)
+        except REFUSALS as error:
+            raise ConfigError(f"{words} can't be loaded ({one_line(error)}); {remedy}") from error
     return pipeline
 
 
@@ -141,10 +154,22 @@ def _load_adapter(pipeline: Any, file: Path, remedy: str, **options: Any) -> Non
     # Diffusers would warn that the text encoder has no LoRA weights.
     logging.getLogger("diffusers.loaders.lora_base").setLevel(logging.ERROR)
     try:
+        if not is_lora(file):
+            _add_adapters(pipeline, file)
+            return
         refuse_foreign_settings(file)
         pipeline.load_lora_weights(file.parent, weight_name=file.name, **options)
     except REFUSALS as error:
         raise ConfigError(f"{file} can't be loaded ({one_line(error)}); {remedy}") from error
+
+
+def _add_adapters(pipeline: Any, file: Path) -> None:
+    """Adapters that Diffusers does not load."""
+    parts = pipeline.components
+    encoders = {name: part for name, part in parts.items() if name.startswith("text_encoder") and part is not None}
+    networks = {DENOISER: parts[denoiser_of(parts)], **encoders}
+    for part, layers in read_lora(file, networks, "").items():
+        add_layers(networks[part], layers, str(file))
 
 
 def _from_checkpoint(checkpoint: Path, weights: str) -> Any:

@@ -34,7 +34,8 @@ class Wandb:
     """Never asks for input, and never waits long for the network: without a key or a network it writes files to upload.
 
     mode: auto (online with an API key or under `wandb agent`, else offline), online, offline or disabled.
-    patience: seconds to wait for the network at the start and at the end.
+    patience: seconds to wait for the network at the start and at the end. log_model: whether the run's model becomes an
+    artifact at the end. snr_bins: whether the errors of single noise levels get charts.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Wandb:
         entity: str | None = None,
         name: str | None = None,
         tags: str | None = None,
+        log_model: bool = False,
+        snr_bins: bool = False,
     ):
         check_installed("wandb", "tracker=wandb", "wandb")
         if mode not in MODES:
@@ -54,6 +57,7 @@ class Wandb:
         _check_project(project)
         self.project, self.mode, self.patience, self.entity = project, mode, patience, entity
         self.name, self.tags = name, [tag.strip() for tag in (tags or "").split(",") if tag.strip()]
+        self.log_model, self.snr_bins = log_model, snr_bins
         self.upload = ""
 
     def start(self, info: RunInfo) -> tuple[str, int]:
@@ -64,6 +68,9 @@ class Wandb:
         self.run = self._init(info)
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
+        if not self.snr_bins:  # two thirds of all charts, which would come before val/loss
+            for prefix in ("train/", "val/", "val/ema/"):
+                self.run.define_metric(f"{prefix}snr_bin_*", step_metric="step", hidden=True)
         if self.run.offline:
             log.info("W&B is offline; to upload: %s", self._upload_command(files))
         elif not self.run.disabled:
@@ -73,6 +80,9 @@ class Wandb:
         self.upload = self._upload_command(files)
         if info.group and info.folder.parent.name == Path(info.group).name and not self.run.disabled:
             _link_in_sweep(info.folder, Path(self.run.dir).parent)
+        self.logs = LogTab(self.run, info.folder / "train.log" if info.run_id is None else None)
+        logging.getLogger().addHandler(self.logs)
+        self.model = info.folder / "model"
         return self.run.id, recorded
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -85,6 +95,13 @@ class Wandb:
         self.run.log({"step": step, key: media}, step=step)
 
     def finish(self, succeeded: bool) -> None:
+        logging.getLogger().removeHandler(self.logs)
+        if self.log_model and self.model.is_dir() and not self.run.disabled:
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{self.run.id}", type="model")
+            artifact.add_dir(str(self.model))
+            self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if succeeded else 1)
 
     def _init(self, info: RunInfo) -> "wandb.Run":
@@ -127,6 +144,22 @@ class Wandb:
 
     def _upload_command(self, files: Path) -> str:
         return shlex.join(["wandb", "sync", *([] if self.run.offline else ["--include-online"]), str(files)])
+
+
+class LogTab(logging.Handler):
+    """Writes the log, which holds no secrets, into the run's tab Logs."""
+
+    def __init__(self, run: "wandb.Run", before: Path | None):
+        """before: the log up to now, of a run that begins."""
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self.run = run
+        if before is not None and before.is_file():
+            run.write_logs(before.read_text(encoding="utf-8", errors="replace"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # train.log has the line, and no tracker ends a run
+            self.run.write_logs(self.format(record))
 
 
 def _check_project(project: str) -> None:

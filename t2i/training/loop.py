@@ -115,7 +115,7 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
             with nullcontext() if last else accelerator.no_sync(model.denoiser):
                 noised = diffusion.add_noise(batch.x0, batch.noise, batch.t, batch.input_noise)
                 prediction = model.denoise(noised.x, noised.time, batch.text)
-                losses = loss(prediction, noised)
+                losses = loss(prediction, noised, batch.weight)
                 # Processes average their gradients; this makes the average that of the full batch.
                 accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
             meter.examples(losses, squared_error(prediction.detach(), noised), noised.t, batch.items)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -19,6 +20,7 @@ SHOWN = (
     ("ref/loss", "ref", ".5f"),
     ("train/lr", "lr", ".1e"),
     ("speed/images_per_second", "images/s", ".1f"),
+    ("memory/peak_gb", "GB", ".1f"),
 )
 
 
@@ -40,6 +42,7 @@ class Bar:
         self.live = console.is_terminal
         self.progress = Progress(*columns, console=console, disable=not (shown and self.live))
         self.task = self.progress.add_task("training", total=total, metrics="")
+        self.first: tuple[float, int] | None = None  # time and step of what was shown first
 
     def __enter__(self) -> "Bar":
         self.progress.start()
@@ -56,8 +59,19 @@ class Bar:
         self.progress.update(self.task, completed=step)
         if "train/loss" in metrics:
             self.progress.update(self.task, metrics=" · ".join(shown))
+        if not self.live and (left := self._left(step)):
+            shown.append(f"{left} left")
         if self.shown and (not self.live or headline(metrics)):
             log.info("step %d/%d · %s", step, self.total, " · ".join(shown))
+
+    def _left(self, step: int) -> str:
+        """The time that the rest takes at the speed so far, with validations and samples; "" while it is unknown."""
+        now = time.monotonic()
+        began, first = self.first = self.first or (now, step)
+        if step <= first or step >= self.total:
+            return ""
+        minutes, seconds = divmod(round((now - began) / (step - first) * (self.total - step)), 60)
+        return f"{minutes}:{seconds:02}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _log_to_stdout() -> None:

@@ -25,6 +25,10 @@ from t2i.tracking.guarded import Guarded
 from t2i.training.progress import Bar
 
 log = logging.getLogger(__name__)
+RESOLVED = (  # of run.json: what settings such as auto have come to, and what the run works on
+    *("precision", "attention", "device", "gpu", "threads", "num_processes", "distributed", "quantize"),
+    *("parameters", "trained_parameters", "pictures", "battery", "weighting"),
+)
 LONGEST_TAG = 64  # characters; W&B refuses longer tags
 
 
@@ -122,7 +126,7 @@ def recording(
         name=name,
         group=sweep,
         tags=tags,
-        config=run.config,
+        config=run.config | {"resolved": {name: run.info[name] for name in RESOLVED if name in run.info}},
         run_id=run.info.get("tracker_id"),
         last_step=last_step,
     )

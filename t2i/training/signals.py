@@ -1,10 +1,11 @@
 """Stopping in good order: after a signal or at the end of the time limit, the step finishes and the run is saved."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 # SLURM sends SIGUSR1 before it takes a node away, a closed terminal sends SIGHUP.
@@ -30,10 +31,12 @@ class Stop:
     max_hours: time limit for this process; None means no limit.
     """
 
-    def __init__(self, max_hours: float | None):
+    def __init__(self, max_hours: float | None, answers: bool = True):
+        """answers: whether this process says what a signal does."""
+        self.answers = answers
         self.deadline = float("inf") if max_hours is None else time.monotonic() + max_hours * 3600
         self.signum: int | None = None
-        self._patient = False
+        self._patient = self._saving = self._again = False
         self._asked_at, self._longest_step = time.monotonic(), 0.0
         self._previous_handlers: dict[int, signal._HANDLER] = {}
 
@@ -52,6 +55,17 @@ class Stop:
         finally:
             self._patient = False
 
+    @contextmanager
+    def unbroken(self) -> Generator[None]:
+        """Within, no signal ends the run: a checkpoint is written to its end first."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
+        if self._again and self.signum is not None:
+            raise Interrupted(self.signum)
+
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
             taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]  # as nohup wants
@@ -67,6 +81,21 @@ class Stop:
                 handler(error.signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None or not self._patient:
+        first, self.signum = self.signum is None, signum if self.signum is None else self.signum
+        if self._saving and not first:
+            self._again = True
+            self._answer(signum, "the checkpoint is being written; the run ends as soon as it is complete")
+        elif not first or not self._patient:
             raise Interrupted(signum)
-        self.signum = signum
+        else:
+            self._answer(
+                signum,
+                "the run ends after this step, and is saved; a validation or samples that have begun are finished "
+                "first. The same again ends it at once, without the steps since the last checkpoint",
+            )
+
+    def _answer(self, signum: int, text: str) -> None:
+        """Say what happens, by the system's own write: a signal may come in the middle of a print."""
+        if self.answers:
+            with suppress(OSError):
+                os.write(2, f"\nt2i: {signal.Signals(signum).name}: {text}\n".encode())

@@ -44,7 +44,7 @@ def complete(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("t2i tr", ["train"]),
+        ("t2i tr", ["train", "translate"]),
         ("t2i train loss=mi", ["minsnr"]),  # bash completes what follows the =
         ("t2i train optim", ["optimizer.", "optimizer="]),
         ("t2i train loss=edm loss.si", ["loss.sigma_data="]),

@@ -47,8 +47,8 @@ def test_version():
     ("name", "answer"),
     [
         ("trian", "no command 'trian'; did you mean train?"),
-        ("--foo", "no command '--foo'; choose from train, compare"),
-        ("loss=mse", "no command 'loss=mse'; choose from train, compare"),
+        ("--foo", "no command '--foo'; choose from data, train"),
+        ("loss=mse", "no command 'loss=mse'; choose from data, train"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_nearest(name, answer):

@@ -3,12 +3,12 @@
 import json
 import logging
 
+import diffusers
 import pytest
 from helpers.runs import compose
-from omegaconf import OmegaConf
 
 from t2i.config import CONF, ConfigError
-from t2i.config.model_size import KNOWN, check_model_is_named, check_resolution, model_size
+from t2i.config.model_size import BUNDLED, check_model_is_named, check_resolution, model_size, options
 from t2i.config.moved_targets import ADDED
 
 
@@ -101,8 +101,19 @@ def test_the_tiny_model_on_own_images_is_said(caplog):
 
 
 def test_of_every_model_the_size_is_known_before_it_is_fetched():
-    paths = {OmegaConf.load(file).model.path for file in (CONF / "model").glob("*.yaml")}
-    assert {path for path in paths if "/" in path} == KNOWN.keys()
+    """The file of each option says it, so that a new family has to be entered nowhere else."""
+    for file in (CONF / "model").glob("*.yaml"):
+        composed, option = compose(f"model={file.stem}", "dataset=folder"), options()[file.stem]
+        assert option.path == composed.model.path
+        assert option.size == composed.made_for.size == composed.dataset.resolution
+        assert list(option.pipelines) == composed.made_for.pipelines
+        assert all(hasattr(diffusers, name) for name in option.pipelines)
+        assert option.path in BUNDLED or model_size(option.path) == option.size
+
+
+def test_of_a_model_that_nothing_is_known_of_the_size_is_that_of_its_kind():
+    assert compose("model=sdxl", "model.path=me/finetuned", "dataset=folder").dataset.resolution == 1024
+    assert compose("model=sd15", "model.path=me/finetuned", "dataset=folder").dataset.resolution == 512
 
 
 def test_runs_that_began_at_512_pixels_go_on_so():
@@ -115,4 +126,4 @@ def test_runs_that_began_at_512_pixels_go_on_so():
 def test_a_smaller_batch_makes_smaller_micro_batches(batch_size, processes, micro, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     assert compose(f"batch_size={batch_size}").micro_batch_size == micro
-    assert OmegaConf.select(compose(f"batch_size={batch_size}", "micro_batch_size=2"), "micro_batch_size") == 2
+    assert compose(f"batch_size={batch_size}", "micro_batch_size=2").micro_batch_size == 2

@@ -24,6 +24,9 @@ class Encoded:
     def framing(self, items, draws=None):
         return torch.from_numpy(np.stack([items, (draws * 1000).astype(int)], axis=1))
 
+    def weight(self, items, draws=None):
+        return None
+
     def text(self, items, draws=None):
         return {"text": torch.tensor([-1 if item is None else item for item in items])}
 

@@ -24,7 +24,7 @@ def metadata(folder, *rows):
 
 def found(folder):
     """Caption or problem of each item, by its name."""
-    return {item.name: item.problem or item.caption for item in image_folder.items(folder, "text")}
+    return {item.name: item.problem or item.caption for item in image_folder.find(folder, "text").items}
 
 
 def test_nested_folders_with_metadata_and_text_files(tmp_path):
@@ -53,7 +53,7 @@ def test_metadata_cannot_reach_outside_the_folder(name, tmp_path):
     image(tmp_path / "data" / "below" / "a.png")
     name = name.format(absolute=tmp_path / "outside.png")
     metadata(tmp_path / "data", {"file_name": "below/a.png", "text": "A"}, {"file_name": name, "text": "B"})
-    items = image_folder.items(tmp_path / "data", "text")
+    items = image_folder.find(tmp_path / "data", "text").items
     assert [item.problem for item in items] == ["", "points outside the data folder"]
     assert items[1].content() == b""
 
@@ -110,14 +110,14 @@ def test_metadata_that_cannot_be_used_is_named(name, text, message, tmp_path):
     image(tmp_path / "a.png")
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        image_folder.items(tmp_path, "text")
+        image_folder.find(tmp_path, "text")
 
 
 def test_each_file_is_scanned_once_and_again_when_it_changes(tmp_path, caplog):
     def scanned():
         """Hashes by name, and the messages."""
         caplog.clear()
-        hashes = {item.name: item.facts.sha256 for item in image_folder.items(tmp_path, "text")}
+        hashes = {item.name: item.facts.sha256 for item in image_folder.find(tmp_path, "text").items}
         return hashes, [record.getMessage() for record in caplog.records]
 
     caplog.set_level(logging.INFO)

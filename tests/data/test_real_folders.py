@@ -19,7 +19,7 @@ def image(file, colour=0):
 
 def found(folder, **settings):
     """Caption or problem of each item, by its name."""
-    return {item.name: item.problem or item.caption for item in image_folder.items(folder, "text", **settings)}
+    return {item.name: item.problem or item.caption for item in image_folder.find(folder, "text", **settings).items}
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,21 @@ from t2i.data.hub_dataset import hub
 from t2i.data.image_folder import folder
 from t2i.data.splits import Captioned
 
-SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "images.yaml")) | {"resolution": 16}
+SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "shared" / "images.yaml")) | {
+    **{"resolution": 16, "validation_share": 0.2, "min_validation_samples": 0, "folds": None, "fold": None}
+}
 COLUMNS = {"name": None, "revision": None, "split": "train", "image_column": "image", "caption_column": "text"}
 CAPTIONS = {f"{'below/' * (i % 3)}{name}": f"image {i}" for i, name in enumerate("abcdefghijklmnopqrstuvwx")}
 
 
 def from_folder(path: Path | str, **changes) -> Captioned:
     """The data set of dataset=folder, at 16 pixels and with a fifth of the images held out."""
-    return folder(**{"path": str(path), "caption_column": "text", "validation_share": 0.2, **SHARED, **changes})
+    return folder(**{"path": str(path), "caption_column": "text", **SHARED, **changes})
 
 
 def from_hub(path: Path | str, **changes) -> Captioned:
     """The same of dataset=hub."""
-    return hub(**{"path": str(path), **COLUMNS, "validation_share": 0.2, **SHARED, **changes})
+    return hub(**{"path": str(path), **COLUMNS, **SHARED, **changes})
 
 
 def from_tars(path: Path | str, **changes) -> Captioned:

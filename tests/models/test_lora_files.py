@@ -15,8 +15,9 @@ from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.models import stable_diffusion, stable_diffusion_xl
 from t2i.models.lora import LoRA
-from t2i.models.lora_files import KOHYA, low_rank
+from t2i.models.lora_files import KOHYA
 from t2i.models.lora_settings import AVERAGED
+from t2i.models.low_rank import low_rank
 from t2i.models.original_names import unet_names
 
 LOAD = {"sd15": stable_diffusion.load, "sd21": stable_diffusion.load, "sdxl": stable_diffusion_xl.load}

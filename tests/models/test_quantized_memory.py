@@ -15,7 +15,7 @@ READ = """
 import json, os, resource, sys, torch
 from diffusers import SD3Transformer2DModel
 from t2i.models import quantized
-from t2i.models.pipeline_parts import PipelineParts
+from t2i.models.parts import PipelineParts
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import logging
 import os
 import shutil
 import signal
@@ -132,6 +133,38 @@ def test_curves_and_images_share_the_step_as_axis(recorded):
     assert (last["step"], last["_step"], last["train/loss"]) == (10, 10, 0.5)
     assert last["samples.captions"] == ["red apple", "sea"]
     assert len(set(last["samples.filenames"])) == 2
+
+
+def test_the_charts_of_noise_levels_are_hidden_unless_they_are_asked_for(recorded, fresh_wandb, tmp_path):
+    """They are two thirds of all charts, and would come before val/loss. Their values are logged in any case."""
+
+    def hidden(records):
+        metrics = [metric for metric in of_type(records, "metric") if metric["options"].get("hidden")]
+        return {metric["glob_name"] for metric in metrics if "glob_name" in metric}
+
+    assert hidden(recorded[1]) == {"train/snr_bin_*", "val/snr_bin_*", "val/ema/snr_bin_*"}
+    asked = Wandb(project="t2i", mode="offline", patience=2, snr_bins=True)
+    asked.start(run_info(tmp_path))
+    asked.finish(succeeded=True)
+    assert hidden(inspect(*files(tmp_path))) == set()
+
+
+def test_the_log_and_the_model_are_there(fresh_wandb, tmp_path):
+    """The log from its first line on, and with log_model what the run exported."""
+    (tmp_path / "train.log").write_text("10:00:00 encoding 3 images\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.safetensors").write_text("weights")
+    run = Wandb(project="t2i", mode="offline", patience=2, log_model=True)
+    run.start(run_info(tmp_path))
+    logging.getLogger("t2i").warning("step 1")
+    run.finish(succeeded=True)
+    logging.getLogger("t2i").warning("after the end")
+    found = inspect(*files(tmp_path))
+    lines = "".join(output["line"] for output in of_type(found, "output_logger"))
+    assert lines.startswith("10:00:00 encoding 3 images\n")
+    assert lines.rstrip().endswith("step 1")
+    (artifact,) = of_type(found, "artifact")
+    assert artifact["type"] == "model"
 
 
 def test_without_a_key_it_is_offline_and_does_not_ask(no_login, tmp_path):

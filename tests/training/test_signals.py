@@ -64,3 +64,34 @@ def test_what_nohup_and_a_background_job_ignore_stays_ignored(signum):
         assert signal.getsignal(signum) is signal.SIG_IGN
     finally:
         signal.signal(signum, before)
+
+
+def test_the_first_signal_is_answered_at_once_and_only_where_told_to(capfd):
+    with pytest.raises(Interrupted), Stop(None) as stop, stop.patiently():  # noqa: PT012
+        send(signal.SIGINT)
+        assert "SIGINT: the run ends after this step, and is saved" in capfd.readouterr().err
+        send(signal.SIGINT)
+    with pytest.raises(Interrupted), Stop(None, answers=False) as stop, stop.patiently():  # noqa: PT012
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_second_signal_waits_for_the_checkpoint(capfd):
+    written = []
+    with pytest.raises(Interrupted), Stop(None) as stop, stop.patiently():  # noqa: PT012
+        send(signal.SIGINT)
+        with stop.unbroken():
+            send(signal.SIGINT)
+            send(signal.SIGINT)
+            written.append("all of it")
+        written.append("more")
+    assert written == ["all of it"]
+    assert "the checkpoint is being written" in capfd.readouterr().err
+
+
+def test_one_signal_while_a_checkpoint_is_written_ends_the_run_after_its_step():
+    with Stop(None) as stop, stop.patiently():
+        with stop.unbroken():
+            send(signal.SIGTERM)
+        assert stop()
