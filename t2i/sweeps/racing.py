@@ -5,9 +5,10 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
@@ -88,12 +89,13 @@ class RacingRunner(SweepRunner):
         if not needed:
             return
         calls = [[*job.overrides, *([f"stop_at={step}"] if step < job.steps else [])] for job, step in needed.items()]
+        results: Sequence[JobReturn] = ()
         try:
-            self.elsewhere.launch(calls, initial_job_idx=0)
+            results = self.elsewhere.launch(calls, initial_job_idx=0)
         except Exception as error:  # of a job, which its folder tells; of the launcher
             log.warning("hydra.launcher.via: %s", one_line(error))
-        for job in needed:
-            job.read_end()
+        for job, result in zip_longest(needed, results):
+            job.read_end(_error_of(result))
             table.changed(job)
 
     def _needed(self, steps: dict[Job, int]) -> dict[Job, int]:
@@ -171,6 +173,16 @@ class RacingRunner(SweepRunner):
     def _hours(self) -> float:
         """That all runs have trained."""
         return sum(job.metrics.get("speed/hours", 0.0) for job in self.members.values())
+
+
+def _error_of(result: JobReturn | None) -> str:
+    """Why a job failed elsewhere; "" if it has not, or nobody knows."""
+    if result is not None and result.status == JobStatus.FAILED:
+        try:
+            _ = result.return_value
+        except Exception as error:
+            return one_line(error)
+    return ""
 
 
 def _errors_file(job: Job, step: int) -> Path:

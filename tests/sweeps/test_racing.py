@@ -7,7 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from safetensors.torch import load_file
+
+from t2i.config import ConfigError
+from t2i.sweeps.job import Job
+from t2i.sweeps.racing import _error_of
 
 RACE = ("hydra/launcher=racing", "optimizer.lr=1e-6,1e-4,1e-2", "seed=0,1,2", "steps=32", "validate_every=2")
 RACE = (*RACE, "validation.items=16", "save_every=4", "hydra.launcher.n_jobs=2")
@@ -66,6 +71,16 @@ def test_a_race_that_is_killed_twice_ends_as_one_left_alone(command, tmp_path):
     assert everything.returncode == 0, output
     states = [json.loads(file.read_text())["state"] for file in rough.glob("*/run.json")]
     assert states == ["finished"] * 9, "hydra/launcher=processes goes on with what a race has stopped"
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_job_that_fails_elsewhere_before_its_run_begins_says_why(tmp_path, status):
+    """Submitit reports success for it, and Hydra's result holds the error."""
+    job, result = Job(tmp_path, [], steps=4, validate_every=2, seed=0), JobReturn(overrides=["seed=0"])
+    result.status, result.return_value = status, ConfigError("no such data")
+    job.read_end(_error_of(result))
+    assert job.state == "failed"
+    assert ("no such data" in job.reason) == (status == JobStatus.FAILED)
 
 
 def runs_begun(sweep: Path) -> int:
