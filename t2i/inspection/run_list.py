@@ -20,6 +20,11 @@ STATES = ("running", "finished", "stopped", "paused", "interrupted", "failed", "
 WRITTEN = "%Y-%m-%dT%H:%M:%S%z"  # dates in run.json
 
 
+def last_step(run: Result) -> int:
+    """The last step that was logged."""
+    return int(run.lines[-1]["step"]) if run.lines else 0
+
+
 @dataclass(frozen=True)
 class Row:
     """A run in the list."""
@@ -29,13 +34,9 @@ class Row:
     settings: str  # those in which it differs from the others of its sweep; of other runs, what was typed
 
     @property
-    def last_step(self) -> int:
-        return int(self.run.lines[-1]["step"]) if self.run.lines else 0
-
-    @property
     def steps(self) -> str:
         planned = self.run.config.get("steps")
-        return f"{self.last_step}/{planned}" if planned is not None else "–"
+        return f"{last_step(self.run)}/{planned}" if planned is not None else "–"
 
     def loss(self, averaged: bool = False) -> float:
         """What the run is judged by, at its last validation; NaN if there was none."""
@@ -82,7 +83,7 @@ ORDERS = {  # --sort -> what is smallest comes first
     "date": lambda row: -row.started,
     "loss": lambda row: row.loss() if row.run.finished else float("nan"),  # the others have not learned as long
     "time": lambda row: -row.run.hours,
-    "steps": lambda row: -row.last_step,
+    "steps": lambda row: -last_step(row.run),
     "name": lambda row: row.name,
 }
 
@@ -143,7 +144,7 @@ def as_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "reason": row.run.reason,
             "settings": row.settings,
             "seed": row.run.seed,
-            "step": row.last_step,
+            "step": last_step(row.run),
             "steps": row.run.config.get("steps"),
             "metric": headline(row.run.latest) or None,
             "loss": _or_null(row.loss()),

@@ -14,7 +14,7 @@ from t2i.comparison.sample_grid import strip
 from t2i.comparison.wording import number, percent
 from t2i.inspection import pages
 from t2i.inspection.run_figures import charts
-from t2i.inspection.run_list import Row
+from t2i.inspection.run_list import last_step
 from t2i.inspection.run_samples import samples_of
 from t2i.inspection.run_settings import changed, everything
 from t2i.runs.next_steps import Step, next_steps
@@ -75,13 +75,12 @@ def steps_of(run: Result) -> list[Step]:
 def progress(run: Result) -> float | None:
     """The share of the steps that are done; None if it is unknown."""
     steps = run.config.get("steps")
-    return min(1.0, Row(run, run.name, "").last_step / steps) if steps else None
+    return min(1.0, last_step(run) / steps) if steps else None
 
 
 def headline_facts(run: Result) -> list[tuple[str, str]]:
     """What to know at a glance."""
-    row = Row(run, run.name, "")
-    found = [("step", f"{row.last_step} of {run.config.get('steps')}")] if run.config.get("steps") is not None else []
+    found = [("step", f"{last_step(run)} of {run.config.get('steps')}")] if run.config.get("steps") is not None else []
     for averaged in (False, True):
         name = headline(run.latest)
         name = name.replace("val/", "val/ema/", 1) if averaged else name
@@ -108,7 +107,7 @@ def _with_change(run: Result, name: str) -> str:
 
 def hours_left(run: Result) -> float:
     """At the speed so far, with validations and samples; NaN if it is unknown."""
-    done, steps = Row(run, run.name, "").last_step - run.forked_at, run.config.get("steps")
+    done, steps = last_step(run) - run.forked_at, run.config.get("steps")
     if not done > 0 or not isinstance(steps, int):
         return float("nan")
     return run.hours / done * (steps - run.forked_at - done)

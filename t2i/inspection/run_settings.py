@@ -1,6 +1,7 @@
 """The settings of one run: first those that are not the defaults."""
 
 import re
+from functools import cache
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
@@ -34,8 +35,8 @@ def changed(run: Result) -> list[Setting]:
     """
     choices = {group: option for group, option in run.choices.items() if _is_option(group, option)}
     try:
-        usual = _composed([])[1]
-        cfg, _ = _composed([f"{group}={option}" for group, option in choices.items()])
+        usual = _composed()[1]
+        cfg, _ = _composed(*(f"{group}={option}" for group, option in choices.items()))
         defaults, unresolved = flat(resolve(cfg)), flat(OmegaConf.to_container(cfg))
         following = {key for key, value in unresolved.items() if "${" in str(value)}  # from other settings
     except (ConfigError, HydraException, OmegaConfBaseException, OSError):
@@ -61,9 +62,10 @@ def _is_option(group: str, option: Any) -> bool:
     return bool(plain) and group != "experiment" and (CONF / group / f"{option}.yaml").is_file()
 
 
-def _composed(overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
+@cache
+def _composed(*overrides: str) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration of some overrides, and the option of each group."""
-    cfg = composed(overrides, return_hydra_config=True)
+    cfg = composed(list(overrides), return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), choices
 

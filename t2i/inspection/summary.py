@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from t2i.data.held_out import LARGEST_SHARE
 from t2i.inspection.entries import HELD_OUT, LEFT_OUT, TRAIN, Entry
 from t2i.inspection.survey import Survey
 
 MOST = 6  # values of a distribution that are listed
+FEW = 8  # held-out images, which tell little
 MUCH_LARGER, MUCH_CUT = 2.0, 0.34  # enlarged by more than this; a larger part of the area is cut off
 
 
@@ -38,11 +38,10 @@ def serious(survey: Survey) -> list[str]:
 def _counts(survey: Survey) -> list[Line]:
     train, held_out, left_out = (survey.of(side) for side in (TRAIN, HELD_OUT, LEFT_OUT))
     measured = f"; a validation measures {survey.battery} of them" if len(held_out) > survey.battery > 0 else ""
-    few = len(held_out) < len(survey.used) / LARGEST_SHARE and len(held_out) < 8
     reasons = Counter(entry.reason for entry in left_out)
     return [
         Line("trained on", f"{len(train):,} images"),
-        Line("held out", f"{len(held_out):,} images{measured}" if held_out else "none", warns=bool(train) and few),
+        Line("held out", f"{len(held_out):,} images{measured}" if held_out else "none", warns=len(held_out) < FEW),
         Line("left out", f"{len(left_out):,}, for {_number(len(reasons), 'reason')}" if left_out else "", warns=True),
     ]
 
@@ -55,7 +54,7 @@ def _sizes(survey: Survey) -> list[Line]:
     smallest, middle, largest = (_size(by_area[place]) for place in (0, len(by_area) // 2, -1))
     distinct = Counter(map(_size, known))
     spread = f"{smallest} to {largest}, the middle one {middle}" if len(distinct) > 1 else smallest
-    most = _listed(distinct, len(known)) if 1 < len(distinct) < len(known) else ""
+    most = _listed(distinct) if 1 < len(distinct) < len(known) else ""
     larger = sorted((entry for entry in known if entry.scale > 1), key=lambda entry: -entry.scale)
     enlarged = "none"
     if larger:
@@ -72,7 +71,7 @@ def _sizes(survey: Survey) -> list[Line]:
         Line("most frequent", most),
         Line("enlarged", enlarged, warns=any(entry.scale > MUCH_LARGER for entry in larger)),
         Line("cut off", cut, warns=much > len(known) / 4),
-        Line("formats", _listed(Counter(entry.kind for entry in known if entry.kind), len(known))),
+        Line("formats", _listed(Counter(entry.kind for entry in known if entry.kind))),
     ]
 
 
@@ -186,7 +185,7 @@ def _size(entry: Entry) -> str:
     return f"{entry.facts.width} × {entry.facts.height}"
 
 
-def _listed(counts: Counter, total: int) -> str:
+def _listed(counts: Counter) -> str:
     shown = [f"{value} ({number:,})" for value, number in counts.most_common(MOST)]
     rest = len(counts) - len(shown)
     return ", ".join(shown) + (f" and {_number(rest, 'other')}" if rest > 0 else "")

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import DictConfig
 from PIL import Image
@@ -165,7 +164,7 @@ def _look_at(entry: Entry) -> Look | None:
     return seen
 
 
-def _small(entry: Entry) -> Any:
+def _small(entry: Entry) -> Image.Image:
     if entry.pixels is not None:
         image = Image.fromarray(entry.pixels())
         image.thumbnail((SMALL, SMALL))

@@ -129,13 +129,13 @@ class Job:
         except OSError:
             return False
 
-    def read_end(self) -> None:
-        """Take the state from run.json after another launcher has run the job."""
+    def read_end(self, error: str = "") -> None:
+        """Take the state from run.json after another launcher has run the job. error: that it has reported."""
         self.read_metrics()
         info = self._info_or_empty()
         state = info.get("state", "running")
         self.state = "failed" if state == "running" else state
-        self.reason = info.get("error", "" if state != "running" else "it ended without a word")
+        self.reason = info.get("error", "" if state != "running" else error or "it ended without a word")
 
     def fail(self, error: Exception) -> None:
         """The job can't be run for this reason."""

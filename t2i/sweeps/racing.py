@@ -3,10 +3,12 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
@@ -79,18 +81,37 @@ class RacingRunner(SweepRunner):
 
     def _run_round(self, steps: dict[Job, int], table: JobsTable) -> None:
         """Run those of the jobs that have not been there yet."""
-        needed = {
-            job: step for job, step in steps.items() if job.state != "finished" and not self._was_there(job, step)
-        }
-        if self.elsewhere is None or not needed:
-            self._run_jobs(needed, table)
+        if self.elsewhere is None:
+            self._run_jobs(self._needed(steps), table)
+            return
+        self._wait_for_earlier(self._needed(steps), table)
+        needed = self._needed(steps)
+        if not needed:
             return
         calls = [[*job.overrides, *([f"stop_at={step}"] if step < job.steps else [])] for job, step in needed.items()]
+        results: Sequence[JobReturn] = ()
         try:
-            self.elsewhere.launch(calls, initial_job_idx=0)
+            results = self.elsewhere.launch(calls, initial_job_idx=0)
         except Exception as error:  # of a job, which its folder tells; of the launcher
             log.warning("hydra.launcher.via: %s", one_line(error))
-        for job in needed:
+        for job, result in zip_longest(needed, results):
+            job.read_end(_error_of(result))
+            table.changed(job)
+
+    def _needed(self, steps: dict[Job, int]) -> dict[Job, int]:
+        return {job: step for job, step in steps.items() if job.state != "finished" and not self._was_there(job, step)}
+
+    @staticmethod
+    def _wait_for_earlier(jobs: Iterable[Job], table: JobsTable) -> None:
+        """Wait for jobs that go on elsewhere although the command that began them was killed."""
+        busy = [job for job in jobs if job.in_use()]
+        if busy:
+            log.info(
+                "waiting for %d jobs that an earlier command began: %s", len(busy), ", ".join(j.name for j in busy)
+            )
+        for job in busy:
+            while job.in_use():
+                time.sleep(1.0)
             job.read_end()
             table.changed(job)
 
@@ -152,6 +173,16 @@ class RacingRunner(SweepRunner):
     def _hours(self) -> float:
         """That all runs have trained."""
         return sum(job.metrics.get("speed/hours", 0.0) for job in self.members.values())
+
+
+def _error_of(result: JobReturn | None) -> str:
+    """Why a job failed elsewhere; "" if it has not, or nobody knows."""
+    if result is not None and result.status == JobStatus.FAILED:
+        try:
+            _ = result.return_value
+        except Exception as error:
+            return one_line(error)
+    return ""
 
 
 def _errors_file(job: Job, step: int) -> Path:

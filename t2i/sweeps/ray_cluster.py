@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ from t2i.sweeps.job import Job, SweepError
 from t2i.sweeps.process import JobAtWork, cause_of_death
 
 log = logging.getLogger(__name__)
+# Variables of the environment that go along, by how they begin; the others are the node's own.
 KEPT = ("PYTHONPATH", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "WANDB_", "TRACKIO_", "T2I_")
 
 
@@ -89,7 +91,10 @@ class RayCluster:
 
     def wait(self, running: Sequence["RayJob"]) -> None:
         """Return when one of them has ended, at the latest after a second."""
-        ray.wait([started.reference for started in running], timeout=1.0)
+        if running:
+            ray.wait([started.reference for started in running], timeout=1.0)
+        else:
+            time.sleep(1.0)
 
 
 @dataclass
@@ -115,7 +120,7 @@ class RayJob(JobAtWork):
     reference: ray.ObjectRef
     before: str | None
     losses: Losses
-    interrupted: bool = field(default=False)
+    interrupted: bool = False
 
     @property
     def alive(self) -> bool:
@@ -147,14 +152,11 @@ class RayJob(JobAtWork):
     def _lost(self) -> str | None:
         """Why Ray lost the job, or never began it; None if the job's process ended by itself."""
         error = self._error()
+        if error is None or isinstance(error, exceptions.RayTaskError):
+            return None
         if isinstance(error, exceptions.TaskCancelledError):
-            begun = self.job.token() != self.before
-            return None if begun else "cancelled before it began"
-        return (
-            None
-            if error is None or isinstance(error, exceptions.RayTaskError)
-            else f"its node was lost ({one_line(error)})"
-        )
+            return "cancelled before it began" if self.job.token() == self.before else None
+        return f"its node was lost ({one_line(error)})"
 
     def _error(self) -> Exception | None:
         try:

@@ -1,6 +1,6 @@
 """Turn a command of Diffusers' training scripts into one of t2i: `t2i translate "accelerate launch train_...py ..."`.
 
-The command may be given as one text, as words after --, as a file (a shell script) or on standard input; with the
+The command may be given as one text, as words, as a file (a shell script) or on standard input; with the
 variables that it uses set above it, and with continued lines. What is printed can be pasted into a shell: the command,
 and as comments what differs, which flags have no meaning here, and which were not understood.
 """
@@ -27,8 +27,8 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parser().parse_args(arguments[:place])
+    own, words = split_arguments(arguments)
+    options = parser().parse_args(own)
     from t2i.translate.shell import read_text, read_words
     from t2i.translate.tables import documentation
     from t2i.translate.translation import translate
@@ -36,9 +36,22 @@ def main(arguments: list[str] | None = None) -> None:
     if options.flags:
         print(documentation())
         return
-    words = [*options.command, *arguments[place + 1 :]]
+    words = words or options.command
     command = read_words(words) if len(words) > 1 else read_text(_text(words), os.environ)
     print(translate(command, options.images).text())
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options of t2i translate, and the words of a command, whose options are its own, with or without --.
+
+    A command in one text, or a file, is one of the former.
+    """
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("--") and arguments[place] != "--":
+        place += 2 if arguments[place] == "--images" else 1
+    words = arguments[place:][1:] if arguments[place : place + 1] == ["--"] else arguments[place:]
+    is_command = any(word.endswith(".py") and " " not in word for word in words)
+    return (arguments[:place], words) if is_command else (arguments, [])
 
 
 def _text(words: list[str]) -> str:

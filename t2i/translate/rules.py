@@ -199,6 +199,8 @@ def machine(args: Arguments, note: Note) -> Settings:
     settings = {"precision": "fp32" if chosen in (None, "no") else chosen}
     if args["enable_xformers_memory_efficient_attention"]:
         settings["attention"] = "xformers"
+    if args.launched_with("dynamo_backend") not in (None, "no"):
+        settings["compile"] = True
     return settings
 
 

@@ -1,6 +1,5 @@
 """From a command of Diffusers' scripts to a command of t2i that trains the same, as far as t2i can."""
 
-import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ from t2i.config.keys import flat
 from t2i.config.secrets import redact
 from t2i.translate import writing
 from t2i.translate.arguments import Arguments, default_of, parse
+from t2i.translate.launching import program
 from t2i.translate.rules import SUBJECTS
 from t2i.translate.scripts import SCRIPTS
 from t2i.translate.shell import Command
@@ -23,7 +23,6 @@ SHOWN = (  # also where they are the default
 )
 OF_PRODIGY = ("optimizer.eps", "optimizer.beta3", "optimizer.decouple")  # whose defaults are those of the package
 WITHOUT_EFFECT = "together with the other flags, it changes nothing"
-ACCELERATE = ["accelerate", "launch"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Translation:
     """settings: what the command sets, complete: with the defaults of the script."""
 
     settings: dict[str, Any]
-    launcher: list[str]  # of several processes
+    program: list[str]  # t2i train, or a launcher of several processes and -m t2i.train; before it variables
     differs: list[str]  # a line for each thing that t2i does otherwise
     unused: dict[str, str]  # flag that was given -> why it has no meaning
     unknown: list[str]  # lines about words that the script does not know
@@ -49,8 +48,7 @@ class Translation:
 
     def text(self) -> str:
         """The command, and the rest as comments of the shell."""
-        program = [*self.launcher, "-m", "t2i.train"] if self.launcher else ["t2i", "train"]
-        lines = [writing.command(program, self.overrides())]
+        lines = [writing.command(self.program, self.overrides())]
         if self.unknown:
             lines += ["", "# Not understood:", *(f"# - {redact(line)}" for line in self.unknown)]
         if self.differs:
@@ -66,13 +64,13 @@ def translate(command: Command, images: int | None = None) -> Translation:
     args = parse(SCRIPTS[command.script], command.arguments, command.launcher, images)
     differs: list[str] = []
     settings = _settings(args, differs)
-    launcher = _launcher(args, differs)
+    start = program(args, differs.append)
     given = list(args.values)
     differs += [f"--{flag}: {DIFFERENT[flag]}" for flag in given if flag in DIFFERENT]
     differs.append("draws: noise, timesteps and the order of the images are other ones, also with the same seed")
     unused = {flag: UNUSED[flag] for flag in given if flag in UNUSED}
     unused |= {flag: WITHOUT_EFFECT for flag in given if flag not in DIFFERENT and _is_idle(flag, args)}
-    return Translation(settings, launcher, differs, unused, _unknown(args))
+    return Translation(settings, start, differs, unused, _unknown(args))
 
 
 def _settings(args: Arguments, differs: list[str]) -> dict[str, Any]:
@@ -131,35 +129,6 @@ def _has(setting: str, computed: dict[str, Any]) -> bool:
             of_hub = name in ("name", "image_column")  # of several sources, each has its own
             return not of_hub or computed["dataset"] == "hub"
     return True
-
-
-def _launcher(args: Arguments, differs: list[str]) -> list[str]:
-    """What starts several processes, with its options; nothing for one."""
-    launcher = [word for word in args.launcher if not re.match(r"[A-Za-z_]\w*=", word)]
-    several = args.processes > 1 or "--multi_gpu" in launcher or args.launched_with("config_file") is not None
-    if not several:
-        return []
-    if args.launched_with("num_processes") is None and args.launched_with("nproc_per_node") is None:
-        differs.append(
-            "processes: the command does not say how many there are; batch_size is for one, so multiply it "
-            "by their number (and optimizer.lr, if --scale_lr is given)"
-        )
-    if launcher[:2] == ACCELERATE:
-        launcher = _without(launcher, "--mixed_precision")
-    return launcher
-
-
-def _without(words: list[str], option: str) -> list[str]:
-    """The launcher's words without an option that t2i sets itself."""
-    kept, skips = [], False
-    for word in words:
-        if skips or word.startswith(f"{option}="):
-            skips = False
-            continue
-        skips = word == option
-        if not skips:
-            kept.append(word)
-    return kept
 
 
 def _unknown(args: Arguments) -> list[str]:

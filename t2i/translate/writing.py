@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from t2i.config import ConfigError
 from t2i.config.typed import as_typed, quoted
 
-WIDTH = 100  # characters of a line of the command
+WIDTH = 84  # characters of a line of the command
 
 
 def for_shell(word: str) -> str:
@@ -42,13 +42,19 @@ def written(value: Any) -> str:
 
 def command(program: list[str], overrides: Mapping[str, Any]) -> str:
     """The program and its overrides in lines that end in a backslash."""
-    lines = [shlex.join(program)]
+    lines = [" ".join(map(_word, program))]
     for word in (for_shell(override(key, value)) for key, value in overrides.items()):
         if len(lines) > 1 and len(lines[-1]) + len(word) + 3 <= WIDTH:
             lines[-1] += f" {word}"
         else:
             lines.append(f"  {word}")
     return " \\\n".join(lines)
+
+
+def _word(word: str) -> str:
+    """A word of the program; what sets a variable is quoted behind its name."""
+    name, equals, value = word.partition("=")
+    return f"{name}={shlex.quote(value)}" if equals and name.isidentifier() else shlex.quote(word)
 
 
 def _text(key: str, value: str) -> str:

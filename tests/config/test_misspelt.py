@@ -27,7 +27,7 @@ def test_a_launcher_without_a_sweep_is_refused():
 
 
 def test_an_option_of_a_launcher_is_answered_likewise():
-    arguments = ["hydra/launcher=racing", "hydra.launcher.tolerence=0.1", "hydra.launcher.ray.init.address=auto"]
+    arguments = ["hydra/launcher=racing", "hydra.launcher.tolerence=0.1", "hydra.launcher.resources.a100=1"]
     assert misspelt(arguments) == {"hydra.launcher.tolerence": "hydra.launcher.tolerance"}
 
 

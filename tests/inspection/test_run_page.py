@@ -9,7 +9,7 @@ from helpers.synthetic import add_batteries, write_run
 
 from t2i.cli import show
 from t2i.config import ConfigError
-from t2i.inspection import pages
+from t2i.inspection import pages, run_page
 from t2i.inspection.run_figures import MOST_POINTS, points
 from t2i.inspection.run_page import write_page
 from t2i.inspection.run_samples import MOST_ROWS, samples_of, spread
@@ -60,6 +60,7 @@ def test_nothing_that_a_run_says_becomes_part_of_the_page(tmp_path):
 @pytest.mark.parametrize("state", ["finished", "failed", "interrupted", "paused", "stopped", "killed", "never begun"])
 def test_every_state_has_a_page_and_what_to_type(state, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_page, "charts", lambda *arguments: {})  # which take a second
     run = tmp_path / "multirun" / "mine"
     if state == "never begun":
         (run / ".hydra").mkdir(parents=True)
@@ -75,6 +76,7 @@ def test_every_state_has_a_page_and_what_to_type(state, tmp_path, monkeypatch, c
 
 
 def test_a_running_run_s_page_renews_itself_while_it_is_watched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_page, "charts", lambda *arguments: {})
     run = write_run(tmp_path / "run", state="running", validated=(0,))
     seen = []
 
@@ -98,7 +100,8 @@ def test_a_running_run_s_page_renews_itself_while_it_is_watched(tmp_path, monkey
     assert "run: finished" in capsys.readouterr().out
 
 
-def test_damage_is_named_or_left_out(tmp_path):
+def test_damage_is_named_or_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_page, "charts", lambda *arguments: {})
     run = write_run(tmp_path / "run", validated=(0, 100))
     (run / "samples" / "step-000100.png").write_bytes(b"x")
     assert "step-000100.png can&#39;t be read" in page_of(run)

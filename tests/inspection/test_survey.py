@@ -59,7 +59,10 @@ def found(odd):
     return surveyed(odd, "dataset.resolution=32")
 
 
-@pytest.mark.parametrize("write", [as_txt, as_jsonl, as_embedded_parquet])
+IN_OTHER_FORMATS = [pytest.param(write, marks=pytest.mark.slow) for write in (as_jsonl, as_embedded_parquet)]
+
+
+@pytest.mark.parametrize("write", [as_txt, *IN_OTHER_FORMATS])
 def test_both_sides_are_those_of_training(write, tmp_path):
     write(tmp_path)
     found = surveyed(tmp_path)

@@ -7,7 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from safetensors.torch import load_file
+
+from t2i.config import ConfigError
+from t2i.sweeps.job import Job
+from t2i.sweeps.racing import _error_of
 
 RACE = ("hydra/launcher=racing", "optimizer.lr=1e-6,1e-4,1e-2", "seed=0,1,2", "steps=32", "validate_every=2")
 RACE = (*RACE, "validation.items=16", "save_every=4", "hydra.launcher.n_jobs=2")
@@ -68,6 +73,16 @@ def test_a_race_that_is_killed_twice_ends_as_one_left_alone(command, tmp_path):
     assert states == ["finished"] * 9, "hydra/launcher=processes goes on with what a race has stopped"
 
 
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_job_that_fails_elsewhere_before_its_run_begins_says_why(tmp_path, status):
+    """Submitit reports success for it, and Hydra's result holds the error."""
+    job, result = Job(tmp_path, [], steps=4, validate_every=2, seed=0), JobReturn(overrides=["seed=0"])
+    result.status, result.return_value = status, ConfigError("no such data")
+    job.read_end(_error_of(result))
+    assert job.state == "failed"
+    assert ("no such data" in job.reason) == (status == JobStatus.FAILED)
+
+
 def runs_begun(sweep: Path) -> int:
     return len(list(sweep.glob("*/run.json")))
 
@@ -78,16 +93,25 @@ def number_of_looks(sweep: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_race_through_another_launcher_takes_the_same_decisions(command, tmp_path):
-    arguments = ("optimizer.lr=1e-4,1e-2", "seed=0,1", "steps=16", "validate_every=2", "validation.items=16")
-    for name, extra in {
-        "here": (),
-        "there": ("hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}"),
-    }.items():
-        race = command(f"sweep={name}", "hydra/launcher=racing", *arguments, *extra)
+def test_a_race_through_another_launcher_takes_the_same_decisions_also_if_killed(command, tmp_path):
+    arguments = ("hydra/launcher=racing", "optimizer.lr=1e-4,1e-2", "seed=0,1", "steps=16", "validate_every=2")
+    arguments = (*arguments, "validation.items=16", "hydra.launcher.rounds=[0.5]")
+    joblib = ("hydra.launcher.via=joblib", "hydra.launcher.via_options={n_jobs: 2}")
+    for name, extra in {"here": (), "there": joblib}.items():
+        race = command(f"sweep={name}", *arguments, *extra)
         output = race.communicate()[0]
         assert race.returncode == 0, output
+
+    killed = command("sweep=killed", *arguments, *joblib)
+    while killed.poll() is None and runs_begun(tmp_path / "multirun/killed") < 2:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()  # its workers go on for a while
+    again = command("sweep=killed", *arguments, *joblib)
+    output = again.communicate()[0]
+    assert again.returncode == 0, output
     assert decisions(tmp_path / "multirun/here") == decisions(tmp_path / "multirun/there")
+    assert decisions(tmp_path / "multirun/here") == decisions(tmp_path / "multirun/killed")
 
 
 @pytest.mark.slow

@@ -68,22 +68,22 @@ def test_what_nohup_and_a_background_job_ignore_stays_ignored(signum):
 
 def test_the_first_signal_is_answered_at_once_and_only_where_told_to(capfd):
     with pytest.raises(Interrupted), Stop(None) as stop, stop.patiently():  # noqa: PT012
-        send(signal.SIGINT)
-        assert "SIGINT: the run ends after this step, and is saved" in capfd.readouterr().err
-        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        assert "SIGTERM: the run ends after this step, and is saved" in capfd.readouterr().err
+        send(signal.SIGTERM)
     with pytest.raises(Interrupted), Stop(None, answers=False) as stop, stop.patiently():  # noqa: PT012
-        send(signal.SIGINT)
-        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
     assert capfd.readouterr().err == ""
 
 
 def test_a_second_signal_waits_for_the_checkpoint(capfd):
     written = []
     with pytest.raises(Interrupted), Stop(None) as stop, stop.patiently():  # noqa: PT012
-        send(signal.SIGINT)
+        send(signal.SIGTERM)
         with stop.unbroken():
-            send(signal.SIGINT)
-            send(signal.SIGINT)
+            send(signal.SIGTERM)
+            send(signal.SIGTERM)
             written.append("all of it")
         written.append("more")
     assert written == ["all of it"]

@@ -14,7 +14,7 @@ from t2i.config.compose import compose
 from t2i.config.instantiate import build
 from t2i.config.typed import as_typed
 from t2i.translate import writing
-from t2i.translate.command import main
+from t2i.translate.command import main, split_arguments
 from t2i.translate.scripts import ON, SCRIPTS
 from t2i.translate.shell import read_text, read_words
 from t2i.translate.tables import COMPUTED, DIFFERENT, SAME, UNUSED, documentation
@@ -290,7 +290,7 @@ def test_the_shell_is_read_as_people_paste_it():
     assert (found.settings["model.path"], found.settings["dataset.path"]) == ("a/b", "my pics/x")
     assert found.settings["samples.prompts"] == ["costs $5", "it's run1"]
     assert (found.settings["run"], found.settings["steps"], found.settings["batch_size"]) == ("run1", 10, 32)
-    assert found.text().startswith("accelerate launch --num_processes=2 -m t2i.train")
+    assert found.text().startswith("CUDA_VISIBLE_DEVICES=0 accelerate launch --num_processes=2 -m t2i.train")
     assert read_text("train_text_to_image.py --seed=$SEED", {"SEED": "7"}).arguments == ["--seed=7"]
     with pytest.raises(ConfigError, match="the variable SEED is not set"):
         read_text("train_text_to_image.py --seed=$SEED", {})
@@ -309,7 +309,23 @@ def test_precision_and_processes_come_from_the_launcher_too():
     found = translate(read_words([*words, *needed, "--scale_lr", "--train_batch_size=2", "--learning_rate=1e-6"]))
     assert (found.settings["precision"], found.settings["batch_size"]) == ("fp16", 8)
     assert found.settings["optimizer.lr"] == pytest.approx(8e-6)
-    assert found.launcher == ["accelerate", "launch", "--num_processes", "4"]
+    assert found.program == ["accelerate", "launch", "--num_processes", "4", "-m", "t2i.train"]
+    one = [
+        "A=b c",
+        "accelerate",
+        "launch",
+        "--dynamo_backend=inductor",
+        "--num_processes",
+        "1",
+        "--gpu_ids",
+        "0",
+        DREAM,
+    ]
+    found = translate(read_words([*one, *needed]))
+    assert found.settings["compile"]
+    assert found.program == ["A=b c", "t2i", "train"]
+    assert "launcher: --gpu_ids 0 is left out, as one process needs none" in found.differs
+    assert found.text().startswith("A='b c' t2i train ")
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=20).filter(
@@ -350,6 +366,9 @@ def test_the_command_prints_what_can_be_pasted(tmp_path, capsys):
     assert "# - --local_rank: the launcher tells each process" in lines
     assert "# - --wrong: train_text_to_image.py has no such flag" in from_file
     words = shlex.split(file.read_text().replace("$M", "a/b"))[1:]
+    for before in ([], ["--"], ["--images", "9", "--"]):
+        assert split_arguments([*before, *words])[1] == words
+    assert split_arguments([str(file), "--images", "9"]) == ([str(file), "--images", "9"], [])
     assert read_words(words) == read_text(file.read_text(), {})
 
 
