@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from t2i.runs.text import printable
 
-    table, failures = Table("job", "result", "hours", "memory GB", "disk GB"), 0
+    table, failures, costs = Table("job", "result", "hours", "memory GB", "disk GB"), 0, []
     for column in table.columns[2:]:
         column.justify = "right"
     parser = overrides_parser("check", __doc__, "loss=minsnr optimizer.lr=1e-4")
@@ -54,15 +54,31 @@ def main(arguments: list[str] | None = None) -> int:
     for job in jobs:
         name = escape(printable(job.name))
         try:
-            cost = try_job(job)
+            costs.append(cost := try_job(job))
             numbers = f"{cost.hours:.2f}", f"{cost.memory_gb:.1f}", f"{cost.disk_gb:.2f}"
             table.add_row(name, "[green]works", *numbers)
         except (ConfigError, HydraException, OSError, ArithmeticError, RuntimeError) as error:
             failures += 1
             message = explain(error, job.overrides) or f"{type(error).__name__}: {error}"
             table.add_row(name, f"[red]{escape(printable(' '.join(message.split())))}", "", "", "")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print(table)
+    console.print(in_words(costs, failures), markup=False)
     return 2 if failures else 0
+
+
+def in_words(costs: list[Estimate], failures: int) -> str:
+    """What the table says: whether the jobs can begin, and what those that work cost one after the other."""
+    refused = f"{failures} of {failures + len(costs)} jobs would fail; the reasons are above." if failures else ""
+    if not costs:
+        return refused
+    hours, memory = sum(cost.hours for cost in costs), max(cost.memory_gb for cost in costs)
+    works = "The job works" if len(costs) == 1 else f"{len(costs)} jobs work, one after the other"
+    time = f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
+    where = "on this machine, if nothing else runs here, and the time to read and encode the data once"
+    disk = sum(cost.disk_gb for cost in costs)
+    spoken = f"{works}: about {time} {where}; {memory:.1f} GB of memory at the peak; {disk:.2f} GB on the disk."
+    return f"{spoken} {refused or 'To begin, type the same command with train in the place of check.'}"
 
 
 def try_job(job: Job) -> Estimate:

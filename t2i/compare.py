@@ -81,7 +81,7 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     from t2i.comparison.family import tree
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
     from t2i.comparison.tradeoff import judgements, points
-    from t2i.comparison.wording import sentences, weights_name
+    from t2i.comparison.wording import sentences, weights_name, word_notes
     from t2i.runs.text import printable
 
     console = Console(markup=False, highlight=False)
@@ -101,7 +101,8 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
         by_bin = {"Difference by SNR bin in %; * larger than the noise": bins} if bins else {}
         _print_groups(console, rows, {title: (), **by_bin})
-        for outcome, sentence in sentences(comparison, metric):
+        spoken = [("note", word_notes(comparison.verdicts(metric))), *sentences(comparison, metric)]
+        for outcome, sentence in filter(lambda each: each[1], spoken):
             console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
     if found := points(comparison, metric.averaged):
         console.print("\nGained (val/loss since step 0) and forgotten (ref/loss)", style="bold")

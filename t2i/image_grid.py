@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 LABEL_HEIGHT = 14
 MARGIN = 4
+MOST_LINES = 4  # of a label below an image of a row
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_labels: Sequence[str] = ()) -> Image.Image:
@@ -31,6 +32,24 @@ def grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str], row_label
             (middle, len(rows) * (height + MARGIN)), text, fill="black", font=font, anchor="ma", align="center"
         )
     return sheet
+
+
+def labels_below(width: int, labels: Sequence[str]) -> Image.Image:
+    """A white strip with the labels of a row of images of this width, each of at most MOST_LINES lines."""
+    size = max(11, width // 24)
+    font, line = ImageFont.load_default(size=size), round(1.3 * size)
+    texts = [_shortened(_wrap(label, font, width - 2).splitlines()) for label in labels]
+    strip = Image.new("RGB", (width * len(labels), line * max(len(text) for text in texts) + MARGIN), "white")
+    for i, lines in enumerate(texts):
+        cell = Image.new("RGB", (width, strip.height), "white")  # a long word is cut off at its image's edge
+        place = (width // 2, MARGIN // 2)
+        ImageDraw.Draw(cell).multiline_text(place, "\n".join(lines), "black", font, "ma", line - size, "center")
+        strip.paste(cell, (i * width, 0))
+    return strip
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} …"]
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

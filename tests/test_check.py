@@ -1,5 +1,7 @@
 """The rehearsal of a run."""
 
+import re
+
 import pytest
 
 from t2i import check
@@ -21,7 +23,22 @@ def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_pa
     assert "works" in works
     assert "loss.snr_gamma=-1" in fails
     assert "must be positive" in fails
+    words = " ".join(output.split())
+    assert "The job works: about " in words
+    assert words.endswith("1 of 2 jobs would fail; the reasons are above.")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("costs", "failures", "said"),
+    [
+        ([(0.2, 3.0, 0.5)], 0, r"^The job works: about 12 minutes .* 3\.0 GB of memory .* 0\.50 GB on the disk\. To"),
+        ([(2.0, 3.0, 0.5), (1.5, 4.0, 0.5)], 1, r"^2 jobs work, .* 3\.5 hours .* 4\.0 GB .* 1\.00 GB .* 1 of 3 jobs would"),
+        ([], 2, r"^2 of 2 jobs would fail; the reasons are above\.$"),
+    ],
+)  # fmt: skip
+def test_the_figures_are_said_in_words(costs, failures, said):
+    assert re.search(said, check.in_words([check.Estimate(*cost) for cost in costs], failures))
 
 
 @pytest.mark.slow

@@ -197,6 +197,15 @@ def test_a_stranger_s_run_opens_no_links_of_its_data_set(judged, tmp_path):
     assert evaluation_settings(tmp_path, []).dataset.follow_links is False
 
 
+def test_without_a_run_the_prompts_are_of_the_data_that_a_run_trains():
+    from helpers.runs import compose
+
+    from t2i.experiment.evaluation_settings import evaluation_settings
+
+    for overrides in ([], ["dataset=openmoji"]):
+        assert evaluation_settings(None, overrides).dataset == compose(*overrides).dataset
+
+
 def test_where_nothing_is_held_out_prompts_are_needed(small):
     from types import SimpleNamespace
 

@@ -16,6 +16,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None):
         layout = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"t2i {command}", description=description, formatter_class=layout)
+        self.add_argument("--version", action=_Version, nargs=0, help="print the versions to name in a bug report")
 
     def flags(self) -> set[str]:
         """The options that there are, as they are typed."""
@@ -23,6 +24,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Prints what `t2i --version` prints, and ends."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from t2i.cli.main import versions
+
+        print(versions())
+        parser.exit()
 
 
 def positive(text: str) -> int:

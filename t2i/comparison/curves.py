@@ -54,7 +54,7 @@ def curves(comparison: Comparison, metric: AnyMetric) -> Figure:
     if longest > 0:
         _draw_over_time(others[-1], comparison, metric, in_minutes=longest < 2)
     for panel in axes:
-        panel.xaxis.set_major_locator(MaxNLocator(6))
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=panel.get_xlabel() == "step"))
     draw_legend(figure, over_steps)
     return figure
 

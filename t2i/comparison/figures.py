@@ -88,15 +88,15 @@ def _heat_map(comparison: Comparison, metric: AnyMetric, grid: Grid) -> Figure:
             change[row, column], text = 0.0, "baseline"
             axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, linewidth=1))
         elif variant in verdicts:
-            change[row, column] = verdicts[variant].total.estimate
-            text = percent(change[row, column]) if metric.relative else f"{change[row, column]:+.3g}".replace("-", "−")
-            weight = "normal" if verdicts[variant].outcome == "same" else "bold"
+            estimate, same = verdicts[variant].total.estimate, verdicts[variant].outcome == "same"
+            text = percent(estimate) if metric.relative else f"{estimate:+.3g}".replace("-", "−")
+            change[row, column], weight = (0.0, "normal") if same else (estimate, "bold")
         text = f"{number(variant.mean(metric))}\n{text}"
         axes.text(column, row, text, ha="center", va="center", fontweight=weight, fontsize=9)
     draw_cells(figure, axes, change, metric.sign, PERCENT if metric.relative else SIGNED)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel=grid.column_key, title=f"{metric.name} (bold: larger than the noise)")
+    axes.set(xlabel=grid.column_key, title=f"{metric.name} (coloured and bold: larger than the noise)")
     return figure
 
 

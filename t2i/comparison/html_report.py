@@ -16,10 +16,10 @@ from t2i.comparison.people import People
 from t2i.comparison.people_report import people_figures
 from t2i.comparison.people_wording import judge_rows, order_rows, people_sentences, preference_rows
 from t2i.comparison.sample_grid import gallery, gallery_image, row_note, strip
-from t2i.comparison.tables import difference_rows, run_rows, variant_rows
+from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
 from t2i.comparison.tradeoff import judgements, points, tradeoff
 from t2i.comparison.verdicts import AnyMetric, Comparison
-from t2i.comparison.wording import sentences
+from t2i.comparison.wording import sentences, weights_name, word_notes
 from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.files import replacing
 
@@ -67,6 +67,9 @@ def write_page(
         drawings=drawings,
         tradeoffs=tradeoffs,
         sentences=sentences,
+        word_notes=word_notes,
+        weights_name=weights_name,
+        bin_names=bin_names,
         variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,

@@ -1,5 +1,6 @@
 """The samples of several runs in one grid: the same prompts from the same noise."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from t2i.comparison.results import Result
 from t2i.comparison.verdicts import Comparison
 from t2i.config import ConfigError
 from t2i.image_grid import grid
-from t2i.runs.samples_file import read_samples
+from t2i.runs.files import numbered
+from t2i.runs.samples_file import REAL, read_samples
 from t2i.runs.text import one_line, printable
 
 LARGEST = 128  # pixels; larger images are scaled down, or a page of thirty runs would be too heavy
@@ -24,6 +26,7 @@ class Gallery:
     prompts: list[str]
     rows: list[tuple[Result, int, list[Image.Image]]]  # run, step, images
     left_out: list[str]  # why runs have no row
+    references: list[tuple[str, str, list[Image.Image]]]  # rows above them: label, note, images
 
 
 def gallery(comparison: Comparison) -> Gallery:
@@ -44,7 +47,30 @@ def gallery(comparison: Comparison) -> Gallery:
                 rows.append((run, step, _thumbnails(file, len(prompts))))
             except ConfigError as error:
                 left_out.append(one_line(error))
-    return Gallery([printable(str(prompt)) for prompt in prompts], rows, left_out)
+    references = _references(comparison, [run for run, *_ in rows], len(prompts))
+    return Gallery([printable(str(prompt)) for prompt in prompts], rows, left_out, references)
+
+
+def _references(comparison: Comparison, drawn: list[Result], columns: int) -> list[tuple[str, str, list[Image.Image]]]:
+    """Real images of the prompts, as far as the data has them, and what was drawn before the first step."""
+    real = [(run, run.folder / "samples" / REAL) for run in drawn]
+    first = [(run, file) for run in drawn if (file := _first_samples(run)) is not None]
+    found = []
+    for label, note, files in (
+        ("real images", "of the data set, with this caption", real),
+        ("before training", "step 0 of {}", first),
+    ):
+        run, file = next(((run, file) for run, file in files if file.is_file()), (None, None))
+        if run is not None and file is not None:
+            with suppress(ConfigError):  # a damaged file costs its row
+                found.append((label, note.format(run.name), _thumbnails(file, columns)))
+    return found
+
+
+def _first_samples(run: Result) -> Path | None:
+    """What was drawn before the first step, with the run's settings of today; None if that is its last, too."""
+    files = numbered(run.folder / "samples", "png")
+    return files.get(0) if run.info.get("samples_since", -1) < 0 and run.step else None
 
 
 def gallery_image(comparison: Comparison, shown: Gallery) -> Image.Image:
@@ -52,7 +78,9 @@ def gallery_image(comparison: Comparison, shown: Gallery) -> Image.Image:
     labels = [
         ", ".join([comparison.factors.label(run), row_note(comparison, run, step)]) for run, step, _ in shown.rows
     ]
-    return grid([images for _, _, images in shown.rows], shown.prompts, labels)
+    labels = [f"{label}, {note}" for label, note, _ in shown.references] + labels
+    rows = [images for *_, images in (*shown.references, *shown.rows)]
+    return grid(rows, shown.prompts, labels)
 
 
 def row_note(comparison: Comparison, run: Result, step: int) -> str:

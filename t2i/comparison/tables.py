@@ -22,7 +22,7 @@ class Cell:
     text: str
     value: Any = None  # what the column is sorted by; None: the text
     style: str = ""  # better, worse, same, baseline, or a run's state
-    shade: float | None = None  # strength of the background colour, from 0 to 1
+    shade: float | None = None  # strength of the background colour, from 0 to 1; None: no colour
 
 
 def bin_names(comparison: Comparison, metric: AnyMetric) -> list[str]:
@@ -69,8 +69,8 @@ def difference_rows(comparison: Comparison, metric: AnyMetric) -> list[dict[str,
         for name, snr_bin, outcome in zip(
             bin_names(comparison, metric), verdict.bins, verdict.bin_outcomes, strict=True
         ):
-            text, shade = percent(snr_bin.estimate).removesuffix(" %"), round(abs(snr_bin.estimate) / largest, 3)
-            row[name] = Cell(text, snr_bin.estimate, outcome, shade)
+            shade = None if outcome == "same" else round(abs(snr_bin.estimate) / largest, 3)
+            row[name] = Cell(percent(snr_bin.estimate).removesuffix(" %"), snr_bin.estimate, outcome, shade)
         rows.append(row)
     return rows
 

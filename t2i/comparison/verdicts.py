@@ -159,6 +159,10 @@ class Comparison:
         table = table_of(errors, baseline, metric.mean, of)
         return pilot_of(table, pseudo_by_level(errors, baseline) if by_level else None)
 
+    def num_images(self, variant: Variant, metric: Metric) -> int:
+        """The number of images on which a variant that has pairs and the baseline were measured."""
+        return self._sides(variant, metric, metric.prefix)[0].shape[1]
+
     def _of_scores(self, variant: Variant, metric: ScoreMetric) -> Difference:
         return score_difference(*self._scores(variant, metric))
 

@@ -8,6 +8,8 @@ from t2i.comparison.significance import Difference
 from t2i.comparison.verdicts import AnyMetric, Comparison, Verdict
 from t2i.evaluation.score_metric import ScoreMetric
 
+FEW_IMAGES = 10  # with fewer, the interval is as wide as a handful of images makes it
+
 
 def sentences(comparison: Comparison, metric: AnyMetric) -> list[tuple[str, str]]:
     """(outcome, sentence) for every verdict; at the end ("scope", what the intervals cover)."""
@@ -18,10 +20,11 @@ def sentences(comparison: Comparison, metric: AnyMetric) -> list[tuple[str, str]
     spoken = []
     for verdict in verdicts:
         sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
+        few = _few_images(comparison, verdict, metric)
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None and verdict.bins else ""
         unseen = could_have_found(comparison, verdict, metric, len(verdicts)) if _found_nothing(verdict, metric) else ""
-        spoken.append((verdict.outcome, f"{sentence}{seeds}{bins}. {unseen}".rstrip()))
+        spoken.append((verdict.outcome, f"{sentence}{seeds}{few}{bins}. {unseen}".rstrip()))
     notes = score_notes(comparison.runs, metric) if isinstance(metric, ScoreMetric) else []
     return [*spoken, *(("note", note) for note in notes), ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
 
@@ -35,6 +38,26 @@ def verdict_word(verdict: Verdict) -> str:
     if verdict.outcome != "same":
         return verdict.outcome
     return "not proven" if verdict.lost_by_correction else "within noise"
+
+
+def word_notes(verdicts: list[Verdict]) -> str:
+    """What the words of the verdicts that claim no difference mean, as far as they occur; "" if none does."""
+    words = {verdict_word(verdict) for verdict in verdicts}
+    notes = {
+        "within noise": "p ≥ 0.05 even by itself",
+        "not proven": f"p < 0.05 by itself, but not among {len(verdicts)} comparisons",
+    }
+    told = [f"{word}: {note}" for word, note in notes.items() if word in words]
+    return f"{'; '.join(told)}." if told else ""
+
+
+def _few_images(comparison: Comparison, verdict: Verdict, metric: AnyMetric) -> str:
+    """A warning if so few images were measured that what they are decides more than the noise does."""
+    if isinstance(metric, ScoreMetric):
+        return ""
+    number = comparison.num_images(verdict.variant, metric)
+    kind = {"train/": "training", "ref/": "reference"}.get(metric.prefix.removesuffix("ema/"), "held-out")
+    return f", on only {number} {kind} image{'s' if number > 1 else ''}" if number < FEW_IMAGES else ""
 
 
 def weights_name(metric: AnyMetric) -> str:

@@ -23,6 +23,7 @@ from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.messages import ended, resumed
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import quantization_cost, sentence
+from t2i.experiment.real_images import write_real_images
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.files import respect_umask
@@ -115,6 +116,8 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
         last_step = begin(experiment, run)
     if not is_main:
         experiment.meter.reset()  # the main process has the counts of all
+    if run.writes and cfg.sample_every:
+        write_real_images(run.folder, cfg.samples.prompts, experiment.data)
     tracker = plan.tracker if is_main else NoTracker()
     with recording(run, tracker, cfg.sweep, overrides, cfg.steps, -1 if last_step is None else last_step) as recorder:
         to_call, done = hooks(experiment, run, recorder, stop), last_step or 0

@@ -19,7 +19,7 @@ from t2i.runs.errors_file import write_errors
 from t2i.runs.files import numbered, numbered_file, replacing
 from t2i.runs.folder import Run
 from t2i.runs.records import ERRORS
-from t2i.runs.samples_file import read_samples
+from t2i.runs.samples_file import read_samples, write_samples
 from t2i.tracking import RunInfo, Tracker
 from t2i.tracking.guarded import Guarded
 from t2i.training.progress import Bar
@@ -54,15 +54,10 @@ class Recorder:
             write_errors(file, battery.levels.name, battery.levels.values, errors)
 
     def images(self, step: int, prompts: list[str], images: list[Image.Image]) -> None:
-        """Store the samples of a step: a strip without labels, and progress.png with a row for each step so far."""
+        """Store the samples of a step: a strip, and progress.png with a row for each step so far."""
         folder = self.run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        width, height = images[0].size
-        strip = Image.new("RGB", (width * len(images), height))
-        for column, image in enumerate(images):
-            strip.paste(image, (column * width, 0))
-        with replacing(numbered_file(folder, step, "png")) as file:
-            strip.save(file)
+        write_samples(numbered_file(folder, step, "png"), images, prompts)
         strips = self._strips().items()
         rows = {number: _cut(file, len(prompts)) for number, file in strips if number > self.run.samples_since}
         rows = {number: row for number, row in rows.items() if row}

@@ -9,6 +9,7 @@ import pytest
 
 import t2i
 from t2i.cli.commands import COMMANDS
+from t2i.cli.main import main, versions
 
 
 def command(*arguments):
@@ -41,6 +42,18 @@ def test_help_answers_at_once():
 def test_version():
     shown = command("--version").stdout
     assert shown.startswith(f"t2i {t2i.__version__} (Python {sys.version.split()[0]}, torch ")
+
+
+@pytest.mark.parametrize("name", ["sample", "compare", "settings", "data"])
+def test_every_command_answers_with_the_version_of_t2i(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"{versions()}\n"
+
+
+def test_train_answers_with_the_version_of_t2i_and_not_with_hydras():
+    assert command("train", "--version").stdout == f"{versions()}\n"
 
 
 @pytest.mark.parametrize(

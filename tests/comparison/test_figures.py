@@ -7,6 +7,7 @@ from helpers.synthetic import write_run
 
 from t2i.comparison import figures
 from t2i.comparison.charts import BETTER, SAME, STYLE, WORSE
+from t2i.comparison.curves import curves
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
 from t2i.evaluation.metrics import Metric
@@ -42,6 +43,27 @@ def test_two_keys_make_a_heat_map(comparison):
     assert image.get_array()[0, 0] == 0  # the baseline
     assert image.get_array()[2, 0] == pytest.approx(-0.1 / 0.7, abs=0.01)
     assert {"snr_gamma=20", "1e-4", "optimizer.lr"} <= set(words(figure))
+
+
+def test_cells_within_the_noise_have_no_colour(comparison):
+    runs = [f"loss.snr_gamma={gamma} optimizer.lr={lr}" for gamma in (1, 5) for lr in (1, 2)]
+    compared = comparison(*runs, better={runs[3]: 0.1})
+    (image,) = figures.overview(compared, LOSS).axes[0].get_images()
+    outcomes = [verdict.outcome for verdict in compared.verdicts(LOSS)]
+    assert outcomes == ["better", "same", "same"]
+    assert np.count_nonzero(image.get_array()) == 1
+
+
+@pytest.mark.parametrize("steps", [(0, 1, 2, 3), (0, 3)])
+def test_there_are_no_half_steps_on_an_axis(tmp_path, steps):
+    for gamma in (1, 5):
+        write_run(tmp_path / str(gamma), f"loss.snr_gamma={gamma}", "steps=3", validated=steps)
+    figure = curves(compare(read_results([tmp_path])), LOSS)
+    words(figure)  # which places the ticks
+    of_steps = [axes for axes in figure.axes if axes.get_xlabel() == "step"]
+    assert len(of_steps) == 2
+    for axes in of_steps:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_a_loss_without_the_key_has_its_own_row(comparison):

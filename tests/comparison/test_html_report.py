@@ -70,11 +70,39 @@ def test_every_metric_has_its_section_and_the_chosen_one_is_shown(page):
     assert len({each["data-metric"] for each in sections if "data-metric" in each}) == 12
 
 
+def test_the_page_says_of_the_bins_what_the_battery_has(page):
+    text = " ".join(page.read_text().split())
+    assert "The 4 noise levels are divided into 4 SNR bins" in text
+    assert "eighth" not in text
+
+
 def test_the_figures_are_files_too(page):
     for name in ("overview", "differences", "curves", "snr", "samples"):
         with Image.open(page.parent / f"{name}.png") as figure:
             assert figure.width > 300 or name == "samples"
             assert np.asarray(figure.convert("L")).std() > 10
+
+
+@pytest.mark.browser
+def test_nothing_is_cut_off_on_a_phone_or_in_a_small_window(tmp_path):
+    """With eight SNR bins, averaged weights, three seeds and long labels."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    for seed in (0, 1, 2):
+        for rate in (1e-4, 3e-4):
+            overrides = [f"seed={seed}", f"optimizer.lr={rate}", f"loss.snr_gamma={1e4 * rate:g}"]
+            write_run(tmp_path / f"{rate}-{seed}", *overrides, better=100 * rate)
+    write_page(compare(read_results([tmp_path])), Metric.named("val/loss"), tmp_path)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto((tmp_path / "comparison.html").as_uri())
+        wide = "[...document.querySelectorAll('.scroll, html')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        sizes = "[...document.querySelectorAll('table.sortable td')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+        for width in (390, 600, 1000):
+            tab.set_viewport_size({"width": width, "height": 800})
+            assert tab.evaluate(wide) == 0, width
+            assert min(tab.evaluate(sizes)) >= 12
+        browser.close()
 
 
 @pytest.mark.browser

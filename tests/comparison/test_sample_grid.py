@@ -6,6 +6,7 @@ from PIL import Image
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
 from t2i.comparison.sample_grid import LARGEST, gallery, gallery_image, row_note, strip
+from t2i.runs.samples_file import REAL, write_samples
 
 
 @pytest.fixture
@@ -43,4 +44,18 @@ def test_large_images_are_made_smaller(tmp_path):
 
 def test_the_image_has_a_row_for_each(comparison):
     shown = gallery(comparison)
-    assert gallery_image(comparison, shown).height > 3 * 96
+    assert gallery_image(comparison, shown).height > (3 + 1) * 96
+
+
+def test_what_the_base_drew_and_real_images_stand_above(comparison):
+    assert [(label, note) for label, note, _ in gallery(comparison).references] == [("before training", "step 0 of b")]
+    runs = {run.name: run.folder for run in comparison.results}
+    with Image.open(runs["b"] / "samples" / "step-000000.png") as drawn:
+        assert np.array_equal(np.asarray(strip(gallery(comparison).references[0][2])), np.asarray(drawn))
+    colours = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    write_samples(runs["a"] / "samples" / REAL, colours, PROMPTS)
+    (label, _, images), (after, *_) = gallery(comparison).references
+    assert (label, after) == ("real images", "before training")
+    assert [image.tobytes() for image in images] == [image.tobytes() for image in colours]
+    (runs["a"] / "samples" / REAL).write_bytes(b"damaged")
+    assert len(gallery(comparison).references) == 1

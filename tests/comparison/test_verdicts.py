@@ -2,11 +2,14 @@ import re
 
 import numpy as np
 import pytest
+from helpers import synthetic
 from helpers.synthetic import TIMESTEPS, write_run
 
 from t2i.comparison.grouping import compare
 from t2i.comparison.results import read_results
-from t2i.comparison.wording import number, sentences, verdict_word
+from t2i.comparison.significance import Difference
+from t2i.comparison.verdicts import Verdict
+from t2i.comparison.wording import number, sentences, verdict_word, word_notes
 from t2i.evaluation.metrics import Metric, bin_metrics
 
 LOSS = Metric.named("val/loss")
@@ -73,6 +76,31 @@ def test_a_trade_between_noise_and_detail_shows_in_the_bins(comparison):
     (_, text), _ = sentences(compared, LOSS)
     assert text.endswith("better in SNR bins 0–3 and worse in SNR bins 4–7.")
     assert "SNR bin" not in sentences(compared, bin_metrics("", 16)[0])[0][1]
+
+
+def test_few_held_out_images_are_said(comparison, monkeypatch):
+    monkeypatch.setattr(synthetic, "NUM_IMAGES", 3)
+    (_, said), (_, better), _ = sentences(comparison({1: 0.0, 5: 0.0, 20: 0.3}, seeds=1), LOSS)
+    texts = (said, better)
+    assert all(", on only 3 held-out images" in text for text in texts)
+    assert any("no difference larger than the noise" in text for text in texts)
+
+
+def test_enough_held_out_images_are_not_mentioned(comparison):
+    assert not any("on only" in text for _, text in sentences(comparison({1: 0.0, 5: 0.1}), LOSS))
+
+
+@pytest.mark.parametrize(
+    ("p", "adjusted", "note"),
+    [
+        (0.3, 0.9, "within noise: p ≥ 0.05 even by itself."),
+        (0.02, 0.06, "not proven: p < 0.05 by itself, but not among 2 comparisons."),
+        (0.01, 0.02, ""),
+    ],
+)
+def test_the_words_that_claim_no_difference_are_explained(p, adjusted, note):
+    verdict = Verdict(None, Difference(-0.01, -0.02, 0.0, p, 2), adjusted, [], [], 2)
+    assert word_notes([verdict, Verdict(None, Difference(-0.5, -0.6, -0.4, 0.001, 2), 0.002, [], [], 2)]) == note
 
 
 def test_many_comparisons_raise_the_bar(comparison):
