@@ -33,7 +33,7 @@ def test_it_says_what_works_and_what_does_not_for_each_job(small, capsys, tmp_pa
     ("costs", "failures", "said"),
     [
         ([(0.2, 3.0, 0.5)], 0, r"^The job works: about 12 minutes .* 3\.0 GB of memory .* 0\.50 GB on the disk\. To"),
-        ([(2.0, 3.0, 0.5), (1.5, 4.0, 0.5)], 1, r"^2 jobs work, .* 3\.5 hours .* 4\.0 GB .* 1\.00 GB .* 1 of 3 jobs would"),
+        ([(2.0, 3.0, 0.5), (1.5, 4.0, 0.5)], 1, r"^2 jobs work, .* 3\.5 hours .* 4\.0 GB .* 1\.00 GB .* 1 of 3 jobs"),
         ([], 2, r"^2 of 2 jobs would fail; the reasons are above\.$"),
     ],
 )  # fmt: skip

@@ -93,7 +93,9 @@ def _texts(override: Override, argument: str) -> list[str]:
     key = argument.partition("=")[0]
     value = override.value()
     if isinstance(value, Glob):
-        return [f"{key}={option}" for option in value.filter(_options(key))]
+        if not (found := value.filter(_options(key))):
+            raise ConfigError(f"{argument}: no option is called so; choose from {', '.join(_options(key))}")
+        return [f"{key}={option}" for option in found]
     if override.is_interval_sweep():
         raise ConfigError(f"{argument}: an interval has no values of its own; write them out, as in {key}=1,2")
     return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -88,14 +88,24 @@ def _launcher_options() -> list[str]:
 
 def nearest(key: str, known: Collection[str]) -> str | None:
     """The setting that is called so elsewhere, or that ends so, or that is most similar."""
-    if key in ALIASES:
-        return ALIASES[key]
+    if (alias := {_plain(other): meant for other, meant in ALIASES.items()}.get(_plain(key))) is not None:
+        return alias
     if ends := sorted((name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]), key=len):
         if same := [name for name in ends if name.partition(".")[0] == key.partition(".")[0]]:
             return same[0]
         if "." not in key:
             return ends[0]
-    return next(iter(get_close_matches(key, known, n=1, cutoff=0.5)), None)
+    return _most_similar(key, known, cutoff=0.6)
+
+
+def _most_similar(word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
+    """The most similar word, whatever its case, dashes and underscores."""
+    plain = {_plain(other): other for other in sorted(known)}
+    return next((plain[match] for match in get_close_matches(_plain(word), plain, n=1, cutoff=cutoff)), None)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[-_ ]", "", word.casefold())
 
 
 def refuse_flags(arguments: Sequence[str], known: Collection[str]) -> None:
@@ -110,6 +120,8 @@ def refuse_flags(arguments: Sequence[str], known: Collection[str]) -> None:
         settings = {key for leaf in flat(OmegaConf.to_container(compose([]))) for key in _with_parents(leaf)}
         meant = wanted if wanted in settings else nearest(wanted, settings)
         hint = f", here {shlex.quote('='.join((meant, value or 'true')))}" if meant else ""
+        if wanted.startswith("resume"):
+            hint = ", and a run goes on with the command that began it and run=NAME"
         raise ConfigError(f"{name} is not an option; settings are typed as KEY=VALUE{hint} (`t2i settings` lists them)")
 
 
@@ -153,8 +165,8 @@ def _in_quotes(argument: str) -> str:
 
 def _missing_option(file: str, options: Sequence[str]) -> str:
     group, _, name = file.rpartition("/")
-    similar = get_close_matches(name, options, n=1)
-    hint = f"did you mean {similar[0]}? Choose" if similar else "choose"
+    similar = _most_similar(name, options)
+    hint = f"did you mean {similar}? Choose" if similar else "choose"
     return f"{group}={name} is not an option; {hint} from {', '.join(options)}"
 
 

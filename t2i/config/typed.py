@@ -7,6 +7,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from t2i.config import CONF
+
 TEXTS = (
     *(
         "run",
@@ -24,6 +26,8 @@ TEXTS = (
     *("evaluation.prompts", "evaluation.column", "evaluation.clip"),
 )
 LISTS = ("samples.prompts", "evaluation.prompts", "model.adapters")
+GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"}
+NO_NAME = re.compile(r"(?i)true|false|[-+]?[\d.]+(e[-+]?\d+)?|nan|inf")
 OVERRIDE = re.compile(r"(\+{0,2}([\w./-]+)=)(.*)", re.DOTALL)
 
 
@@ -45,15 +49,20 @@ def quoted(text: str, mark: str = "'") -> str:
 
 def _quoted(argument: str, several: bool) -> str:
     override = OVERRIDE.fullmatch(argument)
-    if override is None or override[2] not in (*TEXTS, *LISTS):
+    if override is None:
         return argument
     beginning, key, value = override.groups()
     value = value.strip()
+    if key in GROUPS and NO_NAME.fullmatch(value):  # ema=false: no option, but no fault of Hydra's either
+        return beginning + quoted(value)
+    if key not in (*TEXTS, *LISTS):
+        return argument
     if not value or value == "null" or value[0] in "'\"" or "${" in value:
         return argument
-    if key in LISTS and value.startswith("[") and value.endswith("]") and not set(value) & {"'", '"'}:
+    if key in LISTS and value.startswith("[") and value.endswith("]"):
         elements = [element.strip() for element in value[1:-1].split(",")]
-        texts = all(isinstance(element, str) for element in _list(argument))
+        marked = any(element[:1] in ("'", '"') for element in elements)
+        texts = marked or all(isinstance(element, str) for element in _list(argument))
         return argument if texts else f"{beginning}[{','.join(map(quoted, elements))}]"
     if key not in TEXTS:
         return argument

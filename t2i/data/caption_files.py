@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from t2i.data.file_names import composed
 from t2i.data.folder_files import Files
 from t2i.data.metadata_files import LONGEST
-from t2i.data.text_files import read_text
+from t2i.data.text_files import decoded, is_western
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".txt", ".caption")
@@ -27,6 +27,7 @@ class CaptionFiles:
     suffixes: dict[str, str] = field(default_factory=dict)  # by image: that of its text file
     used: set[str] = field(default_factory=set)  # the text files that belong to an image
     long: list[str] = field(default_factory=list)  # those of several lines
+    western: list[str] = field(default_factory=list)  # those that are read as Latin-1
 
     def describe(self, images: Sequence[str], no_text: str) -> None:
         """Find the captions of some images. no_text: the problem of an image without a text file."""
@@ -51,7 +52,13 @@ class CaptionFiles:
                 self._read(image, texts[image][0])
 
     def tell(self) -> None:
-        """Say how files of several lines were read."""
+        """Say how files of several lines, and those in no UTF, were read."""
+        if self.western:
+            log.info(
+                "%d of %d caption files are not in UTF-8 and are read as Windows' Latin-1 (%s); if letters are wrong, "
+                "save them in UTF-8",
+                *(len(self.western), len(self.used), self.western[0]),
+            )
         if self.long:
             how = "each line is a caption of its own, of which one is drawn for each use"
             if not self.per_line:
@@ -65,7 +72,7 @@ class CaptionFiles:
         return [name for name in self.files.stats if _suffix(name) in SUFFIXES and name not in self.used]
 
     def _texts_of(self, images: Sequence[str]) -> dict[str, list[str]]:
-        """The text files of each image: those of its very name, or else of a name that differs in upper case."""
+        """The text files of each image: those of its name without suffix, or with it, or with another upper case."""
         exact: dict[str, list[str]] = defaultdict(list)
         loose: dict[str, list[str]] = defaultdict(list)
         for name in self.files.stats:
@@ -73,6 +80,9 @@ class CaptionFiles:
                 exact[composed(_stem(name))].append(name)
                 loose[composed(_stem(name)).casefold()].append(name)
         texts = {image: exact.get(composed(_stem(image)), []) for image in images}
+        taken = {text for own in texts.values() for text in own}
+        for image in [image for image, own in texts.items() if not own]:  # a.png.txt, as some tools write
+            texts[image] = [text for text in exact.get(composed(image), []) if text not in taken]
         taken = {text for own in texts.values() for text in own}
         for image in [image for image, own in texts.items() if not own]:
             texts[image] = [text for text in loose.get(composed(_stem(image)).casefold(), []) if text not in taken]
@@ -87,11 +97,14 @@ class CaptionFiles:
 
     def _read(self, image: str, text: str) -> None:
         try:
-            lines = [line.strip() for line in read_text(self.root / text).splitlines() if line.strip()]
+            content = (self.root / text).read_bytes()
+            lines = [line.strip() for line in decoded(content).splitlines() if line.strip()]
         except ValueError as error:
             self.problems[image] = f"can't be used: {text} can't be read ({error})"
             return
         self.suffixes[image] = _suffix(text)
+        if is_western(content):
+            self.western.append(text)
         if len(lines) > 1:
             self.long.append(text)
         self.captions[image] = lines if self.per_line or not lines else [" ".join(lines)]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 WESTERN = ("cp1252", "latin-1")  # Windows' Latin-1, and the standard one, which has a character for every byte
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # no text holds these, but images and archives do
+# No text holds these, but images and archives do; those from \x80 on, what is in an encoding of another script.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x80-\x84\x86-\x9f]")
 
 
 def encoding_of(beginning: bytes) -> str:
@@ -38,4 +39,13 @@ def decoded(content: bytes) -> str:
             continue
         if not CONTROL.search(text):
             return text
-    raise ValueError("it is not text in UTF-8, UTF-16 or Latin-1")
+    raise ValueError("it is not text in UTF-8, UTF-16 or Latin-1; save it in UTF-8")
+
+
+def is_western(content: bytes) -> bool:
+    """Whether text is taken for Latin-1 because it is nothing else: a guess, as any bytes could be it."""
+    try:
+        content.decode(encoding_of(content[:1000]))
+    except UnicodeDecodeError:
+        return True
+    return False

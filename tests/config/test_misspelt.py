@@ -1,10 +1,14 @@
 """What Hydra refuses is explained in one line."""
 
+import re
+
 import pytest
 from helpers.runs import compose
 from hydra.errors import HydraException
 
 from t2i.config import ConfigError
+from t2i.config.checks import check_types
+from t2i.config.compose import compose as compose_as_typed
 from t2i.config.misspelt import explain, misspelt, refuse_flags, refuse_without_multirun
 
 
@@ -13,6 +17,7 @@ from t2i.config.misspelt import explain, misspelt, refuse_flags, refuse_without_
     [
         *(("optimizer.lrr=1", "optimizer.lr"), ("los=mse", "loss"), ("loss.gamma=5", "loss.snr_gamma")),
         *(("step=3", "steps"), ("lr=1e-4", "optimizer.lr"), ("snr_gamma=1", "loss.snr_gamma")),
+        *(("learningRate=1", "optimizer.lr"), ("Batch_Size=1", "batch_size"), ("max_train_steps=1", "steps")),
         *(("learning_rate=1", "optimizer.lr"), ("train_batch_size=3", "batch_size"), ("rank=4", "adapter.rank")),
     ],
 )
@@ -66,6 +71,8 @@ def test_a_value_that_cannot_be_read_is_answered_with_the_quotes_that_it_needs()
         (["--steps", "5", "loss=mse"], "steps=5"),
         (["loss=mse", "--snr_gamma=5"], "loss.snr_gamma=5"),
         (["--random_flip", "--cfg", "job"], "dataset.flip=true"),
+        (["-lr", "1e-4"], "optimizer.lr=1e-4"),
+        (["--train_data_dir=pics"], "dataset.path=pics"),
     ],
 )
 def test_options_of_other_trainers_are_answered_with_the_setting(typed, meant):
@@ -75,9 +82,42 @@ def test_options_of_other_trainers_are_answered_with_the_setting(typed, meant):
     refuse_flags(["--cfg", "job", "~x", "loss=-1"], {"--cfg"})
 
 
+@pytest.mark.parametrize("flag", ["--help_me", "--zzz"])
+def test_an_option_that_is_like_no_setting_gets_no_advice(flag):
+    with pytest.raises(ConfigError, match=rf"^{flag} is not an option; settings .* as KEY=VALUE \(`t2i settings`"):
+        refuse_flags([flag, "x"], set())
+
+
+def test_resuming_needs_no_option():
+    with pytest.raises(ConfigError, match="a run goes on with the command that began it and run=NAME"):
+        refuse_flags(["--resume_from_checkpoint", "latest"], set())
+
+
+@pytest.mark.parametrize("typed", ["~seed", "~loss.snr_gamma", "~samples.prompts"])
+def test_a_setting_that_is_taken_away_is_named_with_its_default(typed):
+    with pytest.raises(ConfigError, match=rf"^{typed}: a setting can't be taken away; give it .* {typed[1:]}="):
+        check_types(compose(typed), compose())
+
+
+def test_a_setting_that_another_option_has_comes_with_that_option():
+    with pytest.raises(HydraException) as error:
+        compose("adapter.path=x")
+    assert "adapter=lora adapter.path=x (Hydra: " in explain(error.value, ["adapter.path=x"])
+
+
+@pytest.mark.parametrize("typed", ["ema=false", "adapter=True", "loss=5", "tracker=1e3"])
+def test_what_is_no_name_is_no_option(typed):
+    with pytest.raises(HydraException) as error:
+        compose_as_typed([typed])
+    group, _, value = typed.partition("=")
+    assert re.match(rf"{group}={value} is not an option; (did you mean \w+\? C|c)hoose from", explain(error.value, []))
+
+
 @pytest.mark.parametrize(
     ("overrides", "explanation"),
     [
+        (["model=SDXL"], "model=SDXL is not an option; did you mean sdxl? Choose from flux1"),
+        (["loss=min-snr"], "loss=min-snr is not an option; did you mean minsnr? Choose from cosmap"),
         (["los=mse"], "los is not a setting; did you mean loss? (+los=... would add it)"),
         (["qqq=1"], "qqq is not a setting; `t2i settings` lists them all (+qqq=... would add it)"),
         (["loss=minsnrr"], "loss=minsnrr is not an option; did you mean minsnr? Choose from cosmap, debiased"),

@@ -48,6 +48,8 @@ def test_what_hydra_reads_as_it_was_meant_stays(override):
 
 def test_prompts_may_have_accents_and_be_numbers():
     assert compose(["samples.prompts=[crème brûlée, 1984]"]).samples.prompts == ["crème brûlée", "1984"]
+    assert compose(["samples.prompts=[it's, a dog's ball]"]).samples.prompts == ["it's", "a dog's ball"]
+    assert compose(["samples.prompts=['a, b', \"it's\"]"]).samples.prompts == ["a, b", "it's"]
 
 
 def test_a_name_with_a_comma_that_exists_is_a_name_and_others_are_values(tmp_path):
@@ -66,5 +68,7 @@ def test_quoted_texts_are_read_back(text, mark):
 def test_options_by_a_pattern_are_those_of_the_group_and_an_interval_is_refused():
     jobs = expand(["lr_scheduler=glob(c*)", "seed=0"])
     assert [job[0][1] for job in jobs] == ["lr_scheduler=constant", "lr_scheduler=cosine"]
+    with pytest.raises(ConfigError, match=r"loss=glob\(nothing\*\): no option is called so; choose from cosmap"):
+        expand(["loss=glob(nothing*)"])
     with pytest.raises(ConfigError, match="an interval has no values of its own; write them out, as in seed=1,2"):
         expand(["seed=interval(0,3)"])

@@ -85,7 +85,7 @@ def test_nothing_is_dropped_in_silence(tmp_path):
         "c.png": "has no caption in a metadata file",
         "d.png": "shares d.txt with another image; rename one of them",
         "d.jpg": "shares d.txt with another image; rename one of them",
-        "e.png": "can't be used: e.txt can't be read (it is not text in UTF-8, UTF-16 or Latin-1)",
+        "e.png": "can't be used: e.txt can't be read (it is not text in UTF-8, UTF-16 or Latin-1; save it in UTF-8)",
         "link": "is a symbolic link to a folder; copy or mount the folder",
     }
 

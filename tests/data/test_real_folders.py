@@ -91,6 +91,27 @@ def test_captions_are_read_in_the_encodings_of_editors(text, encoding, tmp_path)
     assert found(tmp_path) == {"a.png": [text]}
 
 
+def test_a_text_that_may_be_in_another_encoding_is_said_or_refused(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for name, text, encoding in (("a", "Äpfel", "cp1252"), ("b", "pears", "utf-8"), ("c", "赤い", "shift_jis")):
+        image(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(text, encoding=encoding)
+    captions = found(tmp_path)
+    assert captions.pop("c.png").startswith("can't be used: c.txt can't be read (it is not text in UTF-8, UTF-16 or")
+    assert captions == {"a.png": ["Äpfel"], "b.png": ["pears"]}
+    assert "1 of 3 caption files are not in UTF-8 and are read as Windows' Latin-1 (a.txt)" in caplog.text
+
+
+def test_a_caption_may_keep_the_suffix_of_its_image(tmp_path):
+    for name in ("a.png", "b.jpg", "b.jpg.png"):
+        image(tmp_path / name)
+    (tmp_path / "a.png.txt").write_text("A")
+    (tmp_path / "b.jpg.txt").write_text("of b.jpg.png")
+    assert found(tmp_path) == {
+        "a.png": ["A"], "b.jpg.png": ["of b.jpg.png"], "b.jpg": "has no caption: there is no .txt file next to it"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("picture", "text"), [("A.JPG", "a.txt"), ("a.png", "A.TXT"), ("a.png", "a.caption")])
 def test_captions_are_found_in_upper_case_and_under_other_suffixes(picture, text, tmp_path):
     image(tmp_path / picture)
