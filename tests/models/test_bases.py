@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from helpers.runs import compose
 from omegaconf import OmegaConf
 
 from t2i.config import ConfigError
@@ -15,6 +16,7 @@ from t2i.models.loading import locate
 from t2i.models.lora import LoRA
 from t2i.models.merging import merged_weights
 from t2i.models.stable_diffusion import load
+from t2i.sampling.pipelines import load_pipeline
 
 
 @pytest.fixture
@@ -61,6 +63,25 @@ def test_a_run_alone_finds_its_base_where_its_command_was_given(project, tmp_pat
     OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"cwd": str(folder)}}}), run / ".hydra" / "hydra.yaml")
     assert base_of(run, "base") == str(folder / "base")
     assert base_of(run, "tiny") == "tiny"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_lora_run_is_sampled_from_another_folder(project, monkeypatch, tmp_path, moved):
+    """With the adapters on their base, wherever the command is given and wherever both have moved to."""
+    folder, merged = project
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = (folder.rename(elsewhere / "moved") if moved else folder) / "multirun" / "lora"
+    written = OmegaConf.to_container(compose("model=sd15", "model.path=base"), resolve=True)
+    OmegaConf.save(OmegaConf.create(written), run / "config.yaml")
+    monkeypatch.chdir(elsewhere)
+    unet = load_pipeline(run).unet
+    layer = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    assert torch.allclose(
+        layer.base_layer.weight + layer.get_delta_weight("default_0"),
+        merged["mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"],
+        atol=1e-6,
+    )
 
 
 def test_the_base_of_a_complete_run_is_its_model(project):

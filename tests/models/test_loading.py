@@ -43,6 +43,11 @@ def test_a_full_gpu_and_other_errors_stay_what_they_are():
         raise OSError("no such file")
 
 
+def test_the_home_folder_can_be_written_as_a_tilde(small_pipeline, monkeypatch):
+    monkeypatch.setenv("HOME", str(small_pipeline.parent))
+    assert locate(f"~/{small_pipeline.name}") == str(small_pipeline)
+
+
 def test_a_home_of_nobody_is_named():
     with pytest.raises(ConfigError, match=r"^model.path=~nosuch/x: Could not determine home directory"):
         locate("~nosuch/x")

@@ -86,6 +86,21 @@ def test_the_id_stays_in_the_run_folder_and_tags_are_what_tells_runs_apart(run):
     assert tracker.received == [(name, None, ["seed=1"], None, -1), (name, None, ["seed=1"], "abcd1234", 3)]
 
 
+def test_the_tracker_learns_what_auto_has_come_to_and_what_the_run_works_on(run):
+    class Start(Recorder):
+        def start(self, info):
+            self.received.append(info.config)
+            return "abcd1234", -1
+
+    facts = {"precision": "bf16", "gpu": "one", "pictures": {"train": 9, "validation": 3}, "battery": {"items": 3}}
+    run.update(**facts, process="not for a tracker")
+    tracker = Start()
+    record(run, tracker, range(0))
+    (config,) = tracker.received
+    assert config["resolved"] == facts
+    assert config["samples"] == {"prompts": PROMPTS}
+
+
 def test_the_tracker_knows_that_a_run_has_failed(run):
     class End(NoTracker):
         def finish(self, succeeded):
