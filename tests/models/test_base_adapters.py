@@ -116,6 +116,7 @@ def test_a_run_on_such_a_base(lora, layout, train, tmp_path, mode):
         )
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_name_is_noticed(lora, layout, train, tmp_path):
     file = shutil.copy(lora[0] / KOHYA, tmp_path / "lora.safetensors")
     settings = ["steps=2", "validate_every=0", "sample_every=0", f"model.adapters=['{file}']", "save_every=1"]
