@@ -27,6 +27,7 @@ from t2i.config.keys import flat
 from t2i.config.misspelt import refuse_flags, refuse_without_multirun
 from t2i.config.model_size import check_model_is_named
 from t2i.config.resolvers import register
+from t2i.config.sample_prompts import say_what_samples_show
 from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
 from t2i.runs.folder import begun_with
@@ -100,6 +101,7 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     as_begun(cfg, folder, overrides)
     if not begun_with(folder):
         check_model_is_named(cfg, str(choices["model"]), overrides)
+        say_what_samples_show(cfg)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
     open_parent(cfg, folder)
     if int(os.environ.get("RANK", 0)) > 0:

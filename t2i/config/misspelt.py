@@ -95,6 +95,10 @@ def nearest(key: str, known: Collection[str]) -> str | None:
             return same[0]
         if "." not in key:
             return ends[0]
+    table = key.rpartition(".")[0]
+    if table in known:  # a setting of this table is meant, and not the table
+        own = [name for name in known if name.startswith(f"{table}.") and name != key]
+        return next((name for name in own if get_close_matches(key[len(table) :], [name[len(table) :]])), None)
     return next(iter(get_close_matches(key, known, n=1, cutoff=0.5)), None)
 
 
@@ -126,7 +130,9 @@ def _unknown_key(key: str, meant: str | None, value: str) -> str:
     if group in groups() and (options := _options_with(group, name)):
         chosen = f"{group}={options[0]} {key}={value}"
         return f"{key} is not a setting of the option that is chosen; {group}={', '.join(options)} have it: {chosen}"
-    hint = f"did you mean {meant}?" if meant else "`t2i settings` lists them all"
+    table = key.rpartition(".")[0]
+    listed = f"`t2i settings {table}.` lists those of {table}" if table else "`t2i settings` lists them all"
+    hint = f"did you mean {meant}?" if meant else listed
     typed = f"; type {meant}={value}" if meant else ""
     return f"{key} is not a setting; {hint} (+{key}=... would add it){typed}"
 

@@ -27,7 +27,7 @@ def resumed(step: int | None, steps: int, before: Mapping[str, Any], lines: Line
     how = ENDS.get(str(before.get("state")))
     if how is None:
         return ""
-    last = int(lines[-1]["step"]) if lines else 0
+    last = max(int(lines[-1]["step"]) if lines else 0, step or 0)  # a checkpoint may be of a step that was not logged
     why = how.format(step=last, error=before.get("error", "no reason given"))
     if step is None:
         return f"begins again at step 0 of {steps}: {why}, before there was a checkpoint"

@@ -13,6 +13,7 @@ LINES = [{"step": 0, "val/loss": 0.05}, {"step": 10, "val/loss": 0.04}, {"step":
     [
         ({}, None, ""),
         ({"state": "interrupted"}, 17, "goes on from the checkpoint of step 17 of 40: it was interrupted at step 17"),
+        ({"state": "interrupted"}, 19, "goes on from the checkpoint of step 19 of 40: it was interrupted at step 19"),
         (
             {"state": "running"},
             10,
