@@ -56,8 +56,10 @@ def _result(lines: Lines) -> str:
         return ""
     what = name if name == "val/loss" else f"{name} (of images that it was trained on)"
     first, last = values[0], values[-1]
-    change = f" ({last[1] / first[1] - 1:+.1%} since step {first[0]})" if first[0] < last[0] and first[1] > 0 else ""
-    return f" · {what} {last[1]:.5f}{change}"
+    if not (first[0] < last[0] and first[1] > 0):
+        return f" · {what} {last[1]:.5f}"
+    change = round(last[1] / first[1] - 1, 3) + 0.0  # no -0.0
+    return f" · {what} {last[1]:.5f} ({change:+.1%} since step {first[0]})"
 
 
 def _rise(lines: Lines) -> str:

@@ -1,4 +1,4 @@
-"""Whether the prompts of the samples have to do with the images that are trained on."""
+"""Says where values that came with an option of `model` are hardly what is wanted of this run."""
 
 import logging
 from typing import Any, cast
@@ -9,6 +9,7 @@ from t2i.config import CONF
 
 log = logging.getLogger(__name__)
 SHOWN = 3  # prompts in the message
+USUAL = 1e-4  # learning rate of adapters, in published examples and scripts
 
 
 def say_what_samples_show(cfg: DictConfig) -> None:
@@ -25,6 +26,24 @@ def say_what_samples_show(cfg: DictConfig) -> None:
         ", ".join(prompts[:SHOWN]) + (", ..." if len(prompts) > SHOWN else ""),
         of,
     )
+
+
+def say_what_adapters_learn_with(cfg: DictConfig, chosen: str, typed: list[str]) -> None:
+    """Say that adapters would be trained with the model's learning rate for all weights.
+
+    chosen: the option of `model`. typed: the overrides.
+    """
+    trains_all = str(cfg.adapter.get("_target_")).endswith(".NoAdapter")
+    if trains_all or any(override.lstrip("+").startswith(("optimizer.lr=", "experiment=")) for override in typed):
+        return
+    if isinstance(rate := cfg.optimizer.get("lr"), float) and rate < USUAL:
+        log.warning(
+            "optimizer.lr=%g is that of model=%s, for training all weights; adapters want about ten times as much, "
+            "such as optimizer.lr=%g, and textual inversion more (5e-3)",
+            rate,
+            chosen,
+            max(USUAL, 10 * rate),
+        )
 
 
 def _shipped_paths() -> set[str | None]:
