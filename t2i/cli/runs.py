@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -31,7 +31,7 @@ STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "re
 
 def parser() -> Parser:
     parser = Parser("runs", __doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders of runs (default: multirun)")
+    parser.add_argument("paths", nargs="*", type=run_folder, metavar="PATH", help="folders of runs (default: multirun)")
     parser.add_argument("--sort", choices=ORDERS, default="date", help="what comes first (default: the newest)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--delete-failed", action="store_true", help="remove the folders of failed runs, after asking")

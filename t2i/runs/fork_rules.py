@@ -19,6 +19,7 @@ METERED = (
     *("loss", "error", "timesteps", "scheduler", "continuous_time", "dataset", "seed", "max_grad_norm"),
     *("caption_dropout", "noise_offset", "input_perturbation"),
 )
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as Diffusers calls it
 ALONE = "or take the weights alone, with from.only=weights"
 ON_TOP = "or train a new adapter on the model with this one in it, with model.path={folder} instead of from"
 
@@ -131,6 +132,10 @@ def _check_tool(asked: str, only: str | None, config: Mapping[str, Any]) -> None
                 f"from={asked}: LoRA weights belong to adapters, and adapter=none trains all of the denoiser; add "
                 "adapter=lora, with the file's rank"
             )
+    elif (file := Path(asked).expanduser() / LORA_FILE).is_file():
+        raise ConfigError(
+            f"from={asked} holds adapters; use from={file} with adapter=lora, or from=RUN of the run that trained them"
+        )
     elif adapted:
         raise ConfigError(
             f"from={asked} is a pipeline, whose weights are frozen next to adapters; use model.path={asked} instead"
