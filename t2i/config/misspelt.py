@@ -48,8 +48,9 @@ def explain(error: HydraException, arguments: Sequence[str]) -> str:
     """What to type instead, for an error that Hydra raised for these arguments, and Hydra's reason; in one line."""
     if isinstance(error, OverrideParseException):
         reason = re.sub(r"Error parsing override '.*'\n|\nSee https://.*", "", error.message).strip()
-        if several := re.findall(r"[\w./]+=\S+", str(error.override))[1:]:
-            reason += f"; is {several[0]} a setting of its own? Then it is an argument of its own"
+        several = re.findall(r"(?<!\S)[a-z][\w./]*=\S+", str(error.override))
+        if len(several) > 1:
+            return f"{error.override} can't be read ({reason}); type each setting by itself: {' and '.join(several)}"
         return f"{error.override} can't be read ({reason}); write KEY=VALUE{_in_quotes(str(error.override))}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _missing_option(error.missing_cfg_file, sorted(error.options))

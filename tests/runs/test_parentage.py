@@ -77,6 +77,14 @@ def test_what_names_no_checkpoint_is_refused_with_what_there_is(base, cfg, tmp_p
         open_parent(asking, tmp_path / "fork")
 
 
+def test_the_exported_folder_of_adapters_is_answered_with_the_file_in_it(base, tmp_path):
+    (base / "model").mkdir()
+    (base / "model" / "pytorch_lora_weights.safetensors").touch()
+    asking = compose("from.run=multirun/base/model", "adapter=lora")
+    with pytest.raises(ConfigError, match=r"holds adapters; use from=multirun/base/model/pytorch_lora_weights\.s"):
+        open_parent(asking, tmp_path / "fork")
+
+
 def test_an_unfinished_checkpoint_is_none(base, tmp_path):
     (base / "checkpoints/step-001000/manifest.json").unlink()
     assert find_parent("base", None, tmp_path / "fork").step == 500
