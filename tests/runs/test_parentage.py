@@ -207,5 +207,23 @@ def test_what_changes_nothing_that_is_computed_is_free(tmp_path, monkeypatch):
     assert changes({"dataset.path": str(tmp_path / "pics")}, {"dataset.path": "pics"}) == {}
     assert changes({"dataset.path": "moved_away"}, {"dataset.path": "pics"}) == {}  # its fingerprint will tell
     assert list(changes({"model.path": "moved_away"}, {"model.path": "pics"})) == ["model.path"]
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file in files:
+        file.touch()
+    lists = [
+        [f"{files[0]}:0.8", "pics"],
+        ["a.safetensors:0.8", "./pics"],
+        ["a.safetensors:0.7", "pics"],
+        ["b.safetensors:0.8", "pics"],
+    ]
+    same = [changes({"model.adapters": lists[0]}, {"model.adapters": other}) == {} for other in lists]
+    assert same == [True, True, False, False]
+    sources = [[{"path": str(tmp_path / "pics"), "repeats": 2}], [{"path": "pics", "repeats": 2}], [{"path": "pics"}]]
+    assert [changes({"dataset.sources": sources[0]}, {"dataset.sources": other}) == {} for other in sources] == [
+        True,
+        True,
+        False,
+    ]
+    assert changes({"dataset.sources.mine.path": "pics"}, {"dataset.sources.mine.path": "./pics"}) == {}
     counted = {"early_stop.patience": 3}
     assert list(changes(before | counted, now | counted)) == ["validate_every"]
