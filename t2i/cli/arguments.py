@@ -25,6 +25,12 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def run_folder(text: str) -> Path:
+    """A path, or the name of a run or a sweep in multirun/ where there is no such path."""
+    named = Path("multirun") / text
+    return named if not Path(text).exists() and named.is_dir() else Path(text)
+
+
 def positive(text: str) -> int:
     """The type of an option that counts something."""
     if not text.isdecimal() or not int(text):

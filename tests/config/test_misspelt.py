@@ -80,9 +80,15 @@ def test_options_of_other_trainers_are_answered_with_the_setting(typed, meant):
     [
         (["los=mse"], "los is not a setting; did you mean loss? (+los=... would add it)"),
         (["qqq=1"], "qqq is not a setting; `t2i settings` lists them all (+qqq=... would add it)"),
+        (["samples.num=0"], "samples.num is not a setting; `t2i settings samples.` lists those of samples (+samples"),
+        (["samples.promts=[a]"], "samples.promts is not a setting; did you mean samples.prompts?"),
         (["loss=minsnrr"], "loss=minsnrr is not an option; did you mean minsnr? Choose from cosmap, debiased"),
         (["loss=l2"], "loss=l2 is not an option; choose from cosmap, debiased, edm"),
         (["steps"], "steps can't be read (missing EQUAL at '<EOF>'); write KEY=VALUE"),
+        (
+            ["steps=3 run=z"],
+            "steps=3 run=z can't be read (mismatched input '=' expecting <EOF>); type each setting by itself: steps=3",
+        ),
         (["~qqq"], "Could not delete from config. 'qqq' does not exist."),
         (["hydra/launcher=proceses"], "hydra/launcher=proceses is not an option; did you mean processes?"),
     ],
