@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -34,7 +34,9 @@ def lengths(text: str) -> list[float]:
 
 def parser() -> Parser:
     parser = Parser("average", __doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN", help="run folder; of several, also checkpoints")
+    parser.add_argument(
+        "paths", nargs="+", type=run_folder, metavar="RUN", help="run folder; of several, also checkpoints"
+    )
     parser.add_argument("--length", type=lengths, metavar="X,...", help="lengths of averages of one run (0.01 to 0.28)")
     parser.add_argument("--soup", choices=("greedy", "uniform"), default="greedy", help="which --export writes")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of several runs, which are averaged")

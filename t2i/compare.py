@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -37,7 +37,7 @@ STYLES = {
 
 def parser() -> Parser:
     parser = Parser("compare", __doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep, or of a run")
+    parser.add_argument("paths", nargs="+", type=run_folder, metavar="PATH", help="folder of a sweep, or of a run")
     parser.add_argument(
         "--by", help="keys that tell variants apart: loss.snr_gamma,optimizer.lr (default: all that differ)"
     )

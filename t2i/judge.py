@@ -6,10 +6,9 @@ at once: each opens the address in a tab and gives a name.
 """
 
 import errno
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser, positive
+from t2i.cli.arguments import Parser, positive, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -20,7 +19,11 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     parser = Parser("judge", __doc__)
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folder of a sweep, of a run, or of images with index.json"
+        "paths",
+        nargs="+",
+        type=run_folder,
+        metavar="PATH",
+        help="folder of a sweep, of a run, or of images with index.json",
     )
     parser.add_argument(
         "--by", help="keys that tell variants apart: loss.snr_gamma,optimizer.lr (default: all that differ)"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser, positive
+from t2i.cli.arguments import Parser, positive, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -52,7 +52,7 @@ def probability(text: str) -> float:
 
 def parser() -> Parser:
     parser = Parser("plan", __doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folder of the pilot's sweep")
+    parser.add_argument("paths", nargs="*", type=run_folder, metavar="PATH", help="folder of the pilot's sweep")
     parser.add_argument(
         "--difference", type=percentage, default=0.01, metavar="1%", help="relative difference to find (default: 1%%)"
     )

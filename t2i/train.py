@@ -7,7 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -22,6 +22,7 @@ from t2i.config.checks import check, check_permissions, check_types
 from t2i.config.compose import chosen_options
 from t2i.config.config_files import guard_files
 from t2i.config.foreign import check_foreign_files
+from t2i.config.hints import say_what_adapters_learn_with, say_what_samples_show
 from t2i.config.instantiate import resolve, resolve_once
 from t2i.config.keys import flat
 from t2i.config.misspelt import refuse_flags, refuse_without_multirun
@@ -100,6 +101,8 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     as_begun(cfg, folder, overrides)
     if not begun_with(folder):
         check_model_is_named(cfg, str(choices["model"]), overrides)
+        say_what_samples_show(cfg)
+        say_what_adapters_learn_with(cfg, str(choices["model"]), overrides)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
     open_parent(cfg, folder)
     if int(os.environ.get("RANK", 0)) > 0:
@@ -153,10 +156,10 @@ def _remove_if_empty(folder: Path) -> None:
 class _Callable(ModuleType):
     """This module, which can be called, too: t2i.train("steps=100") in Python is the command `t2i train steps=100`."""
 
-    def __call__(self, *overrides: str, show: bool = True) -> "Run":
+    def __call__(self, *overrides: str, show: bool = True, **named: Any) -> "Run":
         from t2i.api.training import train
 
-        return train(*overrides, show=show)
+        return train(*overrides, show=show, **named)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,7 +18,7 @@ from t2i.runs.inheritance import with_parents
 SWEEPS = ("-m", "--multirun")
 
 
-def train(*overrides: str, show: bool = True) -> Run:
+def train(*overrides: str, show: bool = True, **named: Any) -> Run:
     """Train one run, as `t2i train OVERRIDES` does; returns it when it has ended.
 
         run = t2i.train("loss=minsnr", "steps=100", "run=mine")
@@ -27,7 +28,7 @@ def train(*overrides: str, show: bool = True) -> Run:
     can't be used, RunFailed for what goes wrong on the way, and KeyboardInterrupt if it was interrupted, which leaves a
     run that can be gone on with.
     """
-    _refuse_words(overrides)
+    _refuse_words(overrides, named)
     if any(word in SWEEPS for word in overrides):
         raise ConfigError("t2i.train trains one run; for several use t2i.sweep, without -m")
     words = with_parents(as_typed(overrides))
@@ -38,12 +39,12 @@ def train(*overrides: str, show: bool = True) -> Run:
     return open_run(Path(in_multirun(name)))
 
 
-def sweep(*overrides: str, show: bool = True) -> Runs:
+def sweep(*overrides: str, show: bool = True, **named: Any) -> Runs:
     """Train every run of a sweep, as `t2i train -m OVERRIDES` does; returns its runs when all have ended.
 
     t2i.sweep("loss.snr_gamma=1,5", "seed=0,1", "sweep=gamma")
     """
-    _refuse_words(overrides)
+    _refuse_words(overrides, named)
     words = [word for word in overrides if word not in SWEEPS]
     if (name := _typed("sweep", as_typed(words))) is None:
         words.append(f"sweep={(name := stamp())}")
@@ -51,7 +52,10 @@ def sweep(*overrides: str, show: bool = True) -> Runs:
     return open_runs(Path(in_multirun(name)))
 
 
-def _refuse_words(overrides: tuple[str, ...]) -> None:
+def _refuse_words(overrides: tuple[str, ...], named: dict[str, Any]) -> None:
+    if named:
+        texts = ", ".join(f'"{key}={value}"' for key, value in named.items())
+        raise ConfigError(f"settings are texts, as on the command line, since their names have dots: write {texts}")
     wrong = next((word for word in overrides if not isinstance(word, str)), None)
     if wrong is not None:
         raise ConfigError(f'settings are texts, as on the command line: "steps=100", not {wrong!r}')

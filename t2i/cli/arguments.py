@@ -36,6 +36,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def run_folder(text: str) -> Path:
+    """A path, or the name of a run or a sweep in multirun/ where there is no such path."""
+    named = Path("multirun") / text
+    return named if not Path(text).exists() and named.is_dir() else Path(text)
+
+
 def positive(text: str) -> int:
     """The type of an option that counts something."""
     if not text.isdecimal() or not int(text):

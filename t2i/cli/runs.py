@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i.cli.arguments import Parser
+from t2i.cli.arguments import Parser, run_folder
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from t2i.comparison.results import Result
     from t2i.inspection.run_list import Group
 
-NARROW = 100  # columns of a terminal, below which settings stand below the names
+NARROW = 120  # columns of a terminal, below which settings stand below the names
 ORDERS = ("date", "loss", "time", "steps", "name")
 LONGEST_SETTINGS, LONGEST_REASON = 140, 240  # characters; --json has all
 SAID_BY_STATE = ("running", "paused", "interrupted", "never begun")  # their reasons say no more than state and step
@@ -31,7 +31,7 @@ STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "re
 
 def parser() -> Parser:
     parser = Parser("runs", __doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="folders of runs (default: multirun)")
+    parser.add_argument("paths", nargs="*", type=run_folder, metavar="PATH", help="folders of runs (default: multirun)")
     parser.add_argument("--sort", choices=ORDERS, default="date", help="what comes first (default: the newest)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--delete-failed", action="store_true", help="remove the folders of failed runs, after asking")
@@ -98,7 +98,7 @@ def _table(group: "Group", narrow: bool) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("run", *([] if narrow else ["settings"])):
         table.add_column(heading, overflow="fold")
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     for heading in ("step", "val/loss", *(["ema"] if averaged else []), "time", *([] if narrow else ["begun"])):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -107,7 +107,7 @@ def _table(group: "Group", narrow: bool) -> "Table":
         if narrow:
             below = f"\n{settings}" if settings and not group.name else ""
             first = [Text.assemble(name, (below, "dim"))]
-        loss = number(row.loss(), 5) + (" (training images)" if row.on_training_images else "")
+        loss = ("train " if row.on_training_images else "") + number(row.loss(), 5)  # val/train_loss
         losses = [loss, *([number(row.loss(averaged=True), 5)] if averaged else [])]
         state = Text(row.run.state, STYLES.get(row.run.state, ""))
         last = [] if narrow else [row.date]

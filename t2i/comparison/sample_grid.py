@@ -34,11 +34,11 @@ def gallery(comparison: Comparison) -> Gallery:
     wanted = _sample_settings(comparison.runs[0])
     others = sorted(comparison.left_out, key=lambda run: comparison.factors.sort_key(run) if run.config else ())
     prompts = wanted.get("samples.prompts", [])
-    rows, left_out = [], []
+    rows, left_out, without = [], [], []
     for run in [*comparison.runs, *others]:
         samples = run.latest_samples()
         if samples is None:
-            left_out.append(f"{run.name} has no samples")
+            without.append(run.name)
         elif _sample_settings(run) != wanted:
             left_out.append(f"{run.name} was sampled with other settings (samples.*)")
         else:
@@ -47,6 +47,9 @@ def gallery(comparison: Comparison) -> Gallery:
                 rows.append((run, step, _thumbnails(file, len(prompts))))
             except ConfigError as error:
                 left_out.append(one_line(error))
+    if without:
+        several = f"{len(without)} runs have no samples ({without[0]}, ...)"
+        left_out.append(several if len(without) > 1 else f"{without[0]} has no samples")
     references = _references(comparison, [run for run, *_ in rows], len(prompts))
     return Gallery([printable(str(prompt)) for prompt in prompts], rows, left_out, references)
 

@@ -48,6 +48,9 @@ def explain(error: HydraException, arguments: Sequence[str]) -> str:
     """What to type instead, for an error that Hydra raised for these arguments, and Hydra's reason; in one line."""
     if isinstance(error, OverrideParseException):
         reason = re.sub(r"Error parsing override '.*'\n|\nSee https://.*", "", error.message).strip()
+        several = re.findall(r"(?<!\S)[a-z][\w./]*=\S+", str(error.override))
+        if len(several) > 1:
+            return f"{error.override} can't be read ({reason}); type each setting by itself: {' and '.join(several)}"
         return f"{error.override} can't be read ({reason}); write KEY=VALUE{_in_quotes(str(error.override))}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _missing_option(error.missing_cfg_file, sorted(error.options))
@@ -95,6 +98,10 @@ def nearest(key: str, known: Collection[str]) -> str | None:
             return same[0]
         if "." not in key:
             return ends[0]
+    table = key.rpartition(".")[0]
+    if table in known:  # a setting of this table is meant, and not the table
+        own = [name for name in known if name.startswith(f"{table}.") and name != key]
+        return next((name for name in own if get_close_matches(key[len(table) :], [name[len(table) :]])), None)
     return _most_similar(key, known, cutoff=0.6)
 
 
@@ -138,7 +145,9 @@ def _unknown_key(key: str, meant: str | None, value: str) -> str:
     if group in groups() and (options := _options_with(group, name)):
         chosen = f"{group}={options[0]} {key}={value}"
         return f"{key} is not a setting of the option that is chosen; {group}={', '.join(options)} have it: {chosen}"
-    hint = f"did you mean {meant}?" if meant else "`t2i settings` lists them all"
+    table = key.rpartition(".")[0]
+    listed = f"`t2i settings {table}.` lists those of {table}" if table else "`t2i settings` lists them all"
+    hint = f"did you mean {meant}?" if meant else listed
     typed = f"; type {meant}={value}" if meant else ""
     return f"{key} is not a setting; {hint} (+{key}=... would add it){typed}"
 

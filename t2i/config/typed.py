@@ -16,18 +16,24 @@ TEXTS = (
         "cache_dir",
         "dataset.path",
         "dataset.caption",
+        "dataset.caption_template",
+        "dataset.masks",
         "dataset.name",
         "dataset.split",
         "dataset.revision",
     ),
     *("dataset.data_files", "dataset.validation_files", "dataset.image_column", "dataset.caption_column"),
-    *("model.path", "model.vae", "model.revision", "model.variant", "adapter.path", "validation.reference"),
+    "dataset.loss_weight_column",
+    *("model.path", "model.config", "model.vae", "model.revision", "model.variant", "adapter.path"),
+    "validation.reference",
     *("tracker.project", "tracker.entity", "tracker.name", "hub.repo", "hub.license"),
     *("evaluation.prompts", "evaluation.column", "evaluation.clip"),
 )
-LISTS = ("samples.prompts", "evaluation.prompts", "model.adapters")
+LISTS = ("samples.prompts", "evaluation.prompts", "model.adapters", "adapter.new_tokens")
 GROUPS = {folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"}
 NO_NAME = re.compile(r"(?i)true|false|[-+]?[\d.]+(e[-+]?\d+)?|nan|inf")
+SENTENCES = ("dataset.caption", "dataset.caption_template")  # a comma in them separates values in sweeps alone
+LINE_BREAK = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|\s*\n\s*""", re.DOTALL)  # group 1: a text in quotes
 OVERRIDE = re.compile(r"(\+{0,2}([\w./-]+)=)(.*)", re.DOTALL)
 
 
@@ -37,6 +43,7 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     So run=2024_06_01 is not a number, and dataset.path=~/my [best] pics is a path, not a list or an error.
     """
     several = any(argument in ("-m", "--multirun") for argument in arguments)
+    arguments = [_in_one_line(argument) for argument in arguments]
     return [_quoted(argument, several) for argument in arguments]
 
 
@@ -45,6 +52,14 @@ def quoted(text: str, mark: str = "'") -> str:
     return (
         mark + re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), text) + mark
     )
+
+
+def _in_one_line(argument: str) -> str:
+    """A list or a table that is typed over several lines, which Hydra does not read, in one."""
+    override = OVERRIDE.fullmatch(argument)
+    if override is None or not override[3].lstrip().startswith(("[", "{")):
+        return argument
+    return override[1] + LINE_BREAK.sub(lambda found: found[1] or " ", override[3]).strip()
 
 
 def _quoted(argument: str, several: bool) -> str:
@@ -67,12 +82,17 @@ def _quoted(argument: str, several: bool) -> str:
     if key not in TEXTS:
         return argument
     kind = _kind(argument)
-    is_sweep = kind == "several" and (several or key != "dataset.caption")
+    is_sweep = kind == "several" and (several or key not in SENTENCES)
     if kind == "text" or (is_sweep and not _exists(value)):
         return argument
-    if several and "," in value and not _exists(value):
+    if several and "," in value and not _exists(value) and not _is_one_template(key, value):
         return beginning + ",".join(map(quoted, value.split(",")))
     return beginning + quoted(value)
+
+
+def _is_one_template(key: str, value: str) -> bool:
+    """Whether a template with commas is one: in a sweep of several, each has a place for the caption."""
+    return key == "dataset.caption_template" and not all("{caption}" in part for part in value.split(","))
 
 
 def _kind(argument: str) -> str:

@@ -185,9 +185,12 @@ def _emphasis(split: Split, sizes: np.ndarray, cache: Path) -> Emphasis | None:
         earlier="masks",
     )
     entries, _ = _entries(wanted, cache)
-    if empty := sum(not entries.read("mask", [row]).any() for row in range(len(at))):
+    shown = [entries.read("mask", [row]) for row in range(len(at))]
+    if empty := sum(not bool(mask.any()) for mask in shown):
         message = "the masks of %d of %d views are black where the image is cut, so nothing is learned of them"
         log.warning(message, empty, len(at))
+    if shown and all(bool((mask == 255).all()) for mask in shown):
+        log.warning("dataset.masks: the masks hide nothing; all images count as a whole")
     return Emphasis(loss_weights, masks, entries)
 
 

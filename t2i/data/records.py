@@ -79,8 +79,9 @@ def report(skipped: Sequence[dict[str, str]], number: int, where: str, on_error:
         return
     first = f"{skipped[0]['item']} {skipped[0]['reason']}"
     if on_error == "stop":
+        one = ", give all images one caption with dataset.caption," if "has no caption" in first else ","
         raise ConfigError(
-            f"{where}: {first} ({len(skipped)} of {number} items can't be used); fix or remove them, "
+            f"{where}: {first} ({len(skipped)} of {number} items can't be used); fix or remove them{one} "
             "or skip them with dataset.on_error=skip"
         )
     message = "%d of %d items of %s can't be used and are skipped (the first: %s); all are listed in %s"

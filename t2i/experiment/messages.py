@@ -27,7 +27,7 @@ def resumed(step: int | None, steps: int, before: Mapping[str, Any], lines: Line
     how = ENDS.get(str(before.get("state")))
     if how is None:
         return ""
-    last = int(lines[-1]["step"]) if lines else 0
+    last = max(int(lines[-1]["step"]) if lines else 0, step or 0)  # a checkpoint may be of a step that was not logged
     why = how.format(step=last, error=before.get("error", "no reason given"))
     if step is None:
         return f"begins again at step 0 of {steps}: {why}, before there was a checkpoint"
@@ -56,8 +56,10 @@ def _result(lines: Lines) -> str:
         return ""
     what = name if name == "val/loss" else f"{name} (of images that it was trained on)"
     first, last = values[0], values[-1]
-    change = f" ({last[1] / first[1] - 1:+.1%} since step {first[0]})" if first[0] < last[0] and first[1] > 0 else ""
-    return f" · {what} {last[1]:.5f}{change}"
+    if not (first[0] < last[0] and first[1] > 0):
+        return f" · {what} {last[1]:.5f}"
+    change = round(last[1] / first[1] - 1, 3) + 0.0  # no -0.0
+    return f" · {what} {last[1]:.5f} ({change:+.1%} since step {first[0]})"
 
 
 def _rise(lines: Lines) -> str:

@@ -21,8 +21,10 @@ WRITTEN = "%Y-%m-%dT%H:%M:%S%z"  # dates in run.json
 
 
 def last_step(run: Result) -> int:
-    """The last step that was logged."""
-    return int(run.lines[-1]["step"]) if run.lines else 0
+    """The last step of the log or of a checkpoint, which an interrupted run writes between two lines of the log."""
+    checkpoints = [folder.name.removeprefix("step-") for folder in (run.folder / "checkpoints").glob("step-*")]
+    logged = int(run.lines[-1]["step"]) if run.lines else 0
+    return max([logged, *(int(step) for step in checkpoints if step.isdecimal())])
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,12 @@ def _counts(survey: Survey) -> list[Line]:
     measured = f"; a validation measures {survey.battery} of them" if len(held_out) > survey.battery > 0 else ""
     reasons = Counter(entry.reason for entry in left_out)
     return [
-        Line("trained on", f"{len(train):,} images"),
-        Line("held out", f"{len(held_out):,} images{measured}" if held_out else "none", warns=len(held_out) < FEW),
+        Line("trained on", _number(len(train), "image")),
+        Line(
+            "held out",
+            f"{_number(len(held_out), 'image')}{measured}" if held_out else "none",
+            warns=len(held_out) < FEW,
+        ),
         Line("left out", f"{len(left_out):,}, for {_number(len(reasons), 'reason')}" if left_out else "", warns=True),
     ]
 

@@ -113,6 +113,15 @@ def _told(adapter: BaseAdapter) -> str:
     return str(adapter.file) if adapter.scale == 1 else f"{adapter.file} (scale {adapter.scale:g})"
 
 
+def refuse_changed(adapters: Sequence[str] | str, recorded: Sequence[Any] | None) -> None:
+    """Raise ConfigError if a file is another one than a run was trained on. recorded: what its run.json says."""
+    for now, before in zip(adapter_facts(adapters), recorded or (), strict=False):
+        if not isinstance(before, dict) or now["sha256"] != before.get("sha256"):
+            raise ConfigError(
+                f"{now['file']} has changed since the run was trained on it (model.adapters); restore it from a copy"
+            )
+
+
 def adapter_facts(adapters: Sequence[str] | str | None) -> list[dict[str, Any]]:
     """What run.json says of the adapters in a base: file, scale and the file's hash."""
     return [

@@ -26,7 +26,11 @@ MEMORY_KEYS = (
 # Neither do these, which decide what is recorded of it.
 OBSERVED = ("log_every", "sample_every", "samples")
 VALIDATIONS = "validate_every"  # free unless early stopping counts validations
-PATHS = ("model.path", "scheduler.path", "dataset.path", "from.run")
+PATHS = (
+    *("model.path", "model.vae", "model.config", "scheduler.path", "scheduler.config", "adapter.path"),
+    *("dataset.path", "dataset.masks", "from.run"),
+)
+HOLDING_PATHS = ("model.adapters", "dataset.sources")  # lists, or settings below them
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
@@ -55,6 +59,8 @@ def _same_place(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     Whether moved data are the same is known by their fingerprint, once they have been read.
     """
     old, new = before.get(key), now.get(key)
+    if belongs(key, HOLDING_PATHS):
+        return _alike(old, new)
     if key not in PATHS or not isinstance(old, str) or not isinstance(new, str):
         return False
     if key == "from.run":
@@ -66,6 +72,26 @@ def _same_place(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
         return os.path.realpath(places[0]) == os.path.realpath(places[1])
     moved = existing(old, key) is None and existing(new, key) is not None
     return moved and key == "dataset.path" and before.get("dataset._target_") == now.get("dataset._target_")
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether two values are the same but for the spelling of paths in them, such as FILE or FILE:0.8."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_alike(old[key], new[key]) for key in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_alike, old, new))
+    if not isinstance(old, str) or not isinstance(new, str) or old == new:
+        return bool(old == new)
+    for (old_place, old_scale), (new_place, new_scale) in (((old, ""), (new, "")), (_split(old), _split(new))):
+        places = existing(old_place), existing(new_place)
+        if None not in places and old_scale == new_scale:
+            return os.path.realpath(str(places[0])) == os.path.realpath(str(places[1]))
+    return False
+
+
+def _split(text: str) -> tuple[str, str]:
+    place, _, scale = text.rpartition(":")
+    return place, scale
 
 
 def existing(text: str, key: str = "") -> Path | None:

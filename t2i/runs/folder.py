@@ -36,6 +36,7 @@ TYPES = {  # of the fields of run.json that t2i reads
     **dict.fromkeys(("choices", "battery", "final", "early_stop", "parent"), dict),
     **{
         "overrides": list,
+        "base_adapters": list,
         "paused_at": int,
         "samples_since": int,
         "tracker_id": (str, type(None)),
@@ -90,8 +91,10 @@ class Run:
     def refuse_changes(self, facts: dict[str, Any]) -> None:
         """Refuse to continue with different data, battery, precision or adapters in the base. Raises RunExists."""
         for key in ("base_adapters", "data_fingerprint", "battery", "train_battery", "reference_battery", "precision"):
-            if self.has_results and key in facts and self.info.get(key, facts[key]) != facts[key]:
-                before, now = self.info[key], facts[key]
+            before, now = self.info.get(key, facts.get(key)), facts.get(key)
+            if key == "base_adapters" and _contents(before) == _contents(now):  # wherever they lie
+                continue
+            if self.has_results and key in facts and before != now:
                 raise RunExists(f"{self.folder} began with a different {key} ({before} → {now}); use another run=NAME")
 
     def _refuse_another_configuration(self, before: dict[str, Any]) -> None:
@@ -199,6 +202,12 @@ class Run:
     def latest(self) -> dict[str, float]:
         """The last value of every metric."""
         return {key: value for line in self.metrics() for key, value in line.items()}
+
+
+def _contents(adapters: Any) -> list[Any]:
+    """The content and the scale of each file of adapters in a base, from a run.json."""
+    entries = [entry if isinstance(entry, dict) else {} for entry in adapters or ()]
+    return [(entry.get("sha256"), entry.get("scale")) for entry in entries]
 
 
 def read_info(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,9 @@ METERED = (
     *("loss", "error", "timesteps", "scheduler", "continuous_time", "dataset", "seed", "max_grad_norm"),
     *("caption_dropout", "noise_offset", "input_perturbation"),
 )
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as Diffusers calls it
 ALONE = "or take the weights alone, with from.only=weights"
+ON_TOP = "or train a new adapter on the model with this one in it, with model.path={folder} instead of from"
 
 
 class Rule(NamedTuple):
@@ -33,7 +35,10 @@ class Rule(NamedTuple):
 
 RULES = (
     Rule(("model",), "its weights are those of another model", "or begin without from", weights=True),
-    Rule(("adapter",), "its weights are those of another adapter", "or begin without from", weights=True),
+    *(  # adapter.alpha follows the rank, which is what was typed
+        Rule((key,), "its weights are those of another adapter", ON_TOP, weights=True)
+        for key in ("adapter.rank", "adapter")
+    ),
     Rule(("optimizer._target_",), "another optimizer has another state"),
     Rule(("precision.weights",), "the weights are kept in another form"),
     Rule(("batch_size",), "the position in the data is counted in batches"),
@@ -58,7 +63,7 @@ def check_fork(parent: Parent, config: Mapping[str, Any]) -> dict[str, str]:
             before = _typed(parent.config.get(key))
             raise ConfigError(
                 f"{changed[key]} can't be changed from {parent.name} on ({rule.reason}); leave it at {before}, "
-                f"{rule.remedy}"
+                f"{rule.remedy.format(folder=parent.folder)}"
             )
     if parent.only is None:
         _refuse_no_steps(parent, config)
@@ -127,6 +132,10 @@ def _check_tool(asked: str, only: str | None, config: Mapping[str, Any]) -> None
                 f"from={asked}: LoRA weights belong to adapters, and adapter=none trains all of the denoiser; add "
                 "adapter=lora, with the file's rank"
             )
+    elif (file := Path(asked).expanduser() / LORA_FILE).is_file():
+        raise ConfigError(
+            f"from={asked} holds adapters; use from={file} with adapter=lora, or from=RUN of the run that trained them"
+        )
     elif adapted:
         raise ConfigError(
             f"from={asked} is a pipeline, whose weights are frozen next to adapters; use model.path={asked} instead"

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
+from t2i.models.base_adapters import refuse_changed
 from t2i.models.bases import adapters_of, base_of
 from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.loading import loading, locate
@@ -28,6 +29,7 @@ from t2i.optim.ema import exported_weights
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints, config_file
 from t2i.runs.config_file import read_config
+from t2i.runs.folder import read_info
 from t2i.runs.text import one_line
 
 # What Diffusers and PEFT raise for weights or settings that are none of an adapter's.
@@ -116,6 +118,7 @@ def _config(run: Path) -> DictConfig:
             OmegaConf.update(cfg, key, base_of(run, path))
     if adapters := OmegaConf.select(cfg, "model.adapters"):
         cfg.model.adapters = adapters_of(run, adapters)
+        refuse_changed(cfg.model.adapters, read_info(run).get("base_adapters"))
     return cfg
 
 

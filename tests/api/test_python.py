@@ -115,6 +115,8 @@ def test_what_is_not_there_is_said(sweep):
         t2i.open_runs(FIXTURES / "pics")
     with pytest.raises(t2i.ConfigError, match="what is to be compared"):
         t2i.compare()
+    with pytest.raises(t2i.ConfigError, match='write "steps=100", "run=mine"'):
+        t2i.train(steps=100, run="mine")
     with pytest.raises(t2i.ConfigError, match='"steps=100", not 100'):
         t2i.train(100)
     with pytest.raises(t2i.ConfigError, match=r"use t2i\.sweep"):

@@ -19,11 +19,13 @@ def comparison(tmp_path):
     return compare(read_results([tmp_path]))
 
 
-def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_variants(comparison):
+def test_a_row_for_every_run_that_drew_the_same_in_the_order_of_the_variants(comparison, tmp_path):
     shown = gallery(comparison)
     assert shown.prompts == PROMPTS
     assert [(run.name, step) for run, step, _ in shown.rows] == [("b", 200), ("a", 200), ("c", 100)]
     assert shown.left_out == ["d was sampled with other settings (samples.*)", "e has no samples"]
+    more = gallery(compare(read_results([write_run(tmp_path / "f", "seed=5", validated=()).parent])))
+    assert "2 runs have no samples (e, ...)" in more.left_out
     notes = [row_note(comparison, run, step) for run, step, _ in shown.rows]
     assert notes == ["seed=1", "seed=1", "seed=2, failed at step 100"]
 

@@ -27,6 +27,7 @@ from t2i.config.typed import as_typed, quoted
             "dataset.split=train[:50%]",
         ),
         *("model.path=./[base] ü", "cache_dir=~/my cache", "tracker.project=2024", "dataset.caption=a cat, on a mat"),
+        *("dataset.caption_template=sks style, {caption}", "dataset.caption_template={caption}", "dataset.masks=a [b]"),
     ],
 )
 def test_a_text_is_the_text_that_was_typed(override):
@@ -72,3 +73,22 @@ def test_options_by_a_pattern_are_those_of_the_group_and_an_interval_is_refused(
         expand(["loss=glob(nothing*)"])
     with pytest.raises(ConfigError, match="an interval has no values of its own; write them out, as in seed=1,2"):
         expand(["seed=interval(0,3)"])
+
+
+def test_a_template_with_a_comma_is_one_in_a_sweep_and_several_are_several():
+    def templates(typed):
+        return [OverridesParser.create().parse_override(text).value() for ((_, text),) in expand([typed])]
+
+    assert templates("dataset.caption_template=sks style, {caption}") == ["sks style, {caption}"]
+    assert templates("dataset.caption_template=sks {caption},{caption} by sks") == ["sks {caption}", "{caption} by sks"]
+
+
+def test_new_words_need_no_quotes():
+    (typed,) = as_typed(["adapter.new_tokens=[<sks>:dog]"])
+    assert OverridesParser.create().parse_override(typed).value() == ["<sks>:dog"]
+
+
+def test_a_list_may_have_several_lines():
+    (typed,) = as_typed(["dataset.sources=[\n    {path: a, caption: \"one,\ntwo\"},\n    {class_prompt: 'a dog'}]\n"])
+    wanted = [{"path": "a", "caption": "one,\ntwo"}, {"class_prompt": "a dog"}]
+    assert OverridesParser.create().parse_override(typed).value() == wanted

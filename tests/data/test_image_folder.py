@@ -38,6 +38,12 @@ def test_nested_folders_with_metadata_and_text_files(tmp_path):
     assert found(tmp_path) == {"a.jpg": "A", "one/b.png": "B", "one/two/c.WEBP": "C", "three/d.png": ["D another"]}
 
 
+def test_missing_captions_are_answered_with_one_for_all(tmp_path):
+    image(tmp_path / "a.jpg")
+    with pytest.raises(ConfigError, match=r"fix or remove them, give all images one caption with dataset\.caption, or"):
+        from_folder(tmp_path)
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_unicode_names_are_found_however_they_are_composed(form, tmp_path):
     on_disk = unicodedata.normalize(form, "Äpfel/übung 日本 é.png")

@@ -157,6 +157,16 @@ def test_the_battery_measures_what_masks_show(tmp_path):
     assert data.train.fingerprint != unmasked.train.fingerprint
 
 
+def test_masks_that_hide_nothing_or_everything_are_told_of(tmp_path, caplog):
+    folder = write(tmp_path / "data", "a", (0, 0, 64, 64))
+    weights(from_folder(folder, **WHOLE, masks="beside"), tmp_path)
+    assert "the masks hide nothing" in caplog.text
+    caplog.clear()
+    write(folder, "b", (0, 0, 0, 0))
+    assert weights(from_folder(folder, **WHOLE, masks="beside"), tmp_path).sum((1, 2, 3)).tolist().count(0) == 1
+    assert "the masks of 1 of 2 views are black" in caplog.text
+
+
 def test_a_mask_of_another_shape_and_masks_that_are_missing(tmp_path):
     folder = write(tmp_path / "data", "a", (0, 0, 8, 8))
     Image.new("L", (64, 40)).save(folder / "a_mask.png")

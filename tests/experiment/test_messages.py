@@ -13,6 +13,7 @@ LINES = [{"step": 0, "val/loss": 0.05}, {"step": 10, "val/loss": 0.04}, {"step":
     [
         ({}, None, ""),
         ({"state": "interrupted"}, 17, "goes on from the checkpoint of step 17 of 40: it was interrupted at step 17"),
+        ({"state": "interrupted"}, 19, "goes on from the checkpoint of step 19 of 40: it was interrupted at step 19"),
         (
             {"state": "running"},
             10,
@@ -46,6 +47,8 @@ def test_the_end_says_what_came_out_where_it_is_and_what_to_type(tmp_path, monke
     ]
     worse = ended(run, {"state": "finished"}, [*LINES, {"step": 40, "val/loss": 0.06}], 40)
     assert "it was lowest at step 10 (0.04000)" in worse[1]
+    hardly = ended(run, {"state": "finished"}, [*LINES, {"step": 40, "val/loss": 0.04999}], 40)
+    assert hardly[0].endswith("val/loss 0.04999 (+0.0% since step 0)")
     (tmp_path / "multirun" / "sweep.json").touch()
     assert ended(run, {"state": "finished"}, LINES, 40) == told[:1]
 

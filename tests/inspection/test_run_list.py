@@ -12,7 +12,7 @@ from t2i.cli import runs
 from t2i.comparison.results import read_results
 from t2i.config import ConfigError
 from t2i.inspection.deletion import choose, delete
-from t2i.inspection.run_list import as_json, grouped
+from t2i.inspection.run_list import as_json, grouped, last_step
 
 
 @pytest.fixture
@@ -161,3 +161,10 @@ def test_nothing_behind_a_link_is_deleted(multirun, tmp_path):
 def test_mistakes_are_named(arguments, message, multirun):
     with pytest.raises(ConfigError, match=message):
         runs.main(arguments)
+
+
+def test_the_step_of_an_interrupted_run_is_that_of_its_checkpoint(multirun):
+    (multirun / "half" / "checkpoints" / "step-000112").mkdir(parents=True)
+    (multirun / "half" / "checkpoints" / "step-000115.partial").mkdir()
+    (run,) = read_results([multirun / "half"])
+    assert last_step(run) == 112

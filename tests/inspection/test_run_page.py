@@ -24,6 +24,7 @@ def page_of(folder, **options):
     return file.read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_curves_samples_settings_and_what_to_type(tmp_path):
     run = add_batteries(write_run(tmp_path / "run", "optimizer.lr=0.001"), forgotten=0.1)
     (run / "model").mkdir()

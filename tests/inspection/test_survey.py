@@ -62,6 +62,7 @@ def found(odd):
 IN_OTHER_FORMATS = [pytest.param(write, marks=pytest.mark.slow) for write in (as_jsonl, as_embedded_parquet)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [as_txt, *IN_OTHER_FORMATS])
 def test_both_sides_are_those_of_training(write, tmp_path):
     write(tmp_path)
@@ -117,6 +118,7 @@ def test_a_held_out_image_with_a_twin_in_the_training_set_is_named(tmp_path):
     assert leaks == {("val/b.png", "a.png"), ("val/again.png", "a.png"), ("val/smaller.png", "d.png")}
 
 
+@pytest.mark.slow
 def test_images_without_any_caption_are_said_to_be_so(tmp_path):
     (tmp_path / "a.png").write_bytes(content("a"))
     found = surveyed(tmp_path)
@@ -126,6 +128,7 @@ def test_images_without_any_caption_are_said_to_be_so(tmp_path):
     assert found.entries[0].thumbnail
 
 
+@pytest.mark.slow
 def test_of_a_stream_the_index_tells(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -171,6 +174,7 @@ def test_the_page_shows_a_stranger_s_texts_as_texts(tmp_path):
     assert "http" not in text.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_the_page_of_many_images_is_small(found, tmp_path):
     thumbnail = 2500 * b"x"  # bytes; one of 96 pixels has as many
     ordinary = next(entry for entry in found.of(TRAIN) if entry.name == "g.png")
@@ -183,6 +187,7 @@ def test_the_page_of_many_images_is_small(found, tmp_path):
     assert f"thumbnails of {MOST_THUMBNAILS} images" in text
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(odd, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data.main([str(odd), "resolution=16"])
@@ -216,6 +221,7 @@ def test_mistakes_are_named(arguments, message, tmp_path, monkeypatch):
         data.main(arguments)
 
 
+@pytest.mark.slow
 def test_of_several_sources_each_file_is_named_with_its_own(tmp_path):
     for name in ("mine", "others"):
         (tmp_path / name).mkdir()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
 from t2i.experiment.plan import make_plan
-from t2i.models.base_adapters import parse_adapters
+from t2i.models.base_adapters import adapter_facts, parse_adapters
 from t2i.models.bases import pipeline_of_run
 from t2i.models.lora import LoRA
 from t2i.models.lora_files import KOHYA
@@ -116,14 +116,20 @@ def test_a_run_on_such_a_base(lora, layout, train, tmp_path, mode):
         )
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_name_is_noticed(lora, layout, train, tmp_path):
     file = shutil.copy(lora[0] / KOHYA, tmp_path / "lora.safetensors")
     settings = ["steps=2", "validate_every=0", "sample_every=0", f"model.adapters=['{file}']", "save_every=1"]
     settings += ["model=sd15", f"model.path={layout('sd15')}"]
-    train(tmp_path / "run", *settings, "stop_at=1")
+    paused = train(tmp_path / "run", *settings, "stop_at=1")
+    moved = shutil.copy(file, tmp_path / "elsewhere.safetensors")
+    facts = {"base_adapters": adapter_facts([str(moved)])}
+    paused.refuse_changes(facts)  # the same content at another place
     save_file({name: value * 2 for name, value in load_file(file).items()}, file)
     with pytest.raises(ConfigError, match="began with a different base_adapters"):
         train(tmp_path / "run", *settings)
+    with pytest.raises(ConfigError, match=r"lora.safetensors has changed since the run was trained on it"):
+        load_pipeline(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

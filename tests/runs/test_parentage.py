@@ -77,6 +77,14 @@ def test_what_names_no_checkpoint_is_refused_with_what_there_is(base, cfg, tmp_p
         open_parent(asking, tmp_path / "fork")
 
 
+def test_the_exported_folder_of_adapters_is_answered_with_the_file_in_it(base, tmp_path):
+    (base / "model").mkdir()
+    (base / "model" / "pytorch_lora_weights.safetensors").touch()
+    asking = compose("from.run=multirun/base/model", "adapter=lora")
+    with pytest.raises(ConfigError, match=r"holds adapters; use from=multirun/base/model/pytorch_lora_weights\.s"):
+        open_parent(asking, tmp_path / "fork")
+
+
 def test_an_unfinished_checkpoint_is_none(base, tmp_path):
     (base / "checkpoints/step-001000/manifest.json").unlink()
     assert find_parent("base", None, tmp_path / "fork").step == 500
@@ -118,7 +126,7 @@ def test_what_the_state_does_not_allow_is_refused_with_the_remedy(base, cfg, key
 def test_adapters_stay_as_they_are_but_for_their_dropout(base, cfg, key):
     lora = {"adapter._target_": "t2i.models.lora.LoRA", "adapter.rank": 4, "adapter.alpha": 4}
     parent = parent_of(cfg, base, config=parent_of(cfg, base).config | lora)
-    with pytest.raises(ConfigError, match=f"{key}: .* can't be changed from base@500 on .*or begin without from"):
+    with pytest.raises(ConfigError, match=f"{key}: .* can't be changed from base@500 on .*model.path={parent.folder}"):
         check_fork(parent, parent.config | {key: "other"})
     assert list(check_fork(parent, parent.config | {"adapter.dropout": 0.5})) == ["adapter.dropout"]
 
@@ -199,5 +207,23 @@ def test_what_changes_nothing_that_is_computed_is_free(tmp_path, monkeypatch):
     assert changes({"dataset.path": str(tmp_path / "pics")}, {"dataset.path": "pics"}) == {}
     assert changes({"dataset.path": "moved_away"}, {"dataset.path": "pics"}) == {}  # its fingerprint will tell
     assert list(changes({"model.path": "moved_away"}, {"model.path": "pics"})) == ["model.path"]
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for file in files:
+        file.touch()
+    lists = [
+        [f"{files[0]}:0.8", "pics"],
+        ["a.safetensors:0.8", "./pics"],
+        ["a.safetensors:0.7", "pics"],
+        ["b.safetensors:0.8", "pics"],
+    ]
+    same = [changes({"model.adapters": lists[0]}, {"model.adapters": other}) == {} for other in lists]
+    assert same == [True, True, False, False]
+    sources = [[{"path": str(tmp_path / "pics"), "repeats": 2}], [{"path": "pics", "repeats": 2}], [{"path": "pics"}]]
+    assert [changes({"dataset.sources": sources[0]}, {"dataset.sources": other}) == {} for other in sources] == [
+        True,
+        True,
+        False,
+    ]
+    assert changes({"dataset.sources.mine.path": "pics"}, {"dataset.sources.mine.path": "./pics"}) == {}
     counted = {"early_stop.patience": 3}
     assert list(changes(before | counted, now | counted)) == ["validate_every"]

@@ -353,6 +353,7 @@ def test_what_is_printed_is_read_back_by_shell_and_hydra(case):
     assert OverridesParser.create().parse_override(typed).value() == value
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_can_be_pasted(tmp_path, capsys):
     file = tmp_path / "train me.sh"
     file.write_text("M=a/b\npython train_text_to_image.py --pretrained_model_name_or_path=$M --dataset_name=d/e "
