@@ -80,7 +80,7 @@ timesteps=biased timesteps.strategy=often       | timesteps.strategy=often is no
 timesteps=logit_normal timesteps.std=0          | timesteps.std=0 must be positive
 adapter=lora adapter.rank=0                     | adapter.rank=0 must be positive
 adapter=lora adapter.init=zeros                 | adapter.init=zeros is not known; choose from kaiming, gaussian
-adapter=lora adapter.dropout=1                  | adapter.dropout=1 must be a fraction of the inputs
+adapter=lora adapter.dropout=1                  | adapter.dropout=1 must be a fraction, at least 0 and below 1
 adapter=lora model.pretrained=false             | model.pretrained=false leaves no base to adapt
 model.path=./nowhere                            | model.path=./nowhere holds no pipeline (no model_index.json)
 model.pathh=tiny                                | Could not override 'model.pathh'

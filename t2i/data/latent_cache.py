@@ -43,7 +43,6 @@ class Encoded:
     `framing`, the six numbers that Stable Diffusion XL is conditioned on.
     captions: an entry per distinct caption, the empty one last: what the model's `embed` returns for it.
     caption_rows: the entries of each image's captions, one or more.
-    emphasis: what the images count in the loss; None: all alike.
     """
 
     def __init__(
@@ -54,14 +53,14 @@ class Encoded:
         views: int,
         images_key: str,
         captions_key: str,
-        emphasis: Emphasis | None = None,
     ):
         for pack in latents.packs:
             if pack.layout != {"framing": (1, False), "moments": (4, True)}:
                 raise ConfigError(f"{pack.file} holds something else than encoded images; delete it")
         self.latents, self.captions = latents, captions
         self.images_key, self.fingerprint = images_key, images_key + captions_key
-        self.caption_rows, self.views, self.emphasis = caption_rows, views, emphasis
+        self.caption_rows, self.views = caption_rows, views
+        self.emphasis: Emphasis | None = None  # what the images count in the loss; None: all alike
 
     def __len__(self) -> int:
         return len(self.caption_rows)
@@ -164,8 +163,9 @@ def encode(split: Split, model: Model, cache_dir: str | Path) -> Encoded:
     embedded, captions_key = _entries(captions, cache)
     caption_rows = [[row_of[caption] for caption in texts] for texts in split.captions]
     _warn_of_long(distinct, *model.limit)
-    emphasis = _emphasis(split, latents.shapes("moments")[:, -2:], cache)
-    return Encoded(latents, embedded, caption_rows, views, images_key, captions_key, emphasis)
+    encoded = Encoded(latents, embedded, caption_rows, views, images_key, captions_key)
+    encoded.emphasis = _emphasis(split, latents.shapes("moments")[:, -2:], cache)
+    return encoded
 
 
 def _emphasis(split: Split, sizes: np.ndarray, cache: Path) -> Emphasis | None:

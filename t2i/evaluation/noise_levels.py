@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -55,6 +55,10 @@ class NoiseLevels(Protocol):
         """What run.json says of the battery; runs can be compared if `hash` is the same."""
         ...
 
+    def as_begun(self, battery: Mapping[str, Any]) -> "NoiseLevels":
+        """The same levels for a run that goes on. battery: what its run.json says."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class LogSNRs:
@@ -100,12 +104,16 @@ class LogSNRs:
         }
         return {"hash": _hash(json.dumps(facts).encode()), **facts}
 
+    def as_begun(self, battery: Mapping[str, Any]) -> "LogSNRs":
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Timesteps:
     """Timesteps of the schedule: runs with different schedules meet different noise, and can't be compared."""
 
     values: np.ndarray
+    begun: np.ndarray | None = None  # SNRs as the machine computed them on which the run began
     name: ClassVar[str] = "timestep"
 
     @classmethod
@@ -129,8 +137,15 @@ class Timesteps:
 
     def describe(self, diffusion: Diffusion, origin: Origin) -> dict[str, Any]:
         t, snr = self.values.tolist(), self.snr(diffusion)
+        if self.begun is not None and self.begun.shape == snr.shape and np.allclose(self.begun, snr, rtol=1e-9, atol=0):
+            snr = self.begun  # processors round differently, and the hash is of all digits
         identity = repr((origin.encodings, origin.chosen, t, origin.seed)).encode() + snr.tobytes()
         return {"hash": _hash(identity), "items": len(origin.chosen), "timesteps": t, "snr": snr.tolist()}
+
+    def as_begun(self, battery: Mapping[str, Any]) -> "Timesteps":
+        snr = battery.get("snr")
+        is_known = isinstance(snr, list) and all(isinstance(value, float) for value in snr)
+        return replace(self, begun=np.array(snr)) if is_known else self
 
 
 def choose_levels(diffusion: Diffusion, timesteps: int, log_snr: Sequence[float] | None) -> NoiseLevels:

@@ -36,6 +36,7 @@ from t2i.optim.precision import MIXED_PRECISION
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
+from t2i.runs.folder import INFO, read_info
 from t2i.training import memory
 from t2i.training.loop import Optimization
 from t2i.training.meters import Meter
@@ -69,6 +70,7 @@ class Experiment:
 def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     """Load the data set and the model, encode, and put together what the loop needs."""
     accelerator, layout = _launch(cfg, plan, folder)
+    begun = read_info(folder) if (folder / INFO).is_file() else {}
     data = load_data(cfg, accelerator)
     check_data(cfg, data)
     if isinstance(data.train, Split):
@@ -78,7 +80,11 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
     model.to(accelerator.device)
-    plan = replace(plan, diffusion=plan.diffusion.for_model(model.patch_size, model.mu))
+    plan = replace(
+        plan,
+        diffusion=plan.diffusion.for_model(model.patch_size, model.mu),
+        levels=plan.levels.as_begun(begun.get("battery", {})),
+    )
     draws = Draws(
         num_timesteps=len(plan.diffusion),
         timesteps=plan.timesteps,

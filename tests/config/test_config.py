@@ -28,6 +28,10 @@ def prepare(cfg):
 OPTIONS = sorted(
     f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "wandb")
 )
+NEED_MORE = {
+    "dataset=sources": ["dataset.sources=[{path: images}]"],
+    "adapter=textual_inversion": ["adapter.new_tokens=['<sks>:dog']"],
+}
 NEED_A_PATH = ("dataset=folder", "dataset=hub", "dataset=webdataset", "dataset=stream")
 
 
@@ -41,7 +45,7 @@ def command(*arguments, **kwargs):
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_fits_its_target(option):
-    given = ["dataset.path=./images"] if option in NEED_A_PATH else []
+    given = ["dataset.path=./images"] if option in NEED_A_PATH else NEED_MORE.get(option, [])
     cfg = compose(option, *given)
     check(cfg, num_processes=1)
     check_types(cfg, compose(option))

@@ -10,7 +10,7 @@ from t2i.data.latent_cache import encode
 from t2i.data.openmoji import openmoji
 from t2i.diffusion.process import Diffusion
 from t2i.evaluation.battery import make_battery, summary
-from t2i.evaluation.noise_levels import LogSNRs, Timesteps, choose_levels
+from t2i.evaluation.noise_levels import LogSNRs, Origin, Timesteps, choose_levels
 from t2i.models.schedulers import flow_matching
 from t2i.models.stable_diffusion import load
 from t2i.runs.errors_file import read_errors, write_errors
@@ -205,3 +205,18 @@ def test_images_of_several_sizes_have_the_errors_that_they_have_alone(encoded):
             assert found[item, place] == pytest.approx(
                 (noised.x * 0.5 - noised.target).square().mean().item(), rel=1e-5
             )
+
+
+def test_a_battery_of_timesteps_is_the_same_on_another_processor():
+    """Processors round the schedule differently in the last digits; another schedule is another battery."""
+    diffusion = Diffusion.from_scheduler(diffusers.DDIMScheduler())
+    levels = Timesteps.spread(diffusion, 8)
+    origin = Origin(images="these", autoencoder="this", encodings="those", chosen=[0, 2], seed=0)
+    elsewhere = levels.describe(diffusion, origin)
+    rounded = [float(np.nextafter(value, 0)) for value in elsewhere["snr"]]
+    begun = levels.as_begun({"snr": rounded}).describe(diffusion, origin)
+    assert begun["snr"] == rounded
+    assert begun["hash"] == levels.as_begun(begun).describe(diffusion, origin)["hash"] != elsewhere["hash"]
+    other = [1.001 * value for value in rounded]
+    assert levels.as_begun({"snr": other}).describe(diffusion, origin) == elsewhere
+    assert levels.as_begun({"snr": "none"}).describe(diffusion, origin) == elsewhere

@@ -14,13 +14,13 @@ class Saboteur(MinSNR):
         super().__init__(**settings)
         self.file, self.calls = Path(folder) / str(seed), 0
 
-    def __call__(self, prediction, noised):
+    def __call__(self, prediction, noised, weight=None):
         self.calls += 1
         if self.calls == 4 and self.file.is_file():
             deed = self.file.read_text()
             self.file.unlink()
             DEEDS[deed]()
-        return super().__call__(prediction, noised)
+        return super().__call__(prediction, noised, weight)
 
 
 def fail():

@@ -180,8 +180,8 @@ def poison(monkeypatch, calls):
 
     original, count = t2i.diffusion.losses.MinSNR.__call__, iter(range(1000))
 
-    def poisoned(self, prediction, noised):
-        losses = original(self, prediction, noised)
+    def poisoned(self, prediction, noised, weight=None):
+        losses = original(self, prediction, noised, weight)
         return losses * torch.tensor([float("nan")] + [1.0] * (len(losses) - 1)) if next(count) in calls else losses
 
     monkeypatch.setattr(t2i.diffusion.losses.MinSNR, "__call__", poisoned)
