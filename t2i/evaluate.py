@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i.cli.arguments import Parser, positive, run_folder
+from t2i.cli.arguments import Parser, as_run, positive
 from t2i.cli.failing import run
 from t2i.config import ConfigError
 
@@ -66,7 +66,7 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_intermixed_args(arguments)
     overrides = [text for text in options.sources if "=" in text and not Path(text).exists()]
-    named = [str(run_folder(text)) for text in options.sources if text not in overrides]
+    named = [as_run(text) for text in options.sources if text not in overrides]
     if not named:
         raise ConfigError("give at least one run, model or folder of images; see t2i evaluate --help")
     from t2i.experiment.judged_models import open_source, runs_in

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from t2i.cli.arguments import Parser, add_sampling_options, check_image_file, positive, run_folder
+from t2i.cli.arguments import Parser, add_sampling_options, as_run, check_image_file, positive
 from t2i.cli.failing import run
 from t2i.config.checks import check_seeds
 from t2i.runs.names import refuse_missing
@@ -25,7 +25,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    options.source = str(run_folder(options.source))
+    options.source = as_run(options.source)
     refuse_missing(options.source)
     check_seeds({"--seed": options.seed, "--seed and --images": options.seed + options.images - 1})
     check_image_file(options.out)

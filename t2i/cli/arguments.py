@@ -36,10 +36,15 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def run_folder(text: str) -> Path:
-    """A path, or the name of a run or a sweep in multirun/ where there is no such path."""
+def as_run(text: str) -> str:
+    """The text as it is, or the folder in multirun/ of a run or a sweep of that name where there is no such path."""
     named = Path("multirun") / text
-    return named if not Path(text).exists() and named.is_dir() else Path(text)
+    return str(named) if not Path(text).exists() and named.is_dir() else text
+
+
+def run_folder(text: str) -> Path:
+    """The folder that a path names, or a name as in `as_run`."""
+    return Path(as_run(text))
 
 
 def positive(text: str) -> int:
