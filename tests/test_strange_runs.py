@@ -24,7 +24,8 @@ from t2i.cli import failing
 from t2i.comparison.results import read_results
 from t2i.config import ConfigError
 from t2i.publishing import push as publishing
-from t2i.publishing.model_card import command, fenced, plain, use_adapter
+from t2i.publishing.card_code import use_adapter
+from t2i.publishing.model_card import command, fenced, plain
 from t2i.runs.config_file import read_config
 from t2i.runs.errors_file import read_errors
 from t2i.runs.files import atomic_write, lock, replacing

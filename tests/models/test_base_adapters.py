@@ -21,7 +21,7 @@ from t2i.models.lora_settings import AVERAGED
 from t2i.models.merging import merged_weights
 from t2i.models.original_names import vae_name
 from t2i.models.stable_diffusion import load
-from t2i.publishing.model_card import use_base
+from t2i.publishing.card_code import use_base
 from t2i.sampling.pipelines import load_pipeline
 
 

@@ -15,7 +15,7 @@ from t2i.models.lora import LoRA
 from t2i.models.lora_settings import AVERAGED, RAW
 from t2i.models.stable_diffusion import load
 from t2i.optim.trained_weights import hold_weights
-from t2i.publishing.model_card import use_adapter
+from t2i.publishing.card_code import use_adapter
 from t2i.sampling.pipelines import load_pipeline
 
 

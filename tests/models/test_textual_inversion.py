@@ -13,7 +13,7 @@ from t2i.experiment.run import run as start_run
 from t2i.models.new_tokens import NewTokens, WithNewRows, file_name, load_words, words_in
 from t2i.models.stable_diffusion import load
 from t2i.models.textual_inversion import TextualInversion
-from t2i.publishing.model_card import use_words
+from t2i.publishing.card_code import use_words
 from t2i.runs.folder import Run
 from t2i.sampling.pipelines import load_pipeline
 

@@ -5,7 +5,8 @@ from helpers.runs import compose
 from omegaconf import OmegaConf
 from PIL import Image
 
-from t2i.publishing.model_card import command, draw_curves, metadata, use_pipeline, write_card
+from t2i.publishing.card_code import use_pipeline
+from t2i.publishing.model_card import command, draw_curves, metadata, write_card
 
 
 def test_the_metadata_name_what_is_on_the_hub():
