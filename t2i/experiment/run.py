@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
-from t2i.config import ConfigError
 from t2i.distributed import processes
+from t2i.distributed.launch import peers
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.experiment.failures import answers, failures_noted
 from t2i.experiment.fork import begin, hold
 from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.messages import ended, resumed
@@ -64,8 +64,10 @@ def run(
     with run.claimed(), naming(folder):
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
         before = dict(run.info)
-        run.begin(overrides=overrides, choices=choices or {}, **origin)
-        with Stop(cfg.max_hours, answers=run.writes) as stop, _failures_noted(run):
+        begun_by = {"launchers": peers().launchers} if peers().launchers else {}
+        run.begin(overrides=overrides, choices=choices or {}, **begun_by, **origin)
+        peers().note = lambda failure: Run.mark(folder, state="failed", error=failure)
+        with Stop(cfg.max_hours, partial(answers, run)) as stop, failures_noted(run), peers().blamed():
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
@@ -79,26 +81,6 @@ def _measured(run: Run) -> str:
     """What `run.result` is, as a message calls it."""
     name = headline(run.final) or "val/loss"
     return name if name == "val/loss" else f"{name} (of images that it was trained on)"
-
-
-@contextmanager
-def _failures_noted(run: Run) -> Generator[None]:
-    """Note in run.json how the run ended if it did not finish; say what helps where memory ran out."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.end("interrupted")
-        raise
-    except BaseException as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # GPU, CPU
-        with suppress(OSError):  # a full disk
-            run.end("failed", error=f"{'out of memory' if out_of_memory else type(error).__name__}: {error}")
-        if not out_of_memory:
-            raise
-        raise ConfigError(
-            f"out of memory ({str(error).splitlines()[0]}); what helps: a smaller micro_batch_size (the result is the "
-            "same), gradient_checkpointing=true, precision=bf16, or bf16_sr for a new run"
-        ) from error
 
 
 def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: Stop, before: Mapping[str, Any]) -> None:
