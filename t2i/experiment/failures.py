@@ -24,10 +24,10 @@ def failures_noted(run: Run) -> Generator[None]:
     except KeyboardInterrupt:
         run.end("interrupted")
         raise
-    except PeerFailed as error:
+    except PeerFailed:
         if peers().writes:  # for process 0, if that is the one that died
             with suppress(OSError):
-                Run.mark(run.folder, state="failed", error=str(error))
+                peers().note(str(peers().failure))
         raise
     except BaseException as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # GPU, CPU
