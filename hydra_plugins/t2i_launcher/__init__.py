@@ -27,6 +27,9 @@ class ProcessLauncher(Launcher):
         self.runner: SweepRunner | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from t2i.sweeps.compositions import compose_quickly
+
+        compose_quickly(hydra_context)
         self.config, self.loader = config, hydra_context.config_loader
         self.context, self.task_function = hydra_context, task_function
 
@@ -36,7 +39,7 @@ class ProcessLauncher(Launcher):
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
         jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
-        return self.runner.run([self.loader.load_sweep_config(self.config, job) for job in jobs])
+        return self.runner.run(self.loader.load_sweep_config(self.config, job) for job in jobs)  # one at a time
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner
