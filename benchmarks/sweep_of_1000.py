@@ -58,6 +58,7 @@ def write_run(folder: Path, config: dict[str, Any], overrides: list[str]) -> Non
     import numpy as np
     from PIL import Image
 
+    from t2i.evaluation.metrics import all_metrics
     from t2i.runs.config_file import write_config
     from t2i.runs.errors_file import write_errors
     from t2i.runs.files import LOCK, atomic_write, numbered_file
@@ -75,8 +76,9 @@ def write_run(folder: Path, config: dict[str, Any], overrides: list[str]) -> Non
             errors = images * quality * (0.5 + np.exp(-step / 500)) * rng.lognormal(0, 0.02, images.shape)
             by_weights = {"": errors, "ema/": errors * 0.98}
             write_errors(numbered_file(folder / "validation", step, "parquet"), "log_snr", log_snr, by_weights)
-            geometric = {name: float(np.exp(np.log(values).mean())) for name, values in by_weights.items()}
-            line |= {f"val/{name}loss": value for name, value in geometric.items()}
+            line |= {
+                metric.name: metric.of(by_weights) for prefix in by_weights for metric in all_metrics(prefix, LEVELS)
+            }
         lines.append({key: float(value) if key != "step" else value for key, value in line.items()})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "samples").mkdir(exist_ok=True)

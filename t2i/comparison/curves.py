@@ -142,7 +142,7 @@ def _common_points(curves: list[list[tuple[int, float, float]]]) -> tuple[np.nda
 def _log_if_wide(axes: Axes) -> None:
     """A logarithmic axis with readable labels if the values differ by more than a factor of two."""
     values = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    if values.min() > 0 and values.max() / values.min() > 2:
+    if values.size and values.min() > 0 and values.max() / values.min() > 2:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(PLAIN)

@@ -17,34 +17,45 @@ from omegaconf import DictConfig, OmegaConf
 PLAIN = (bool, int, float, str, type(None))
 
 
-def compose_quickly(context: HydraContext) -> None:
-    """From now on, compose a sweep's jobs as `Compositions` does. Hydra has no public hook for this."""
-    loader: Any = context.config_loader
-    if isinstance(loader, ConfigLoaderImpl) and "load_sweep_config" not in vars(loader):
-        loader.load_sweep_config = Compositions(loader).load_sweep_config
-
-
 class Compositions:
     """The configurations of jobs, equal to those that Hydra's loader composes."""
 
-    def __init__(self, loader: ConfigLoaderImpl):
-        self.compose, self.parser = loader.load_sweep_config, OverridesParser.create()
+    def __init__(self, context: HydraContext):
+        self.loader: Any = context.config_loader
+        self.compose, self.parser = self.loader.load_sweep_config, OverridesParser.create()
         self.templates: dict[tuple, DictConfig] = {}  # by what their overrides do, but for plain values
 
+    def check_quickly(self) -> None:
+        """Until `compose_fully`, Hydra's check of each job composes only what no other job was composed of.
+
+        Hydra has no public hook for this. What its loader returns meanwhile is of another job.
+        """
+        self.loader.load_sweep_config = self._template
+
+    def compose_fully(self) -> None:
+        """Give Hydra's loader its own method again, which other launchers call."""
+        vars(self.loader).pop("load_sweep_config", None)
+
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """A job's configuration; see Hydra's method of this name."""
+        """A job's configuration; see the method of Hydra's loader of this name."""
         overrides = self.parser.parse_overrides(sweep_overrides)
-        groups = master_config.hydra.runtime.choices
-        plain = [override for override in overrides if _is_plain(override, groups)]
-        keys = {id(override): override.key_or_group for override in plain}
-        shape = (id(master_config), *(keys.get(id(override), override.input_line) for override in overrides))
-        if shape not in self.templates:
-            self.templates[shape] = self.compose(master_config, sweep_overrides)
-        config = copy.deepcopy(self.templates[shape])
+        config = copy.deepcopy(self._template(master_config, sweep_overrides, overrides))
+        plain = [override for override in overrides if _is_plain(override, master_config.hydra.runtime.choices)]
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         _name(config, [override for override in overrides if not override.is_hydra_override()])
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
+
+    def _template(
+        self, master_config: DictConfig, sweep_overrides: list[str], parsed: list[Override] | None = None
+    ) -> DictConfig:
+        """The configuration of a job that differs from this one in plain values only."""
+        overrides = self.parser.parse_overrides(sweep_overrides) if parsed is None else parsed
+        groups = master_config.hydra.runtime.choices
+        shape = tuple(each.key_or_group if _is_plain(each, groups) else each.input_line for each in overrides)
+        if shape not in self.templates:
+            self.templates[shape] = self.compose(master_config, sweep_overrides)
+        return self.templates[shape]
 
 
 def _is_plain(override: Override, groups: Any) -> bool:

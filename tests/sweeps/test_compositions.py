@@ -1,6 +1,7 @@
 """Jobs that are made of one another have the configurations that Hydra composes."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -21,8 +22,8 @@ def loaders():
     GlobalHydra.instance().clear()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     master = loader.load_configuration("config", MASTER, RunMode.MULTIRUN)
-    quick = Compositions(loader).load_sweep_config
-    return lambda job: loader.load_sweep_config(master, job), lambda job: quick(master, job)
+    quick = Compositions(SimpleNamespace(config_loader=loader))
+    return lambda job: loader.load_sweep_config(master, job), lambda job: quick.load_sweep_config(master, job)
 
 
 def content(config):
