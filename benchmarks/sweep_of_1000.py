@@ -82,8 +82,9 @@ def write_run(folder: Path, config: dict[str, Any], overrides: list[str]) -> Non
         lines.append({key: float(value) if key != "step" else value for key, value in line.items()})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "samples").mkdir(exist_ok=True)
-    pixels = np.random.default_rng(1).integers(0, 255, (8, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((128, 64)).save(numbered_file(folder / "samples", STEPS, "png"))
+    columns = len(config["samples"]["prompts"])
+    pixels = np.random.default_rng(1).integers(0, 255, (8, 8 * columns, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((64 * columns, 64)).save(numbered_file(folder / "samples", STEPS, "png"))
     (folder / LOCK).touch()
     battery = {"hash": "0" * 16, "items": ITEMS, "log_snr": list(map(float, log_snr)), "seed": 0}
     info = {"state": "finished", "config_hash": "0", "process": os.urandom(8).hex(), "battery": battery}
