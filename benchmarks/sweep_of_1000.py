@@ -149,17 +149,19 @@ def configuration(overrides: list[str]) -> dict[str, Any]:
 
 
 def run_compare(folder: Path) -> dict[str, float]:
-    """`t2i compare` of the sweep: seconds, peak_mb, page_mb."""
+    """`t2i compare` of the sweep: seconds, cpu (seconds), peak_mb, page_mb."""
     begun = time.perf_counter()
     program = "import resource, sys, t2i.compare as c; c.main(sys.argv[1:]); "
-    program += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    program += "u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_maxrss, u.ru_utime + u.ru_stime)"
     done = subprocess.run(
         [sys.executable, "-c", program, "multirun/big"], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
     )
     page = folder / "multirun" / "big" / "comparison" / "comparison.html"
+    kilobytes, cpu = done.stdout.splitlines()[-1].split()
     return {
         "seconds": time.perf_counter() - begun,
-        "peak_mb": int(done.stdout.splitlines()[-1]) * 1024 / 1e6,
+        "cpu": float(cpu),
+        "peak_mb": int(kilobytes) * 1024 / 1e6,
         "page_mb": page.stat().st_size / 1e6,
     }
 
@@ -182,7 +184,11 @@ def main() -> None:
                 f"of the launcher {per_job['cpu']:6.1f} ms of CPU per job, peak {used['peak_mb']:5.0f} MB"
             )
         used = run_compare(folder)
-        print("{:24} {seconds:7.1f} s, peak {peak_mb:5.0f} MB, page {page_mb:.1f} MB".format("t2i compare", **used))
+        print(
+            "{:24} {seconds:7.1f} s ({cpu:.1f} s of CPU), peak {peak_mb:5.0f} MB, page {page_mb:.1f} MB".format(
+                "t2i compare", **used
+            )
+        )
 
 
 if __name__ == "__main__":
