@@ -127,6 +127,7 @@ def count(family: str, name: str, activations: bool) -> Model:
     import torch
     from helpers import published
     from helpers.runs import compose
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from t2i.experiment.assembly import load_model
@@ -139,7 +140,7 @@ def count(family: str, name: str, activations: bool) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         place = published.save(family, name, Path(folder) / "pipeline")
         common += [f"model.path={place}", "precision=bf16"]
-        plain = compose(*common, "attention=math")  # whose products the counter knows
+        plain = compose(*common, "attention=sdpa")
         plan = make_plan(plain)
         with shapes_only() as mode, torch.no_grad():
             model = load_model(plain, plan, autocast_on_cpu(plan.precision))
@@ -148,7 +149,7 @@ def count(family: str, name: str, activations: bool) -> Model:
                 pixels = torch.empty(1, 3, size, size)
             x, _ = model.encode(pixels)
             text = full_length(model.embed(["a caption"]))
-            with FlopCounterMode(display=False) as counter:
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it knows plain products
                 model.denoise(x, torch.zeros(1, dtype=torch.long), text)
             parameters = sum(weight.numel() for weight in model.denoiser.parameters())
         needed = None

@@ -19,6 +19,7 @@ class Connection:
     host: str
     over: bool = False  # the other process has said that it is done
     buffer: bytes = field(default=b"", repr=False)
+    waiting: list[dict[str, Any]] = field(default_factory=list)  # what came together with a message that was read
 
     def __post_init__(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -34,15 +35,18 @@ class Connection:
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> list[dict[str, Any]] | None:
-        """The messages that have arrived, as soon as there are any; None if the other process has gone."""
+        """The messages that have arrived, as soon as anything has; None if the other process has gone."""
+        if self.waiting:
+            arrived, self.waiting = self.waiting, []
+            return arrived
         try:
             received = self.socket.recv(LONGEST)
-        except OSError:
+            *lines, self.buffer = (self.buffer + received).split(b"\n")
+            if not received or len(self.buffer) > LONGEST:
+                return None
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError):
             return None
-        *lines, self.buffer = (self.buffer + received).split(b"\n")
-        if not received or len(self.buffer) > LONGEST:
-            return None
-        return [json.loads(line) for line in lines]
 
     def read_one(self, timeout: float | None) -> dict[str, Any]:
         """The next message. Raises OSError or ValueError if none comes within `timeout` seconds."""
@@ -51,7 +55,8 @@ class Connection:
             if messages is None:
                 raise ConnectionError("closed")
         self.socket.settimeout(None)
-        return messages[0]
+        first, *self.waiting = messages
+        return first
 
 
 class Listener:

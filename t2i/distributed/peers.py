@@ -124,6 +124,9 @@ class Peers:
         with selectors.DefaultSelector() as selector:
             for connection in self.connections:
                 selector.register(connection, selectors.EVENT_READ, connection)
+                for message in connection.waiting:  # it came while the connection was made
+                    self._hear(connection, message)
+                connection.waiting = []
             while selector.get_map():
                 for key, _ in selector.select():
                     connection = key.data

@@ -170,6 +170,20 @@ def test_the_end_of_a_process_without_a_word_is_noticed(connected):
     assert "process 1 of 3 on host-1 has died without a word" in str(heard(peers[2]))
 
 
+def test_messages_that_arrive_together_are_all_read():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    one.sendall(b'{"first": 1}\n{"second": 2}\n{"thi')
+    connection = Connection(other, 1, "host")
+    assert connection.read_one(timeout=1) == {"first": 1}
+    assert connection.read() == [{"second": 2}]
+    one.sendall(b'rd": 3}\n')
+    assert connection.read() == [{"third": 3}]
+    one.sendall(b"no message\n")
+    assert connection.read() is None
+
+
 def test_processes_that_are_done_are_not_missed(connected):
     peers = connected(2)
     for each in reversed(peers):
