@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
+from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned, Split
@@ -27,6 +27,7 @@ from t2i.experiment.class_images import load_data
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
+from t2i.experiment.reference import reference_images
 from t2i.models.attention import recompute, set_attention
 from t2i.models.base_adapters import adapter_facts
 from t2i.models.model import Model
@@ -75,7 +76,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     check_data(cfg, data)
     if isinstance(data.train, Split):
         plan.adapter.words.refuse_unused(data.train.captions)
-    reference: Captioned | None = load_reference(cfg)
+    reference = reference_images(cfg, accelerator)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
@@ -111,7 +112,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     trained, prepared = layout.prepare(model, trained, optimizer)
     plan.ema.track(trained, optimizer)
     max_grad_norm = cfg.max_grad_norm or float("inf")
-    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps)
+    meter = make_meter(cfg, plan, max_grad_norm, accelerator)
     state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
@@ -137,6 +138,14 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         state={**state, "meter": meter},
         unquantized=unquantized,
     )
+
+
+def make_meter(cfg: DictConfig, plan: Plan, max_grad_norm: float, accelerator: Accelerator) -> Meter:
+    loss_scale: Callable[[], Tensor] | None = None
+    if (scaler := accelerator.scaler) is not None:
+        one = torch.ones((), device=accelerator.device)
+        loss_scale = partial(scaler.scale, one)
+    return Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device, loss_scale)
 
 
 def tells_cost(cfg: DictConfig, folder: Path) -> bool:

@@ -14,6 +14,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import patchify, unpatchify
@@ -70,7 +71,7 @@ class Flux2Klein(DiffusionTransformer):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask = tokens["input_ids"].to(encoder.device), tokens["mask"].to(encoder.device)
+        ids, mask = upload(tokens["input_ids"], encoder.device), upload(tokens["mask"], encoder.device)
         settings = {"output_hidden_states": True, "use_cache": False, "logits_to_keep": 1}
         hidden = encoder(ids, attention_mask=mask, **settings).hidden_states
         return {"encoder_hidden_states": torch.cat([hidden[layer].float() for layer in self.layers], dim=-1)}
@@ -93,8 +94,8 @@ class Flux2Klein(DiffusionTransformer):
             x.flatten(2).transpose(1, 2),
             timestep=t / 1000,
             encoder_hidden_states=hidden,
-            txt_ids=places(1, 1, hidden.shape[1]).to(x.device).expand(len(x), -1, -1),
-            img_ids=places(height, width, 1).to(x.device).expand(len(x), -1, -1),
+            txt_ids=upload(places(1, 1, hidden.shape[1]), x.device).expand(len(x), -1, -1),
+            img_ids=upload(places(height, width, 1), x.device).expand(len(x), -1, -1),
         ).sample
         return output.transpose(1, 2).reshape(x.shape)
 

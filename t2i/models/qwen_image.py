@@ -12,12 +12,13 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import pack, unpack
 from t2i.models.parts import PipelineParts
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.tokens import left_aligned, padded
+from t2i.models.tokens import caption_lengths, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
 CLASSES = {
@@ -54,7 +55,7 @@ class QwenImage(DiffusionTransformer):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask = tokens["input_ids"].to(encoder.device), tokens["mask"].to(encoder.device)
+        ids, mask = upload(tokens["input_ids"], encoder.device), upload(tokens["mask"], encoder.device)
         output = encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
         hidden, mask = left_aligned(output.hidden_states[-1].float(), mask)
         return {"encoder_hidden_states": hidden[:, self.dropped :], "mask": mask[:, self.dropped :]}
@@ -80,7 +81,7 @@ class QwenImage(DiffusionTransformer):
             pack(x),
             timestep=t / 1000,
             encoder_hidden_states=hidden,
-            encoder_hidden_states_mask=None if bool(mask.all()) else mask,  # attention is faster without
+            encoder_hidden_states_mask=None if len(set(caption_lengths(text))) == 1 else mask,  # faster without
             img_shapes=[[(1, height // 2, width // 2)]] * len(x),
         ).sample
         return unpack(output, height, width)
@@ -92,7 +93,7 @@ class QwenImage(DiffusionTransformer):
 
 def _up_to_the_longest(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The captions of a batch, and their mask, without the padding that all of them have."""
-    mask = text["mask"][:, : int(text["mask"].sum(1).max())]
+    mask = text["mask"][:, : max(caption_lengths(text))]
     return text["encoder_hidden_states"][:, : mask.shape[1]], mask
 
 

@@ -11,10 +11,11 @@ from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.tokens import chat, left_aligned, padded
+from t2i.models.tokens import caption_lengths, chat, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
 CLASSES = {
@@ -42,7 +43,7 @@ class ZImage(DiffusionTransformer):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask = tokens["input_ids"].to(encoder.device), tokens["mask"].to(encoder.device)
+        ids, mask = upload(tokens["input_ids"], encoder.device), upload(tokens["mask"], encoder.device)
         hidden = encoder(ids, attention_mask=mask.bool(), output_hidden_states=True).hidden_states[-2]
         hidden, mask = left_aligned(hidden.float(), mask)
         return {"encoder_hidden_states": hidden, "mask": mask}
@@ -55,8 +56,8 @@ class ZImage(DiffusionTransformer):
         return {"prompt_embeds": self._without_padding(text)}
 
     def _without_padding(self, text: dict[str, Tensor]) -> list[Tensor]:
-        pairs = zip(text["encoder_hidden_states"], text["mask"], strict=True)
-        return [hidden[: int(mask.sum())] for hidden, mask in pairs]
+        pairs = zip(text["encoder_hidden_states"], caption_lengths(text), strict=True)
+        return [hidden[:length] for hidden, length in pairs]
 
 
 @on_a_base
