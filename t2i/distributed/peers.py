@@ -45,15 +45,11 @@ class Peers:
         self.over = False  # this process has come to its end, and no longer depends on others
         self.writes = rank == 0  # whether this process notes the end in the run's folder
         self.note: Callable[[str], None] = lambda failure: None
+        self.hush: Callable[[], None] = lambda: None
         self._name: str | None = None
         self._news, self._named = threading.Event(), threading.Event()
         if connections:
             threading.Thread(target=self._listen, daemon=True, name="peers").start()
-
-    @property
-    def lost(self) -> bool:
-        """Whether another process has failed, so that this one can't go on."""
-        return self.failure is not None
 
     def agree(self, propose: Callable[[], str]) -> str:
         """What process 0 proposes for the name of the run, the same in all processes."""
@@ -88,8 +84,12 @@ class Peers:
             self._leave()
 
     @contextmanager
-    def blamed(self) -> Generator[None]:
-        """Within, an error that is a consequence of another process's end is raised as PeerFailed, which names it."""
+    def blamed(self, hush: Callable[[], None] = lambda: None) -> Generator[None]:
+        """Within, an error that is a consequence of another process's end is raised as PeerFailed, which names it.
+
+        hush: called when another process has failed, before that has consequences.
+        """
+        self.hush = hush
         try:
             yield
         except (RuntimeError, KeyboardInterrupt) as error:  # of torch.distributed; torchrun's SIGTERM to those left
@@ -156,6 +156,7 @@ class Peers:
     def _fail(self, failure: str, source: Connection) -> None:
         if self.failure is None and not self.over:
             self.failure = failure
+            self.hush()
             self._news.set()
             self._tell(but=source, failed=failure)
             threading.Thread(target=self._end, daemon=True, name="end").start()

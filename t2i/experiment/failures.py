@@ -11,11 +11,6 @@ from t2i.distributed.peers import PeerFailed
 from t2i.runs.folder import Run
 
 
-def answers(run: Run) -> bool:
-    """Whether this process says what a signal does: torchrun sends one to those that have lost another process."""
-    return run.writes and not peers().lost
-
-
 @contextmanager
 def failures_noted(run: Run) -> Generator[None]:
     """Note in run.json how the run ended if it did not finish; say what helps where memory ran out."""

@@ -17,7 +17,7 @@ from t2i.distributed.launch import peers
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
-from t2i.experiment.failures import answers, failures_noted
+from t2i.experiment.failures import failures_noted
 from t2i.experiment.fork import begin, hold
 from t2i.experiment.image_evaluation import evaluate_images, identify
 from t2i.experiment.messages import ended, resumed
@@ -68,7 +68,7 @@ def run(
         begun_by = {"launchers": peers().launchers} if peers().launchers else {}
         run.begin(overrides=overrides, choices=choices or {}, **begun_by, **origin)
         peers().note = lambda failure: Run.mark(folder, state="failed", error=failure)
-        with Stop(cfg.max_hours, partial(answers, run)) as stop, failures_noted(run), peers().blamed():
+        with Stop(cfg.max_hours, answers=run.writes) as stop, failures_noted(run), peers().blamed(stop.hush):
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):

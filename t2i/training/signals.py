@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
@@ -31,8 +31,8 @@ class Stop:
     max_hours: time limit for this process; None means no limit.
     """
 
-    def __init__(self, max_hours: float | None, answers: Callable[[], bool] = lambda: True):
-        """answers: asked when a signal comes, whether this process says what it does."""
+    def __init__(self, max_hours: float | None, answers: bool = True):
+        """answers: whether this process says what a signal does."""
         self.answers = answers
         self.deadline = float("inf") if max_hours is None else time.monotonic() + max_hours * 3600
         self.signum: int | None = None
@@ -66,6 +66,10 @@ class Stop:
         if self._again and self.signum is not None:
             raise Interrupted(self.signum)
 
+    def hush(self) -> None:
+        """Say nothing of further signals: torchrun sends one to the processes that have lost another."""
+        self.answers = False
+
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
             taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]  # as nohup wants
@@ -96,6 +100,6 @@ class Stop:
 
     def _answer(self, signum: int, text: str) -> None:
         """Say what happens, by the system's own write: a signal may come in the middle of a print."""
-        if self.answers():
+        if self.answers:
             with suppress(OSError):
                 os.write(2, f"\nt2i: {signal.Signals(signum).name}: {text}\n".encode())

@@ -142,7 +142,7 @@ def connected():
 
 def heard(peers: Peers) -> str | None:
     deadline = time.monotonic() + 2
-    while not peers.lost and time.monotonic() < deadline:
+    while peers.failure is None and time.monotonic() < deadline:
         time.sleep(0.005)
     return peers.failure
 

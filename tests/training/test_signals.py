@@ -71,7 +71,7 @@ def test_the_first_signal_is_answered_at_once_and_only_where_told_to(capfd):
         send(signal.SIGTERM)
         assert "SIGTERM: the run ends after this step, and is saved" in capfd.readouterr().err
         send(signal.SIGTERM)
-    with pytest.raises(Interrupted), Stop(None, answers=lambda: False) as stop, stop.patiently():  # noqa: PT012
+    with pytest.raises(Interrupted), Stop(None, answers=False) as stop, stop.patiently():  # noqa: PT012
         send(signal.SIGTERM)
         send(signal.SIGTERM)
     assert capfd.readouterr().err == ""
