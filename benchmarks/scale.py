@@ -83,26 +83,17 @@ def seconds(traffic: float, gpus: int) -> float:
 
 
 def memory_table(models: list[Model]) -> str:
-    head = (
-        "Model",
-        "pixels",
-        "B parameters",
-        "`bf16`, alone",
-        "each replica",
-        "`bf16_sr`",
-        "FSDP, each of 8",
-        "average",
-    )
+    head = ["Model", "pixels", "fits as", "B of P", "`bf16`, alone", "each replica", "`bf16_sr`", "FSDP, each of 8"]
     rows = [
         [
-            *(model.name, str(model.size), f"{model.parameters / 1e9:.2f}"),
+            *(model.name, str(model.size), model.home, f"{model.parameters / 1e9:.2f}"),
             *(gb(model.held(each)) for each in (ALONE, FLOAT32, BF16_SR)),
-            *(gb(model.held(FLOAT32, 8)), gb(AVERAGE * model.parameters)),
-            *("–" if model.activations is None else gb(model.activations), gb(model.checkpoint), model.home),
+            *(gb(model.held(FLOAT32, 8)), "–" if model.activations is None else gb(model.activations)),
+            gb(model.checkpoint),
         ]
         for model in models
     ]
-    return table([*head, "activations", "checkpoint", "fits as"], rows)
+    return table([*head, "activations", "checkpoint"], rows)
 
 
 def network_table(models: list[Model]) -> str:
