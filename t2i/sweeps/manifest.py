@@ -102,8 +102,8 @@ def refuse_several_ranks(config: DictConfig) -> None:
         overrides = " ".join(config.hydra.overrides.task)
         if os.environ.get("SLURM_STEP_NUM_TASKS") == str(ranks):
             raise ConfigError(
-                f"-m under srun would run the whole sweep in each of the {ranks} tasks; type it once, and it submits its "
-                f"jobs to Slurm: t2i train -m {overrides} hydra/launcher=slurm hydra.launcher.tasks_per_node={ranks}"
+                f"-m under srun would run the whole sweep in each of the {ranks} tasks; type it once, and it submits "
+                f"its jobs: t2i train -m {overrides} hydra/launcher=slurm hydra.launcher.tasks_per_node={ranks}"
             )
         raise ConfigError(
             f"-m under accelerate launch would run the whole sweep in each of the {ranks} processes; let the sweep "

@@ -5,6 +5,7 @@ queue is the only record of what runs, so that a command can follow what an earl
 the folders of the sweep, of the data and of t2i.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -12,7 +13,8 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ class SlurmCluster:
                 "hydra/launcher=processes"
             )
         self.queue = Queue(options.poll_s)
-        self.queue.look()
+        with self._submitting():
+            self.queue.look()
         if self.queue.error:
             raise SweepError(f"t2i: hydra/launcher=slurm: {self.queue.error}; nothing was submitted")
         self.earlier = self._earlier_jobs()
@@ -134,15 +137,32 @@ class SlurmCluster:
         """Submit what `_write` has written; returns the number of the array."""
         flags = [*self.options.flags(self.folder.parent.name, jobs), f"--output={folder}/%a.log"]
         flags += [f"--dependency=afterany:{after}"] if after else []
+        command = ["sbatch", "--parsable", *flags, str(folder / SCRIPT)]
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10 * PATIENCE}
         try:
-            command = ["sbatch", "--parsable", *flags, str(folder / SCRIPT)]
-            said = subprocess.run(command, capture_output=True, text=True, timeout=10 * PATIENCE, check=True)
+            with self._submitting() as held:
+                said = subprocess.run(command, check=True, pass_fds=held, **settings)
         except subprocess.CalledProcessError as error:
             shutil.rmtree(folder)
             raise SweepError(f"t2i: {' '.join(error.stderr.split()) or one_line(error)}; see hydra.launcher") from error
         except (OSError, subprocess.SubprocessError) as error:
             raise SweepError(f"t2i: sbatch: {one_line(error)}") from error
         return said.stdout.strip().partition(";")[0]
+
+    @contextmanager
+    def _submitting(self) -> Generator[tuple[int, ...]]:
+        """Within, no sbatch of this sweep runs but one that inherits these file descriptors.
+
+        If the command is killed while sbatch runs, the next command waits for it here, and finds its jobs in the queue.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # the file system knows no locks
+                yield ()
+                return
+            yield (file.fileno(),)
 
     def _earlier_jobs(self) -> dict[Path, Earlier]:
         """run folder -> the job in Slurm's queue that works there, or will."""

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,12 @@ def launch(command, tmp_path, cluster):
     return launch
 
 
+def until(holds: Callable[[], bool], process) -> None:
+    while process.poll() is None and not holds():
+        time.sleep(0.1)
+    assert process.poll() is None, process.communicate()[0]
+
+
 def states(sweep: Path) -> dict[str, str]:
     return {file.parent.name: json.loads(file.read_text())["state"] for file in sorted(sweep.glob("*/run.json"))}
 
@@ -109,6 +118,33 @@ def test_no_step_is_lost_but_those_since_a_warning_and_nothing_is_submitted_twic
         assert not (deeds / str(seed)).read_text(), "everything was done to it"
         expected, got = weights(quiet / f"seed-{seed}"), weights(rough / f"seed-{seed}")
         assert all(expected[key].equal(got[key]) for key in expected)
+
+
+def test_a_command_that_ends_leaves_its_jobs_to_slurm_also_while_sbatch_runs(launch, tmp_path, monkeypatch):
+    (tmp_path / "deeds/0").write_text("sleep 5\n")
+    slow = tmp_path / "bin/sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\ntouch began\nsleep 6\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    sweep = ("sweep=left", "seed=0,1", "steps=6", *ON_SLURM, "hydra.launcher.array_parallelism=1")
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+        killed = launch(*sweep)
+        until((tmp_path / "began").exists, killed)
+        killed.kill()
+        killed.communicate()
+    interrupted = launch(*sweep)
+    until((tmp_path / "multirun/left/seed-0/metrics.jsonl").exists, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    output = interrupted.communicate()[0]
+    assert interrupted.returncode == 130, output
+    assert output.count("which an earlier command has submitted") == 2
+    assert "the same command follows it, and `scancel" in output
+    last = launch(*sweep)
+    output = last.communicate()[0]
+    assert last.returncode == 0, output
+    assert submitted(tmp_path / "multirun/left") == [2]
+    assert set(states(tmp_path / "multirun/left").values()) == {"finished"}
 
 
 def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch, tmp_path):
