@@ -83,7 +83,7 @@ class SlurmCluster:
             started.runs_other = earlier.arguments != started.arguments
             log.info("%s: follows job %s, which an earlier command has submitted", job.name, earlier.id)
         elif job.finished():  # another command has seen to it since
-            started.outcome = "done"
+            started.outcome, started.before = "never begun", None
         return started
 
     def wait(self, running: Sequence["SlurmJob"]) -> None:

@@ -22,7 +22,8 @@ LINES = 5  # of a lost job's output
 class SlurmJob(JobAtWork):
     """Follows a job of the sweep in Slurm's queue.
 
-    outcome: Slurm's word for how it ended; "gone" if Slurm no longer knows; "" before the end.
+    outcome: Slurm's word for how it ended; "gone" if Slurm no longer knows, "never begun" if there was no need to;
+        "" before the end.
     """
 
     job: Job
@@ -34,6 +35,7 @@ class SlurmJob(JobAtWork):
     folder: Path | None = None  # of the submission
     looks: int = 0  # that the queue had been given when the job was submitted
     runs_other: bool = False  # than what this sweep now wants of it: an earlier command has begun it
+    running: bool = False
     outcome: str = ""
     ended_at: float = 0.0
 
@@ -47,15 +49,20 @@ class SlurmJob(JobAtWork):
                 self._ended("gone")
         elif entry.ended:
             self._ended(entry.state)
-        elif entry.state == "RUNNING" and self.job.state != "running":
+        elif entry.state == "RUNNING" and not self.running:
+            self.running = True
             self.job.state, self.job.reason, self.job.first_log = "running", "", None
         elif entry.state == "PENDING":
-            reason = f"queued ({entry.reason})"
-            if self.job.state == "running" and self.job.reason == "" and self.job.metrics:
-                log.info("%s: queued again by Slurm, at step %d", self.job.name, self.job.metrics.get("step", 0))
-            if any(word in entry.reason for word in STUCK) and self.job.reason != reason:
-                log.warning("%s: Slurm does not begin job %s: %s", self.job.name, self.id, entry.reason)
-            self.job.state, self.job.reason = "waiting", reason
+            self._wait(entry.reason)
+
+    def _wait(self, why: str) -> None:
+        """The job is in the queue, for this reason."""
+        if self.running:
+            log.info("%s: queued again, at step %d", self.job.name, self.job.metrics.get("step", 0))
+        reason = f"queued ({why})"
+        if self.job.reason != reason and any(word in why for word in STUCK):
+            log.warning("%s: Slurm does not begin job %s: %s", self.job.name, self.id, why)
+        self.running, self.job.state, self.job.reason = False, "waiting", reason
 
     def _ended(self, outcome: str) -> None:
         self.outcome, self.ended_at = outcome, time.monotonic()
@@ -82,11 +89,8 @@ class SlurmJob(JobAtWork):
             self.queue.leave(self.id)
 
     def record_end(self) -> None:
-        if self.outcome in ("", "done"):
-            self.job.read_end()
-            return
-        again = self._ended_by_slurm()
         self.job.read_metrics()
+        again = "" if self.job.finished() else self._ended_by_slurm()
         if again and self.losses.again(self.job.metrics.get("step", 0.0)):
             log.warning("%s: %s; it is submitted again, from its last checkpoint", self.job.name, again)
             self.job.state, self.job.reason = "waiting", ""

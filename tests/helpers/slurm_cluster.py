@@ -43,7 +43,10 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 State=UP
 """
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=65536\n"
 
@@ -92,7 +95,7 @@ def _start(environment: dict[str, str], *command: str) -> None:
 
 def _wait_until_idle(environment: dict[str, str], folder: Path) -> None:
     for _ in range(300):
-        if run(environment, "sinfo", "--noheader", "--Node", "--format=%t").split() == ["idle"] * len(NODES):
+        if set(run(environment, "sinfo", "--noheader", "--Node", "--format=%t").split()) == {"idle"}:
             return
         time.sleep(0.1)
     raise RuntimeError((folder / "slurmctld.log").read_text()[-2000:])

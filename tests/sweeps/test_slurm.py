@@ -35,6 +35,9 @@ DEEDS = {
     3: ["kill -9 $PPID"],
 }
 
+PREEMPTED = "env -i PATH=$PATH SLURM_CONF=$SLURM_CONF sbatch --partition=urgent --nodelist=$SLURMD_NODENAME "
+PREEMPTED += "--exclusive --output=/dev/null --wrap true"
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
@@ -121,7 +124,9 @@ def test_no_step_is_lost_but_those_since_a_warning_and_nothing_is_submitted_twic
 
 
 def test_a_command_that_ends_leaves_its_jobs_to_slurm_also_while_sbatch_runs(launch, tmp_path, monkeypatch):
+    """Besides, a job of a partition of higher priority takes the node of one of them."""
     (tmp_path / "deeds/0").write_text("sleep 5\n")
+    (tmp_path / "deeds/1").write_text(f"WAIT {PREEMPTED}\n")
     slow = tmp_path / "bin/sbatch"
     slow.parent.mkdir()
     slow.write_text(f'#!/bin/sh\ntouch began\nsleep 6\nexec {shutil.which("sbatch")} "$@"\n')
@@ -145,6 +150,8 @@ def test_a_command_that_ends_leaves_its_jobs_to_slurm_also_while_sbatch_runs(lau
     assert last.returncode == 0, output
     assert submitted(tmp_path / "multirun/left") == [2]
     assert set(states(tmp_path / "multirun/left").values()) == {"finished"}
+    assert not (tmp_path / "deeds/1").read_text()
+    assert len((tmp_path / "deeds/1.steps").read_text().splitlines()) == 6
 
 
 def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch, tmp_path):
@@ -157,7 +164,8 @@ def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch,
     assert "it has reached two time limits without getting any further, both times before the first" in output
 
 
-def test_two_nodes_with_two_processes_each_train_one_run(launch, tmp_path):
+def test_two_nodes_with_two_processes_each_train_one_run(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     (tmp_path / "deeds/0").write_text("WAIT scancel --signal=USR1 $SLURM_JOB_ID\n")
     together = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2")
     settings = ("seed=0", "steps=6", "batch_size=8", "micro_batch_size=2")
