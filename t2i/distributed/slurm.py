@@ -20,12 +20,21 @@ def show(entity: str, name: str) -> dict[str, str]:
     return {key: value for key, separator, value in pairs if separator}
 
 
+def this_job(environment: Fields = os.environ) -> str | None:
+    """The job that this process belongs to, such as 12 or 12_3; None outside of Slurm.
+
+    SLURM_JOB_ID does not do: in one task of each array it is the number of the array, which means all tasks.
+    """
+    array, index = (environment.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return environment.get("SLURM_JOB_ID") if array is None or index is None else f"{array}_{index}"
+
+
 def ends_at(environment: Fields = os.environ, ask: Callable[[str, str], Fields] = show) -> float | None:
     """When Slurm ends this process's job, as time.time() counts; None outside of Slurm, or if there is no limit.
 
     Slurm before 23.02 does not set SLURM_JOB_END_TIME.
     """
-    if (job := environment.get("SLURM_JOB_ID")) is None:
+    if (job := this_job(environment)) is None:
         return None
     if (end := environment.get("SLURM_JOB_END_TIME", "")).isdigit():
         return float(end)

@@ -15,7 +15,7 @@ from t2i.sweeps.slurm_script import AGAIN
 log = logging.getLogger(__name__)
 GRACE = 10.0  # seconds after a job's end in which other machines may not yet see what it has written
 ENDED_BY_SLURM = ("TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL")
-LINES = 5  # of a lost job's output
+LINES, LINES_OF_SLURM = 5, 3  # of a lost job's output that are shown
 
 
 @dataclass
@@ -125,7 +125,7 @@ class SlurmJob(JobAtWork):
         console = self.job.folder / "console.log"
         own = self.folder / f"{self.id.partition('_')[2]}.log" if self.folder and self.id else None
         lines = last_lines(console, LINES)
-        for line in [*lines, *(last_lines(own, LINES) if own else [])]:
+        for line in [*lines, *(last_lines(own, LINES_OF_SLURM) if own else [])]:
             log.warning("%s: | %s", self.job.name, line)
         if self.outcome == "COMPLETED" and not console.is_file():
             return f"it ended, but {self.job.folder} shows nothing of it; all nodes must share this folder"

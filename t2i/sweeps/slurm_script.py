@@ -14,6 +14,7 @@ from t2i.config.checks import check_batch_size
 from t2i.sweeps.job import SweepError
 
 AGAIN = 75  # exit code of a job that is to be queued again (EX_TEMPFAIL)
+EARLY = 60  # seconds by which Slurm's warnings may come before their time
 PLAIN = (  # options that sbatch has under the same name, with hyphens
     *("nodes", "gpus_per_node", "cpus_per_task", "partition", "account", "qos", "constraint", "exclude", "gres"),
     *("gpus_per_task", "cpus_per_gpu", "mem_per_gpu", "mem_per_cpu", "comment"),
@@ -36,7 +37,7 @@ trap '' USR1 USR2  # which would end this shell; the job's processes write a che
 [ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --unbuffered --wait=0 --kill-on-bad-exit=1 {python} -u -m t2i.sweeps.slurm_task {folder}
 code=$?
-[ $code != {again} ] || scontrol requeue $SLURM_JOB_ID
+[ $code != {again} ] || scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 exit $code
 """
 
@@ -79,10 +80,10 @@ class SlurmOptions:
             value = getattr(self, option)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < least):
                 raise SweepError(f"t2i: hydra.launcher.{option}={value} must be a number, at least {least}")
-        if self.timeout_min and self.signal_delay_s >= self.timeout_min * 60:
+        if self.timeout_min and self.signal_delay_s and self.signal_delay_s + EARLY >= self.timeout_min * 60:
             raise SweepError(
-                f"t2i: hydra.launcher.signal_delay_s={self.signal_delay_s} is not below the time limit, timeout_min="
-                f"{self.timeout_min}: jobs would be warned when they begin; set it to {self.timeout_min * 6}"
+                f"t2i: hydra.launcher.signal_delay_s={self.signal_delay_s} leaves no time to train of timeout_min="
+                f"{self.timeout_min}, as Slurm may warn {EARLY} seconds earlier; raise timeout_min, or lower the other"
             )
         gpus = str(self.gpus_per_node or 0).rpartition(":")[2]
         if not self.replaced("gpus_per_node") and gpus.isdigit() and 0 < int(gpus) < self.tasks_per_node:

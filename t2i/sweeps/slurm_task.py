@@ -9,6 +9,7 @@ warned and has written its checkpoint ends with the exit code AGAIN: the batch s
 import importlib
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -20,11 +21,10 @@ from typing import Any
 from t2i.config import ConfigError
 from t2i.distributed import slurm
 from t2i.runs.folder import Run, read_info
-from t2i.sweeps.slurm_script import AGAIN
+from t2i.sweeps.slurm_script import AGAIN, EARLY
 from t2i.training.signals import WARNINGS, Interrupted
 
 FAILED = 101  # of processes other than the first: srun reports the largest exit code, which must not be AGAIN
-EARLY = 90  # seconds; Slurm's warnings come up to 60 s before their time, and the step has to end
 
 
 class Warned:
@@ -60,12 +60,13 @@ def main() -> None:
         sys.exit(0 if interrupted else max(code, FAILED) if code else 0)
     if not interrupted or _slurm_ends_it():
         sys.exit(code)
-    at_limit = ends_at is not None and time.time() > ends_at - settings["signal_delay_s"] - EARLY
+    at_limit = ends_at is not None and time.time() > ends_at - settings["signal_delay_s"] - 1.5 * EARLY
     vain = Vain(submission / f"{index}.json", settings["retries"])
     if reason := vain.reason(newest_step(folder) > began_at, at_limit, newest_step(folder)):
         print(f"t2i: {reason}", file=sys.stderr)
-        Run.mark(folder, state="failed", error=reason)
+        Run.mark(folder, state="failed", error=reason, process=secrets.token_hex(8))
         sys.exit(1)
+    print("t2i: the job is queued again", file=sys.stderr)
     sys.exit(AGAIN)
 
 
@@ -91,7 +92,7 @@ def _state(folder: Path) -> str | None:
 
 def _slurm_ends_it() -> bool:
     """Whether Slurm is ending the job, or queueing it again, by itself: then the state is no longer RUNNING."""
-    state = slurm.show("job", os.environ["SLURM_JOB_ID"]).get("JobState", "RUNNING")
+    state = slurm.show("job", slurm.this_job() or "").get("JobState", "RUNNING")
     if state != "RUNNING":
         print(f"t2i: Slurm ends this job by itself ({state})", file=sys.stderr)
     return state != "RUNNING"

@@ -70,5 +70,7 @@ def test_the_end_of_a_job_comes_from_its_environment_or_from_scontrol():
     assert ends_at({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "1800000000"}) == 1800000000
     then = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(1800000000))
     assert ends_at({"SLURM_JOB_ID": "7"}, ask=lambda *job: {"EndTime": then} if job == ("job", "7") else {}) == 1.8e9
+    array = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    assert ends_at(array, ask=lambda *job: {"EndTime": then} if job == ("job", "5_3") else {}) == 1.8e9
     assert ends_at({"SLURM_JOB_ID": "7"}, ask=lambda *_: {"EndTime": "Unknown"}) is None
     assert ends_at({"SLURM_JOB_ID": "7"}, ask=lambda *_: {}) is None

@@ -1,7 +1,7 @@
 """A loss that does something to its own job at every fourth step, as a file named after the job's seed says.
 
 The file holds one shell command per line, each of which is executed once. After one that begins with WAIT, the step
-lasts until the run has been warned. A file SEED.steps gets a line for each step.
+lasts until the run has been warned; JOB is the run's job in Slurm. A file SEED.steps gets a line for each step.
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from t2i.diffusion.losses import MinSNR
+from t2i.distributed.slurm import this_job
 
 PATIENCE = 90  # seconds; Slurm looks at time limits twice a minute
 
@@ -37,7 +38,8 @@ class Commander(MinSNR):
         if not each:
             file.write_text("".join(f"{line}\n" for line in others))
         deaf = "trap '' USR1 USR2 TERM; "  # Slurm's signals reach every process of the job
-        subprocess.run(deaf + command.removeprefix("WAIT "), shell=True, check=True)
+        job = {"JOB": this_job() or ""}
+        subprocess.run(deaf + command.removeprefix("WAIT "), shell=True, check=True, env=os.environ | job)
         end = time.monotonic() + PATIENCE
         while command.startswith("WAIT ") and not _warned():
             assert time.monotonic() < end, f"no signal after {command}"

@@ -26,12 +26,12 @@ STEPS = 24
 DEEDS = {
     0: [
         "kill -9 $(cat launcher.pid)",  # while two jobs run and two wait
-        "WAIT scontrol requeue $SLURM_JOB_ID",
-        "WAIT scontrol update JobId=$SLURM_JOB_ID TimeLimit=1",  # Slurm sends USR2 before
-        "scontrol update JobId=$SLURM_JOB_ID TimeLimit=20",
+        "WAIT scontrol requeue $JOB",
+        "WAIT scontrol update JobId=$JOB TimeLimit=1",  # Slurm sends USR2 before
+        "scontrol update JobId=$JOB TimeLimit=20",
     ],
-    1: ["WAIT scancel --signal=USR1 $SLURM_JOB_ID", "WAIT scancel --signal=USR2 $SLURM_JOB_ID"],
-    2: ["WAIT scancel --signal=TERM $SLURM_JOB_ID", "WAIT scancel --full --signal=USR1 $SLURM_JOB_ID"],
+    1: ["WAIT scancel --signal=USR1 $JOB", "WAIT scancel --signal=USR2 $JOB"],
+    2: ["WAIT scancel --signal=TERM $JOB", "WAIT scancel --full --signal=USR1 $JOB"],
     3: ["kill -9 $PPID"],
 }
 
@@ -155,8 +155,8 @@ def test_a_command_that_ends_leaves_its_jobs_to_slurm_also_while_sbatch_runs(lau
 
 
 def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch, tmp_path):
-    (tmp_path / "deeds/0.start").write_text("(sleep 1; scancel --signal=USR2 $SLURM_JOB_ID) & sleep 60\n")
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    (tmp_path / "deeds/0.start").write_text("(sleep 1; scancel --signal=USR2 $JOB) & sleep 60\n")
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30")
     sweep = launch("sweep=slow", "seed=0,1", "steps=2", *ON_SLURM, *limits)
     output = sweep.communicate()[0]
     assert sweep.returncode == 1, output
@@ -166,7 +166,7 @@ def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch,
 
 def test_two_nodes_with_two_processes_each_train_one_run(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    (tmp_path / "deeds/0").write_text("WAIT scancel --signal=USR1 $SLURM_JOB_ID\n")
+    (tmp_path / "deeds/0").write_text("WAIT scancel --signal=USR1 $JOB\n")
     together = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2")
     settings = ("seed=0", "steps=6", "batch_size=8", "micro_batch_size=2")
     sweep = launch("sweep=four", *settings, *ON_SLURM, *together)
