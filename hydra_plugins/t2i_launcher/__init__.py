@@ -40,17 +40,16 @@ class ProcessLauncher(Launcher):
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
         jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
-        configs = [self.loader.load_sweep_config(self.config, job) for job in jobs]
-        self.refuse(configs)
-        return self.runner.run(configs)
+        return self.runner.run([self.checked(self.loader.load_sweep_config(self.config, job)) for job in jobs])
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner
 
         return SweepRunner(folder, self.place(folder))
 
-    def refuse(self, configs: Sequence[DictConfig]) -> None:
-        """Raise ConfigError for a job that this launcher can't run."""
+    def checked(self, config: DictConfig) -> DictConfig:
+        """The job; raises ConfigError if this launcher can't run it."""
+        return config
 
     def place(self, folder: Path) -> "Place":
         """Where the jobs run. folder: of the sweep."""
@@ -87,8 +86,9 @@ class SlurmLauncher(ProcessLauncher):
 
         return SlurmCluster(main, folder, self._needs())
 
-    def refuse(self, configs: Sequence[DictConfig]) -> None:
-        self._needs().refuse_batches(configs)
+    def checked(self, config: DictConfig) -> DictConfig:
+        self._needs().refuse_batches(config)
+        return config
 
     def _needs(self) -> "SlurmOptions":
         from t2i.sweeps.slurm_script import SlurmOptions
@@ -117,9 +117,8 @@ class RacingLauncher(ProcessLauncher):
             place, elsewhere = elsewhere.place(folder), None
         return RacingRunner(folder, place, RaceOptions(**options), elsewhere)
 
-    def refuse(self, configs: Sequence[DictConfig]) -> None:
-        if isinstance(self.elsewhere, ProcessLauncher):
-            self.elsewhere.refuse(configs)
+    def checked(self, config: DictConfig) -> DictConfig:
+        return self.elsewhere.checked(config) if isinstance(self.elsewhere, ProcessLauncher) else config
 
     def launcher(self) -> Launcher:
         """The launcher of another plugin, by its preset, which runs the jobs of a round."""

@@ -66,7 +66,7 @@ def run(
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
         before = dict(run.info)
         run.begin(overrides=overrides, choices=choices or {}, **origin)
-        with Stop(cfg.max_hours, slurm.ends_at(), answers=run.writes) as stop, _failures_noted(run):
+        with Stop(cfg.max_hours, run.writes, slurm.ends_at()) as stop, _failures_noted(run):
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):

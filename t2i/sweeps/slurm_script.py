@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,12 @@ class SlurmOptions:
         """Whether another option stands in the place of this one."""
         return any(old == option and getattr(self, new) is not None for new, old in INSTEAD.items())
 
-    def refuse_batches(self, configs: Iterable[DictConfig]) -> None:
+    def refuse_batches(self, config: DictConfig) -> None:
         """Raise ConfigError for a job whose batches its processes can't divide."""
         before = os.environ.get("WORLD_SIZE")
         os.environ["WORLD_SIZE"] = str(self.processes)  # by which ${micro_batch:} chooses
         try:
-            for config in configs:
-                check_batch_size(config.batch_size, config.micro_batch_size, self.processes)
+            check_batch_size(config.batch_size, config.micro_batch_size, self.processes)
         finally:
             os.environ.pop("WORLD_SIZE")
             os.environ.update({} if before is None else {"WORLD_SIZE": before})

@@ -38,10 +38,10 @@ class Stop:
     max_hours: time limit for this process; None means no limit.
     """
 
-    def __init__(self, max_hours: float | None, ends_at: float | None = None, answers: bool = True):
-        """ends_at: when the scheduler ends this process, as time.time() counts; None: nobody does, or nobody knows.
+    def __init__(self, max_hours: float | None, answers: bool = True, ends_at: float | None = None):
+        """answers: whether this process says what a signal does.
 
-        answers: whether this process says what a signal does.
+        ends_at: when the scheduler ends this process, as time.time() counts; None: nobody does, or nobody knows.
         """
         self.answers = answers
         self.warnings = [*WARNINGS, signal.SIGTERM] if "SLURM_JOB_ID" in os.environ else WARNINGS

@@ -54,9 +54,9 @@ def test_what_can_t_work_is_refused_by_name(changed, message):
 
 def test_batches_that_the_processes_can_t_divide_are_refused():
     two = options(nodes=2, gpus_per_node=0)
-    two.refuse_batches([OmegaConf.create({"batch_size": 8, "micro_batch_size": "${micro_batch:8,${batch_size}}"})])
+    two.refuse_batches(OmegaConf.create({"batch_size": 8, "micro_batch_size": "${micro_batch:8,${batch_size}}"}))
     with pytest.raises(ConfigError, match="batch_size=8 is not a multiple of micro_batch_size=8 × 2 processes"):
-        two.refuse_batches([OmegaConf.create({"batch_size": 8, "micro_batch_size": 8})])
+        two.refuse_batches(OmegaConf.create({"batch_size": 8, "micro_batch_size": 8}))
 
 
 def test_the_script_quotes_what_it_is_given():
