@@ -76,7 +76,8 @@ def hydra_main(cfg: DictConfig) -> float:
             _remove_if_empty(folder)
             raise
         except KeyboardInterrupt as error:
-            error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
+            if int(os.environ.get("RANK", 0)) == 0:  # the others come here before the checkpoint is written
+                error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
             raise
 
 

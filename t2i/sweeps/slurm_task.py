@@ -20,6 +20,7 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.distributed import slurm
+from t2i.runs.config_file import read_config
 from t2i.runs.folder import Run, read_info
 from t2i.sweeps.slurm_script import AGAIN, EARLY
 from t2i.training.signals import WARNINGS, Interrupted
@@ -55,9 +56,9 @@ def main() -> None:
     os.dup2(console, 2)
     ends_at = slurm.ends_at()
     code = _run(settings["main"], job["arguments"])
-    interrupted = warned.so or (code > 128 and _state(folder) == "interrupted")
     if int(os.environ.get("SLURM_PROCID", 0)) > 0:  # the first process may still be writing the checkpoint
-        sys.exit(0 if interrupted else max(code, FAILED) if code else 0)
+        sys.exit(max(code, FAILED) if 0 < code < 128 and not warned.so else 0)
+    interrupted = warned.so or (code > 128 and _info(folder).get("state") == "interrupted") or out_of_time(folder)
     if not interrupted or _slurm_ends_it():
         sys.exit(code)
     at_limit = ends_at is not None and time.time() > ends_at - settings["signal_delay_s"] - 1.5 * EARLY
@@ -83,11 +84,17 @@ def _run(function: list[str], arguments: list[str]) -> int:
     return 0
 
 
-def _state(folder: Path) -> str | None:
+def _info(folder: Path) -> dict[str, Any]:
     try:
-        return read_info(folder).get("state")
+        return read_info(folder)
     except ConfigError:
-        return None
+        return {}
+
+
+def out_of_time(folder: Path) -> bool:
+    """Whether the run has paused because of max_hours, rather than at stop_at."""
+    info = _info(folder)
+    return info.get("state") == "paused" and info.get("paused_at") != read_config(folder).get("stop_at")
 
 
 def _slurm_ends_it() -> bool:

@@ -156,12 +156,14 @@ def test_a_command_that_ends_leaves_its_jobs_to_slurm_also_while_sbatch_runs(lau
 
 def test_a_job_that_gets_no_further_between_two_limits_says_so_and_stops(launch, tmp_path):
     (tmp_path / "deeds/0.start").write_text("(sleep 1; scancel --signal=USR2 $JOB) & sleep 60\n")
-    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30")
-    sweep = launch("sweep=slow", "seed=0,1", "steps=2", *ON_SLURM, *limits)
+    (tmp_path / "deeds/1").write_text("sleep 8\n")  # longer than max_hours, which is another limit
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "max_hours=0.002")
+    sweep = launch("sweep=slow", "seed=0,1", "steps=6", *ON_SLURM, *limits)
     output = sweep.communicate()[0]
     assert sweep.returncode == 1, output
     assert states(tmp_path / "multirun/slow") == {"seed-0": "failed", "seed-1": "finished"}
     assert "it has reached two time limits without getting any further, both times before the first" in output
+    assert "seed-1: queued again, at step 4" in output
 
 
 def test_two_nodes_with_two_processes_each_train_one_run(launch, tmp_path, monkeypatch):
