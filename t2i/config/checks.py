@@ -99,7 +99,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
-    _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+    check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
 
 
 def check_seeds(seeds: Mapping[str, int]) -> None:
@@ -235,7 +235,8 @@ def _run_of(node: Any) -> Any:
     return node.get("run") if isinstance(node, dict) else node
 
 
-def _check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+def check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+    """Refuse batches that the processes can't divide into equal micro-batches."""
     at_once = micro_batch_size * num_processes
     if batch_size % at_once:
         fewer = batch_size // at_once

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
 from t2i.config import ConfigError
-from t2i.distributed import processes
+from t2i.distributed import processes, slurm
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
@@ -66,7 +66,7 @@ def run(
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
         before = dict(run.info)
         run.begin(overrides=overrides, choices=choices or {}, **origin)
-        with Stop(cfg.max_hours, answers=run.writes) as stop, _failures_noted(run):
+        with Stop(cfg.max_hours, run.writes, slurm.ends_at()) as stop, _failures_noted(run):
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
