@@ -17,7 +17,7 @@ MOMENTS = [  # module, function, how often it is called in 40 steps, about
     ("t2i.runs.checkpoints", "_write", 40),
     ("t2i.runs.records", "sync", 60),
     ("t2i.runs.folder", "atomic_write", 10),
-    ("t2i.runs.checkpoints", "_bytes", 100),
+    ("t2i.runs.checkpoints", "size_of", 100),
 ]
 SETTINGS = ["steps=40", "save_every=3", "validate_every=10", "validation.items=2", "sample_every=0", "log_every=2"]
 SETTINGS += ["batch_size=4", "micro_batch_size=2"]

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from t2i.config import ConfigError
+from t2i.config.device_settings import CHOICES, check_device_settings, is_one_of
 from t2i.config.folds import check_folds
 from t2i.config.keys import belongs
 
@@ -26,7 +27,6 @@ AT_LEAST = {
     "sample_every": 0,
     "evaluate_every": 0,
     "save_every": 0,
-    "num_workers": 0,
     "validation.items": 1,
     "validation.train_items": 0,
     "validation.reference_items": 1,
@@ -43,6 +43,7 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
     "stop_at": (int, "at least 1", "to go to the end"),
     "max_hours": ((int, float), "above 0", "for no limit"),
     "checkpoint_levels": (int, "at least 1", "for all"),
+    "process_timeout": ((int, float), "above 0", "for PyTorch's own"),
     "threads": (int, "at least 1", "for all cores"),
     "evaluation.size": (int, "at least 1", "for what the pipeline was made for"),
 }
@@ -60,7 +61,8 @@ FIXED = {  # the tables that are not components -> their settings
     ),
 }
 NEEDED = {  # further settings that can't be null -> what they must be
-    **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
+    **dict.fromkeys(("continuous_time", "gradient_checkpointing"), bool),
+    **dict.fromkeys(("tf32", "cudnn_benchmark", "deterministic"), bool),
     **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost", "export.single_file"), bool),
     **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
     **dict.fromkeys(("validation.images", "early_stop.metric"), str),
@@ -69,7 +71,7 @@ NEEDED = {  # further settings that can't be null -> what they must be
 OPEN = ("dataset.groups", "metric")  # tables whose entries are free
 LARGEST_SEED = 2**63 - 1
 SEEDS = ("seed", "validation.seed", "samples.seed")
-ALSO = {"keep_checkpoints": "all"}  # values of another type than the default's
+ALSO = {"keep_checkpoints": ("all",), **CHOICES}  # values of another type than the default's
 ONLY = ("weights", "ema")  # what from.only can take of a run
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
@@ -97,8 +99,11 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     check_folds(cfg)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
+    check_device_settings(cfg, num_processes)
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
-        raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
+        raise ConfigError(
+            "compile needs a C++ compiler (g++, or the one that CXX names), and there is none; use compile=false"
+        )
     _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
 
 
@@ -194,7 +199,7 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
         if value is None:
             _refuse_deletion(cfg, key, default)
             continue
-        if value == ALSO.get(key, ...):
+        if is_one_of(value, ALSO.get(key, ())):
             continue
         if isinstance(default, ListConfig):
             if not isinstance(value, ListConfig):
