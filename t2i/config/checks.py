@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from t2i.config import ConfigError
-from t2i.config.device_settings import CHOICES, check_device_settings, is_one_of
+from t2i.config.device_settings import CHOICES, check_choices, check_determinism, check_graphs, is_one_of
 from t2i.config.folds import check_folds
 from t2i.config.keys import belongs
 
@@ -99,7 +99,8 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     check_folds(cfg)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
-    check_device_settings(cfg, num_processes)
+    check_graphs(cfg, num_processes)
+    check_determinism(cfg.deterministic, cfg.cudnn_benchmark)
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise ConfigError(
             "compile needs a C++ compiler (g++, or the one that CXX names), and there is none; use compile=false"
@@ -128,6 +129,7 @@ def check_fixed(cfg: DictConfig) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = "true or false" if kind is bool else "a text" if kind is str else "a number"
             raise ConfigError(f"{key}={_shown(value)} must be {wanted}")
+    check_choices(cfg)
     prompts = OmegaConf.select(cfg, "samples.prompts")
     if not isinstance(prompts, ListConfig) or not _texts(prompts):
         raise ConfigError(f"samples.prompts={_shown(prompts)} must be a list of texts")

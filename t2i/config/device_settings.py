@@ -21,7 +21,8 @@ def is_one_of(value: Any, choices: tuple[Any, ...]) -> bool:
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
-def check_device_settings(cfg: DictConfig, num_processes: int) -> None:
+def check_choices(cfg: DictConfig) -> None:
+    """Refuse values that these settings can't have."""
     for key, choices in CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if is_one_of(value, choices):
@@ -32,6 +33,10 @@ def check_device_settings(cfg: DictConfig, num_processes: int) -> None:
             continue
         listed = ", ".join(map(_typed, choices))
         raise ConfigError(f"{key}={_typed(value)} must be one of {listed}")
+
+
+def check_graphs(cfg: DictConfig, num_processes: int) -> None:
+    """Refuse CUDA graphs with accumulated gradients."""
     at_once = cfg.micro_batch_size * num_processes
     if cfg.compile in GRAPHS and cfg.batch_size != at_once:
         raise ConfigError(
@@ -39,10 +44,13 @@ def check_device_settings(cfg: DictConfig, num_processes: int) -> None:
             f"the next will; use compile=true, or batch_size={at_once} (micro_batch_size={cfg.micro_batch_size} × "
             f"{num_processes} processes)"
         )
-    if cfg.deterministic and cfg.cudnn_benchmark:
+
+
+def check_determinism(deterministic: bool, cudnn_benchmark: bool) -> None:
+    if deterministic and cudnn_benchmark:
         raise ConfigError(
-            "cudnn_benchmark=true lets each run choose its algorithms anew, and deterministic=true "
-            "forbids that; use one of them"
+            "cudnn_benchmark=true lets each run choose its algorithms anew, which deterministic=true forbids; use one "
+            "of them"
         )
 
 

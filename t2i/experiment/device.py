@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from t2i.gpus import driver_version
+from t2i.hardware.gpus import driver_version
 
 MOST_WORKERS = 4  # of each process
 

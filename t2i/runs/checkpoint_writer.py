@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from t2i.config.out_of_memory import lacking
+from t2i.hardware.host_memory import available_memory
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.runs.host_copies import HostCopies
-from t2i.runs.host_memory import available_memory
 
 log = logging.getLogger(__name__)
 SPARE = 2**30  # bytes of the host's memory that copies leave to the rest of the run

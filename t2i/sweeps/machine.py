@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
-from t2i.gpus import visible_gpus
+from t2i.hardware.gpus import visible_gpus
 from t2i.sweeps.job import Job
 from t2i.sweeps.process import JobProcess, run_job
 
