@@ -43,7 +43,6 @@ POSITIVE_OR_NULL = {  # key -> the type, the bound, and what null means
     "stop_at": (int, "at least 1", "to go to the end"),
     "max_hours": ((int, float), "above 0", "for no limit"),
     "checkpoint_levels": (int, "at least 1", "for all"),
-    "process_timeout": ((int, float), "above 0", "for PyTorch's own"),
     "threads": (int, "at least 1", "for all cores"),
     "evaluation.size": (int, "at least 1", "for what the pipeline was made for"),
 }

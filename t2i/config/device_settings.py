@@ -33,6 +33,9 @@ def check_choices(cfg: DictConfig) -> None:
             continue
         listed = ", ".join(map(_typed, choices))
         raise ConfigError(f"{key}={_typed(value)} must be one of {listed}")
+    minutes = OmegaConf.select(cfg, "process_timeout")
+    if type(minutes) not in (int, float) or not 0 < minutes < float("inf"):
+        raise ConfigError(f"process_timeout={_typed(minutes)} must be a number of minutes above 0")
 
 
 def check_graphs(cfg: DictConfig, num_processes: int) -> None:

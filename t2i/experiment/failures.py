@@ -48,5 +48,5 @@ def remedied(error: BaseException) -> str | None:
             "attention=sdpa, or the xformers that was built for your torch and GPU"
         )
     if type(error).__module__.startswith(COMPILERS):
-        return f"compile: the denoiser can't be compiled here ({one_line(error)}); use compile=false"
+        return f"compile: the denoiser can't be compiled here ({one_line(error)[:300]}); use compile=false"
     return None
