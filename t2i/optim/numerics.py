@@ -59,4 +59,5 @@ def _set(
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = cudnn_deterministic
-    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    if _state()[-2:] != (deterministic, warn_only):  # the call imports the compiler, which takes seconds
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
