@@ -48,6 +48,8 @@ def start(mixed_precision: str, timeout: float = 60) -> Accelerator:
     uncached = AutocastKwargs(cache_enabled=False)
     patient = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))
     accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[uncached, patient])
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate leaves fp16 out
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
     refuse_fsdp_1(accelerator)
     if _requested("FSDP") and accelerator.distributed_type != DistributedType.FSDP:
         log.warning("FSDP shards over several GPUs only: here each process holds the complete network")
