@@ -45,6 +45,8 @@ class HostCopies:
         tensor = tree.detach()
         if tensor.device.type == "cpu":
             return tensor.clone() if clone else tensor
+        if not tensor.numel():
+            return torch.empty_like(tensor, device="cpu")
         if tensor.device.type == "cuda" and self.copied is None:
             self.copied = torch.cuda.Event()
         return self._room(tensor).copy_(tensor, non_blocking=True)
@@ -56,10 +58,11 @@ class HostCopies:
             self.block, self.used = (self.block + 1, 0) if self.used else (self.block, 0)
             if self.block == len(self.blocks) or size > len(self.blocks[self.block]):
                 self.blocks.insert(self.block, _page_locked(max(BLOCK, size), tensor.device))
-        flat = self.blocks[self.block][self.used : self.used + size].view(tensor.dtype)
+        # A tensor with a storage of its own: torch.save writes complete storages.
+        flat = torch.from_numpy(self.blocks[self.block].numpy()[self.used : self.used + size]).view(tensor.dtype)
         self.used += -(-size // ALIGNED) * ALIGNED
         if torch.ops.aten.is_non_overlapping_and_dense(tensor):
-            return flat.as_strided(tensor.shape, tensor.stride(), flat.storage_offset())
+            return flat.as_strided(tensor.shape, tensor.stride())
         return flat.view(tensor.shape)
 
 
