@@ -16,45 +16,53 @@ LARGEST = 100_000_000  # bytes of a file of prompts
 MOST_ROWS = 10_000_000  # of a table: few bytes of Parquet can stand for any number of equal values
 COLUMNS = ("prompt", "caption", "text")  # where column is null
 TABLES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".txt", *TABLES)
 
 
-def read_prompts(source: str | Sequence[str], column: str | None = None, count: int | None = None) -> list[str]:
+def read_prompts(
+    source: str | Sequence[str],
+    column: str | None = None,
+    count: int | None = None,
+    setting: str = "evaluation.prompts",
+) -> list[str]:
     """Prompts, each once, in their order; at most `count`, spread evenly over all.
 
     source: a list; or a .txt file with a prompt in each line; or a .csv, .jsonl or .parquet file with a `column`.
+    setting: what messages call it.
     """
-    texts = list(source) if not isinstance(source, str) else _from_file(Path(source).expanduser(), column)
+    texts = list(source) if not isinstance(source, str) else _from_file(Path(source).expanduser(), column, setting)
     prompts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not prompts:
-        raise ConfigError(f"evaluation.prompts={source} holds no prompt; write one in each line")
+        raise ConfigError(f"{setting}={source} holds no prompt; write one in each line")
     if count is not None and len(prompts) > count:
         prompts = [prompts[(2 * index + 1) * len(prompts) // (2 * count)] for index in range(count)]
     return prompts
 
 
-def _from_file(file: Path, column: str | None) -> list[str]:
+def _from_file(file: Path, column: str | None, setting: str) -> list[str]:
     kind = file.suffix.lower()
     if not file.is_file():
-        raise ConfigError(f"evaluation.prompts={file} is not a file; give a .txt, {', '.join(TABLES)} file, or null")
+        raise ConfigError(f"{setting}={file} is not a file; give a .txt, {', '.join(TABLES)} file, or null")
     if kind in TABLES:
-        return _from_table(file, column)
+        return _from_table(file, column, setting)
     if kind != ".txt":
-        raise ConfigError(f"evaluation.prompts={file} must be a .txt, {' or '.join(TABLES)} file")
+        raise ConfigError(f"{setting}={file} must be a .txt, {' or '.join(TABLES)} file")
     try:
         return read_regular(file, LARGEST).splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+        raise ConfigError(f"{setting}={file} can't be read ({one_line(error)})") from error
 
 
-def _from_table(file: Path, column: str | None) -> list[str]:
+def _from_table(file: Path, column: str | None, setting: str) -> list[str]:
     try:
         table = _table(file)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+        raise ConfigError(f"{setting}={file} can't be read ({one_line(error)})") from error
     names = table.column_names
     chosen = column or next((name for name in COLUMNS if name in names), None)
     if chosen not in names:
-        raise ConfigError(f"evaluation.column={column} must name a column of {file}: {', '.join(names)}")
+        wanted = f"evaluation.column={column}" if column else f"one of {', '.join(COLUMNS)}"
+        raise ConfigError(f"{setting}={file} has the columns {', '.join(names)}, but not {wanted}")
     values = table[chosen].to_pylist()
     if not all(isinstance(value, str | None) for value in values):
         raise ConfigError(f"evaluation.column={chosen} of {file} holds something other than texts")

@@ -17,7 +17,6 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned, Split
@@ -29,6 +28,7 @@ from t2i.experiment.device import hardware
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
+from t2i.experiment.reference import reference_images
 from t2i.models.attention import recompute, set_attention
 from t2i.models.base_adapters import adapter_facts
 from t2i.models.compiling import compile_denoiser
@@ -78,7 +78,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     check_data(cfg, data)
     if isinstance(data.train, Split):
         plan.adapter.words.refuse_unused(data.train.captions)
-    reference: Captioned | None = load_reference(cfg)
+    reference = reference_images(cfg, accelerator)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))

@@ -14,12 +14,12 @@ from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
 from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
 from t2i.config.model_size import check_resolution
-from t2i.config.reference import reference_dataset
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Continuous, Distribution
 from t2i.evaluation.image_metrics.metric import ImageMetric
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
+from t2i.experiment.reference import check_reference
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
 from t2i.models.base_adapters import parse_adapters
@@ -126,7 +126,7 @@ def check_the_rest(cfg: DictConfig) -> None:
         check_signature(cfg, group)
     check_settings(cfg, "dataset")
     check_resolution(cfg)
-    reference_dataset(cfg)
+    check_reference(cfg)
     optimizer = target_of(cfg, "optimizer")
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
     if cfg.precision.weights == "stochastic" and not rounds:

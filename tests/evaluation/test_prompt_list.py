@@ -31,7 +31,7 @@ def test_prompts_come_from_any_kind_of_file_each_once(file):
     if file.suffix != ".txt":
         with pytest.raises(ConfigError, match=r"evaluation\.column=id .*other than texts"):
             read_prompts(str(file), "id")
-        with pytest.raises(ConfigError, match=r"evaluation\.column=title must name a column .*: id, caption"):
+        with pytest.raises(ConfigError, match=r"has the columns id, caption, but not evaluation\.column=title"):
             read_prompts(str(file), "title")
 
 

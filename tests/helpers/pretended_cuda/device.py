@@ -6,7 +6,6 @@ is not from page-locked memory, and operations whose result's size depends on va
 """
 
 import contextlib
-import ctypes
 import os
 import sys
 from collections.abc import Generator
@@ -14,15 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-assert "torch" not in sys.modules, "PyTorch asks for the hooks once, when it is imported"
-ctypes.CDLL(os.environ["PRETENDED_CUDA_GUARD"])
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
-from torch.utils._mode_utils import no_dispatch  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 # Operations whose result has a size that is read from the device, with a result in its place.
