@@ -33,6 +33,7 @@ from t2i.hardware.gpus import visible_gpus
 TESTS_SHARE = 0.5  # of the time, at most
 LORA = "adapter=lora adapter.rank=16"
 ONCE = "batch_size={0} micro_batch_size={0}"
+BARE_AND_T2I = {"bare": Arm("bare", PLAIN), "t2i": Arm("t2i", PLAIN, ("bare",))}
 SETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "overrides": f"model=tiny {ONCE.format(2)}",
@@ -72,20 +73,14 @@ SETS: dict[str, dict[str, Any]] = {
         "overrides": f"model=sdxl {ONCE.format(1)} {LORA} precision=bf16 gradient_checkpointing=true",
         "resolution": 1024,
         "pipeline": "sdxl",
-        "arms": {
-            "bare": Arm("bare", PLAIN),
-            "t2i": Arm("t2i", PLAIN, ("bare",)),
-        },
+        "arms": BARE_AND_T2I,
         "steps": 5,
     },
     "pixart-lora": {
         "overrides": f"model=pixart {ONCE.format(4)} {LORA} precision=bf16",
         "resolution": 512,
         "pipeline": "pixart",
-        "arms": {
-            "bare": Arm("bare", PLAIN),
-            "t2i": Arm("t2i", PLAIN, ("bare",)),
-        },
+        "arms": BARE_AND_T2I,
         "steps": 5,
     },
 }
