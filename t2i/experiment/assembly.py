@@ -175,7 +175,7 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
             "adapter.new_tokens": ", ".join(plan.adapter.words.begin_at),
             "model.quantize": cfg.model.get("quantize"),
         }
-        switches |= {"compile": cfg.compile, "channels_last": plan.channels_last}
+        switches |= {"compile": bool(cfg.compile), "channels_last": plan.channels_last}
         fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = fsdp.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):

@@ -96,9 +96,9 @@ def test_a_compiled_denoiser_comes_out_as_the_other(on_gpu, expected, mode):
 
 
 def test_out_of_memory_is_said_with_the_remedy_and_the_run_goes_on_with_smaller_micro_batches(on_device):
-    large = ["batch_size=2048", "steps=2", "validate_every=0", "sample_every=0", "save_every=1", "precision=fp32"]
+    large = ["batch_size=512", "steps=1", "validate_every=0", "sample_every=0", "save_every=1", "precision=fp32"]
     name = f"full-{on_device.name}"
-    full = on_device.train(name, *large, "micro_batch_size=2048", room=300 * 2**20)
+    full = on_device.train(name, *large, "micro_batch_size=512", room=150 * 2**20)
     assert full["problem"].startswith("ConfigError: out of memory (")
     assert "a smaller micro_batch_size (the result is the same)" in full["problem"]
     info = json.loads((full["folder"] / "run.json").read_text())
