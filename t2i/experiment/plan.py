@@ -27,6 +27,7 @@ from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
 from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
+from t2i.optim.numerics import in_channels_last
 from t2i.optim.precision import Precision, resolve_precision
 from t2i.optim.trained_weights import hold_weights
 from t2i.tracking import Tracker
@@ -39,6 +40,7 @@ class Plan:
 
     precision: Precision
     attention: str  # sdpa, math, by_size or xformers
+    channels_last: bool
     loss: Weighting
     timesteps: Distribution
     ema: WeightAverage
@@ -82,6 +84,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     return Plan(
         precision=precision,
         attention=attention,
+        channels_last=in_channels_last(cfg.channels_last, precision.dtype),
         loss=loss,
         timesteps=timesteps,
         ema=ema,
