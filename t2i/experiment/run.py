@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
 from t2i.distributed import processes, slurm
+from t2i.distributed.launch import peers
 from t2i.distributed.processes import Together
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
@@ -69,9 +70,12 @@ def run(
     with run.claimed(), naming(folder):
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
         before = dict(run.info)
-        run.begin(overrides=overrides, choices=choices or {}, **origin)
+        begun_by = {"launchers": peers().launchers} if peers().launchers else {}
+        run.begin(overrides=overrides, choices=choices or {}, **begun_by, **origin)
+        peers().note = lambda failure: Run.mark(folder, state="failed", error=failure)
+        stopping = Stop(cfg.max_hours, run.writes, slurm.ends_at())
         exactness = numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic)
-        with Stop(cfg.max_hours, run.writes, slurm.ends_at()) as stop, failures_noted(run), exactness:
+        with stopping as stop, failures_noted(run), peers().blamed(stop.hush), exactness:
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
