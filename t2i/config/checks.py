@@ -173,7 +173,8 @@ def check_evaluation(evaluation: DictConfig) -> None:
     prompts, seeds = evaluation.prompts, evaluation.seeds
     if not (prompts is None or isinstance(prompts, str) or (isinstance(prompts, ListConfig) and _texts(prompts))):
         raise ConfigError(
-            f"evaluation.prompts={prompts} must be a list of texts, a file, or null for held-out captions"
+            f"evaluation.prompts={prompts} must be a list of texts, a file, a data set of the Hub, or null for "
+            "held-out captions"
         )
     for name in ("column", "sampler", "clip"):
         if not isinstance(evaluation[name], str | None):
