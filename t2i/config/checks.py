@@ -104,7 +104,7 @@ def check(cfg: DictConfig, num_processes: int) -> None:
         raise ConfigError(
             "compile needs a C++ compiler (g++, or the one that CXX names), and there is none; use compile=false"
         )
-    _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+    check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
 
 
 def check_seeds(seeds: Mapping[str, int]) -> None:
@@ -179,7 +179,8 @@ def check_evaluation(evaluation: DictConfig) -> None:
     prompts, seeds = evaluation.prompts, evaluation.seeds
     if not (prompts is None or isinstance(prompts, str) or (isinstance(prompts, ListConfig) and _texts(prompts))):
         raise ConfigError(
-            f"evaluation.prompts={prompts} must be a list of texts, a file, or null for held-out captions"
+            f"evaluation.prompts={prompts} must be a list of texts, a file, a data set of the Hub, or null for "
+            "held-out captions"
         )
     for name in ("column", "sampler", "clip"):
         if not isinstance(evaluation[name], str | None):
@@ -240,7 +241,8 @@ def _run_of(node: Any) -> Any:
     return node.get("run") if isinstance(node, dict) else node
 
 
-def _check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+def check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+    """Refuse batches that the processes can't divide into equal micro-batches."""
     at_once = micro_batch_size * num_processes
     if batch_size % at_once:
         fewer = batch_size // at_once

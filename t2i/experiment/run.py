@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
-from t2i.distributed import processes
+from t2i.distributed import processes, slurm
 from t2i.distributed.processes import Together
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
@@ -71,7 +71,7 @@ def run(
         before = dict(run.info)
         run.begin(overrides=overrides, choices=choices or {}, **origin)
         exactness = numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic)
-        with Stop(cfg.max_hours, answers=run.writes) as stop, failures_noted(run), exactness:
+        with Stop(cfg.max_hours, run.writes, slurm.ends_at()) as stop, failures_noted(run), exactness:
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):

@@ -31,6 +31,9 @@ class Machine:
         self.devices = [gpus[i % len(gpus)] if gpus else None for i in range(self.n_jobs)]
         self.context = _process_context(forks=sys.platform == "linux" and not gpus and not command)
 
+    def follows(self, job: Job) -> bool:
+        return False  # jobs end with the command that has begun them
+
     def start(self, job: Job, last_step: int, running: Sequence[JobProcess]) -> JobProcess:
         """Begin to run a job to a step."""
         device = self._free_device(running)
