@@ -76,8 +76,8 @@ SETS: dict[str, dict[str, Any]] = {
         "arms": BARE_AND_T2I,
         "steps": 5,
     },
-    "pixart-lora": {
-        "overrides": f"model=pixart {ONCE.format(4)} {LORA} precision=bf16",
+    "pixart": {
+        "overrides": f"model=pixart {ONCE.format(4)} precision=bf16_sr",
         "resolution": 512,
         "pipeline": "pixart",
         "arms": BARE_AND_T2I,

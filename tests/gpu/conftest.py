@@ -13,7 +13,10 @@ def _cuda():
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=pytest.mark.slow)],
+    params=[
+        pytest.param("cuda", marks=pytest.mark.gpu),
+        pytest.param("cpu", marks=[pytest.mark.slow, pytest.mark.long]),
+    ],
 )
 def device(request):
     return _cuda() if request.param == "cuda" else "cpu"

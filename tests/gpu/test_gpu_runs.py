@@ -1,6 +1,6 @@
 """Runs on a GPU against the same runs on the CPU, to tolerances; and against themselves, bit for bit.
 
-`make test-gpu` runs them on a CUDA device. On a CPU the tests of runs that need no GPU are rehearsed (`slow`).
+`make test-gpu` runs them on a CUDA device. On a CPU the tests of runs that need no GPU are rehearsed (`long`).
 """
 
 import json
