@@ -20,8 +20,8 @@ GPUS = (8, 64, 512)
 PEAK, UTILISATION = 989e12, 0.4  # dense bf16 operations per second of an H100 SXM, and the share that is reached
 INSIDE, BETWEEN = 300e9, 40e9  # bytes per second and GPU: NVLink within a node of 8, 400 Gb/s InfiniBand between nodes
 ROOM = 72e9  # bytes of an 80 GB GPU beside CUDA's context and fragmentation
-# Bytes for each trained parameter: weights and master copy, gradients, AdamW's moments.
-BF16, BF16_SR, SHARDED = (6, 4, 8), (2, 2, 4), (4, 4, 8)
+# Bytes for each trained parameter: weights (alone on a GPU with a copy in bf16), gradients, AdamW's moments.
+ALONE, BF16_SR, FLOAT32 = (6, 4, 8), (2, 2, 4), (4, 4, 8)
 AVERAGE = 4  # bytes of a moving average of the weights for each trained parameter
 SIZES = {"sd15": 512, "sd21": 768}  # pixels; all others 1024
 
@@ -36,7 +36,7 @@ class Model:
     operations: float  # of a forward pass: two for each multiplication with its addition
     activations: float | None  # bytes of a step in bf16 with gradient checkpointing; None: not counted
 
-    def held(self, each: tuple[int, int, int] = BF16, gpus: int = 1) -> float:
+    def held(self, each: tuple[int, int, int], gpus: int = 1) -> float:
         """Bytes of weights, gradients and moments, divided among so many GPUs."""
         return sum(each) * self.parameters / gpus
 
@@ -54,11 +54,12 @@ class Model:
     def home(self) -> str:
         """How it fits: the first that does, with the activations of one image."""
         activations = self.activations or 0
-        for name, each, gpus in (("replicas", BF16, 1), ("replicas with `bf16_sr`", BF16_SR, 1)):
-            if self.held(each, gpus) + activations < ROOM:
+        for name, each in (("replicas", FLOAT32), ("replicas with `bf16_sr`", BF16_SR)):
+            if self.held(each) + activations < ROOM:
                 return name
-        fitting = (gpus for gpus in GPUS if self.held(SHARDED, gpus) + activations < ROOM)
-        return f"FSDP on {next(fitting, GPUS[-1])}"
+        if FLOAT32[0] * self.parameters > ROOM:  # each process reads the complete network before it keeps its slice
+            return "adapters"
+        return next(f"FSDP on {gpus}" for gpus in GPUS if self.held(FLOAT32, gpus) + activations < ROOM)
 
 
 def all_reduce(size: float, gpus: int) -> float:
@@ -82,16 +83,17 @@ def seconds(traffic: float, gpus: int) -> float:
 
 
 def memory_table(models: list[Model]) -> str:
-    head = ("Model", "pixels", "B parameters", "`bf16`", "`bf16_sr`", "FSDP, each of 8", "average", "activations")
+    head = ["Model", "pixels", "fits as", "B of P", "`bf16`, alone", "each replica", "`bf16_sr`", "FSDP, each of 8"]
     rows = [
         [
-            *(model.name, str(model.size), f"{model.parameters / 1e9:.2f}"),
-            *(gb(model.held()), gb(model.held(BF16_SR)), gb(model.held(SHARDED, 8)), gb(AVERAGE * model.parameters)),
-            *("–" if model.activations is None else gb(model.activations), gb(model.checkpoint), model.home),
+            *(model.name, str(model.size), model.home, f"{model.parameters / 1e9:.2f}"),
+            *(gb(model.held(each)) for each in (ALONE, FLOAT32, BF16_SR)),
+            *(gb(model.held(FLOAT32, 8)), "–" if model.activations is None else gb(model.activations)),
+            gb(model.checkpoint),
         ]
         for model in models
     ]
-    return table([*head, "checkpoint", "fits as"], rows)
+    return table([*head, "activations", "checkpoint"], rows)
 
 
 def network_table(models: list[Model]) -> str:

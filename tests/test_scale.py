@@ -39,10 +39,10 @@ def test_bytes_of_training_are_those_of_its_tensors():
     optimizer.step()
     moments = [value for value in optimizer.state[layer.weight].values() if value.ndim]
     in_float32 = sum(tensor.nbytes for tensor in (layer.weight, layer.weight.grad, *moments))
-    assert model.held(scale.SHARDED) == in_float32
-    assert model.held(scale.BF16) == in_float32 + layer.weight.bfloat16().nbytes
+    assert model.held(scale.FLOAT32) == in_float32
+    assert model.held(scale.ALONE) == in_float32 + layer.weight.bfloat16().nbytes
     assert model.held(scale.BF16_SR) == in_float32 / 2
-    assert model.held(scale.SHARDED, 8) == in_float32 / 8
+    assert model.held(scale.FLOAT32, 8) == in_float32 / 8
 
 
 def test_traffic_of_rings():

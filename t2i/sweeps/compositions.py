@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 PLAIN = (bool, int, float, str, type(None))
+MOST_TEMPLATES = 50  # held in memory, a megabyte each
 
 
 class Compositions:
@@ -54,6 +55,8 @@ class Compositions:
         groups = master_config.hydra.runtime.choices
         shape = tuple(each.key_or_group if _is_plain(each, groups) else each.input_line for each in overrides)
         if shape not in self.templates:
+            if len(self.templates) == MOST_TEMPLATES:
+                self.templates.clear()
             self.templates[shape] = self.compose(master_config, sweep_overrides)
         return self.templates[shape]
 

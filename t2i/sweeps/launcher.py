@@ -82,20 +82,20 @@ class SweepRunner:
     def _read_job(self, config: DictConfig) -> Job:
         """A job in the state that its folder shows; refuses a folder that holds a run of another configuration.
 
-        A job whose folder is damaged has failed, with the reason, and the others are run.
+        A job whose folder is damaged has failed, with the reason, and the others are run. config: loses its settings of
+        Hydra's, as copying the others would take longer than all the rest.
         """
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
         job = Job(folder, command_line(config, folder), config.steps, config.validate_every, config.seed)
         job.overrides = list(config.hydra.overrides.task)
-        cfg = config
-        with open_dict(cfg):
-            del cfg["hydra"]
+        with open_dict(config):
+            del config["hydra"]
         job.read_metrics()
         try:
-            as_begun(cfg, folder, job.overrides)
-            if (parent := open_parent(cfg, folder)) is not None and parent.only is None:
+            as_begun(config, folder, job.overrides)
+            if (parent := open_parent(config, folder)) is not None and parent.only is None:
                 job.begins_at = parent.step
-            run = Run(folder, cfg, overrides=job.overrides)
+            run = Run(folder, config, overrides=job.overrides)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error
         except (ConfigError, OSError) as error:
