@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.diffusion.devices import upload
 from t2i.diffusion.timesteps import Distribution
 from t2i.rng import generators
 
@@ -19,21 +20,22 @@ class Batch:
 
     x0: Tensor
     noise: Tensor  # the noise in the target
-    input_noise: Tensor  # the noise in the input: the same, unless input_perturbation is on
+    input_noise: Tensor | None  # the noise in the input, with input_perturbation; None: the same
     t: Tensor  # [B], integers
     text: dict[str, Tensor]  # what the model's `embed` returns for the B captions, and `time_ids` of the views, [B, 6]
     items: Tensor  # [B]: the indices of the images; in a stream [B, 2]: shard, and index in the shard
     weight: Tensor | None = None  # of the errors in the loss, [B, 1, h, w] or [B, 1, 1, 1]; None: all count alike
 
     def to(self, device: torch.device) -> "Batch":
+        """The batch on the device, but for `items`, which only the host looks at."""
         return Batch(
-            x0=self.x0.to(device),
-            noise=self.noise.to(device),
-            input_noise=self.input_noise.to(device),
-            t=self.t.to(device),
-            text={name: value.to(device) for name, value in self.text.items()},
-            items=self.items.to(device),
-            weight=None if self.weight is None else self.weight.to(device),
+            x0=upload(self.x0, device),
+            noise=upload(self.noise, device),
+            input_noise=None if self.input_noise is None else upload(self.input_noise, device),
+            t=upload(self.t, device),
+            text={name: upload(value, device) for name, value in self.text.items()},
+            items=self.items,
+            weight=None if self.weight is None else upload(self.weight, device),
         )
 
 
@@ -65,13 +67,13 @@ class Draws:
         noise = normal("noise")
         if self.noise_offset:  # one number per channel (Guttenberg 2023, "Diffusion with offset noise")
             noise += self.noise_offset * normal("noise_offset", size=(mean.shape[1], 1, 1))
-        input_noise = noise
+        input_noise = None
         if self.input_perturbation:
-            input_noise = noise + self.input_perturbation * normal("input_perturbation")
+            input_noise = torch.from_numpy(noise + self.input_perturbation * normal("input_perturbation"))
         return Batch(
             x0=torch.from_numpy(mean + std * normal("posterior")),
             noise=torch.from_numpy(noise),
-            input_noise=torch.from_numpy(input_noise),
+            input_noise=input_noise,
             t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),
             text=text,
             items=torch.tensor(items),

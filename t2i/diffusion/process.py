@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.diffusion.devices import Uploaded, upload
 from t2i.diffusion.shift import Shift
 
 # The smallest alpha² from which predicting epsilon teaches anything; Diffusers may leave less at zero terminal SNR.
@@ -77,6 +78,8 @@ class Diffusion:
                 "use scheduler.prediction_type=v_prediction"
             )
         self.alpha, self.sigma, self.time, self.prediction_type = alpha, sigma, time, prediction_type
+        self._tables = [Uploaded(table) for table in (alpha, sigma, self.snr, self.x0_scale)]
+        self._time = Uploaded(time)
 
     @classmethod
     def from_scheduler(cls, scheduler: NoiseScheduler, continuous_time: bool = True) -> "Diffusion":
@@ -143,12 +146,8 @@ class Diffusion:
 
     def levels(self, t: Tensor, x0: Tensor) -> Levels:
         """The noise levels of timesteps t, [B], in the type and on the device of x0."""
-
-        def at_t(table: Tensor) -> Tensor:
-            return table.to(x0.dtype).to(x0.device)[t]  # cast first: not every device has float64
-
-        time = self.time.to(x0.device)[t]
-        return Levels(at_t(self.alpha), at_t(self.sigma), t, time, at_t(self.snr), at_t(self.x0_scale))
+        alpha, sigma, snr, x0_scale = (table.to(x0.device, x0.dtype)[t] for table in self._tables)
+        return Levels(alpha, sigma, t, self._time.to(x0.device)[t], snr, x0_scale)
 
     def levels_at(self, log_snr: Tensor) -> Levels:
         """The noise levels of log-SNRs, [B] in float64 on the CPU, which must lie in `log_snr_range`.
@@ -168,8 +167,8 @@ class Diffusion:
     def add_noise_at(self, x0: Tensor, noise: Tensor, log_snr: Tensor) -> Noised:
         """Add noise to x0 so that the log-SNR is as given, [B] in float64 on the CPU."""
         exact = self.levels_at(log_snr)
-        cast = {name: value.to(x0.dtype).to(x0.device) for name, value in vars(exact).items()}
-        return self._noised(x0, noise, Levels(**cast | {"time": exact.time.to(x0.device)}))
+        cast = {name: upload(value.to(x0.dtype), x0.device) for name, value in vars(exact).items()}
+        return self._noised(x0, noise, Levels(**cast | {"time": upload(exact.time, x0.device)}))
 
     def _noised(self, x0: Tensor, noise: Tensor, levels: Levels, input_noise: Tensor | None = None) -> Noised:
         alpha, sigma = levels.alpha[:, None, None, None], levels.sigma[:, None, None, None]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError, check_positive
+from t2i.diffusion.devices import Uploaded
 from t2i.diffusion.process import Diffusion, Noised
 
 
@@ -67,7 +68,7 @@ class Huber(ErrorShape):
 
     c: float
     schedule: str
-    thresholds: Tensor | None = field(default=None, init=False, repr=False)  # [T], from `prepare`
+    thresholds: Uploaded | None = field(default=None, init=False, repr=False)  # [T], from `prepare`
 
     def __post_init__(self):
         check_positive("error.c", self.c, "sd-scripts uses 0.1 (for the squared error use error=squared)")
@@ -76,13 +77,13 @@ class Huber(ErrorShape):
 
     def prepare(self, diffusion: Diffusion) -> None:
         fraction = torch.arange(len(diffusion)).double() / len(diffusion)
-        self.thresholds = THRESHOLDS[self.schedule](self.c, diffusion.snr, fraction).float()
+        self.thresholds = Uploaded(THRESHOLDS[self.schedule](self.c, diffusion.snr, fraction).float())
 
     def threshold(self, noised: Noised) -> Tensor:
         """c of each example, [B, 1, 1, 1]."""
         assert self.thresholds is not None, "prepare() first"
         if noised.t.is_floating_point():  # between the timesteps
-            c = THRESHOLDS[self.schedule](self.c, noised.snr, noised.t / len(self.thresholds))
+            c = THRESHOLDS[self.schedule](self.c, noised.snr, noised.t / len(self.thresholds.tensor))
         else:
             c = self.thresholds.to(noised.t.device)[noised.t]
         return c[:, None, None, None]

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from t2i.data.latent_cache import Encoded
+from t2i.diffusion.devices import upload, with_float64
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.residuals import mean_error
 from t2i.distributed.processes import assigned
@@ -61,20 +62,23 @@ class Battery:
 
         The processes divide whole batches among themselves, so that their number does not change a bit.
         """
-        device, parts, k = accelerator.device, [], len(self.levels.values)
-        to_epsilon = self.levels.to_epsilon(diffusion)
+        device, k = accelerator.device, len(self.levels.values)
+        precise = with_float64(device)
+        done, parts = list[np.ndarray](), list[Tensor]()
         for cells in assigned(self._batches(), accelerator):
             items, places = cells // k, cells % k
-            x0 = torch.stack([self.x0[item] for item in items]).to(device)
-            noised = self.levels.add_noise(diffusion, x0, self.noise(cells).to(device), places)
-            text = {name: tensor[items].to(device) for name, tensor in self.text.items()}
+            x0 = upload(torch.stack([self.x0[item] for item in items]), device)
+            noised = self.levels.add_noise(diffusion, x0, upload(self.noise(cells), device), places)
+            text = {name: upload(tensor[items], device) for name, tensor in self.text.items()}
             prediction = model.denoise(noised.x, noised.time, text)
-            squares = (prediction.cpu().double() - noised.target.cpu().double()).square()
+            squares = (prediction.to(precise).double() - noised.target.to(precise).double()).square()
             shares = None if self.shares is None else torch.stack([self.shares[item] for item in items])
-            error = mean_error(squares, shares)
-            parts.append((cells, (error * to_epsilon[torch.from_numpy(places)]).numpy()))
+            parts.append(mean_error(squares, None if shares is None else upload(shares, precise)))
+            done.append(cells)
+        mine = np.concatenate(done)
+        mean = torch.cat(parts).cpu() * self.levels.to_epsilon(diffusion)[torch.from_numpy(mine % k)]
         errors = np.empty(len(self.x0) * k)
-        for cells, part in gather_object(parts):
+        for cells, part in gather_object([(mine, mean.numpy())]):
             errors[cells] = part
         return errors.reshape(len(self.x0), k)
 

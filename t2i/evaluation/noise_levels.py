@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.diffusion.devices import upload
 from t2i.diffusion.process import Diffusion, Noised
 
 
@@ -123,7 +124,7 @@ class Timesteps:
         return cls(t[diffusion.snr.numpy()[t] > 0])
 
     def add_noise(self, diffusion: Diffusion, x0: Tensor, noise: Tensor, places: np.ndarray) -> Noised:
-        return diffusion.add_noise(x0, noise, torch.from_numpy(self.values[places]).to(x0.device))
+        return diffusion.add_noise(x0, noise, upload(torch.from_numpy(self.values[places]), x0.device))
 
     def snr(self, diffusion: Diffusion) -> np.ndarray:
         return diffusion.snr.numpy()[self.values]

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
+from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
@@ -111,7 +112,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     trained, prepared = layout.prepare(model, trained, optimizer)
     plan.ema.track(trained, optimizer)
     max_grad_norm = cfg.max_grad_norm or float("inf")
-    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps)
+    meter = make_meter(cfg, plan, max_grad_norm, accelerator)
     state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
@@ -137,6 +138,14 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         state={**state, "meter": meter},
         unquantized=unquantized,
     )
+
+
+def make_meter(cfg: DictConfig, plan: Plan, max_grad_norm: float, accelerator: Accelerator) -> Meter:
+    loss_scale: Callable[[], Tensor] | None = None
+    if (scaler := accelerator.scaler) is not None:
+        one = torch.ones((), device=accelerator.device)
+        loss_scale = partial(scaler.scale, one)
+    return Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device, loss_scale)
 
 
 def tells_cost(cfg: DictConfig, folder: Path) -> bool:

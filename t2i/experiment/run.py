@@ -41,6 +41,7 @@ from t2i.training.recorder import Recorder, recording
 from t2i.training.signals import Interrupted, Stop
 
 log = logging.getLogger(__name__)
+ASK_EVERY = 10  # steps
 
 
 def run(
@@ -243,7 +244,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         log=recorder.log,
         snapshot=_snapshots(experiment, run),
         save=save,
-        should_stop=partial(_any_process, stop, accelerator),
+        should_stop=_should_stop(stop, accelerator, cfg.log_every),
         ends_early=partial(_ends_early, plan, run, accelerator),
     )
 
@@ -267,6 +268,17 @@ def _ends_early(plan: Plan, run: Run, accelerator: Accelerator) -> bool:
     if plan.early_stop.patience is None:
         return False
     return _any_process(lambda: run.writes and plan.early_stop.verdict(run.metrics()) is not None, accelerator)
+
+
+def _should_stop(stop: Stop, accelerator: Accelerator, log_every: int) -> Callable[[int], bool]:
+    """Whether to stop after a step. Several processes ask one another where they log, and every 10th step at least.
+
+    On a GPU the answer has to wait until all steps before it are done.
+    """
+    if accelerator.num_processes == 1:
+        return lambda step: stop()
+    every = min(log_every or ASK_EVERY, ASK_EVERY)
+    return lambda step: step % every == 0 and _any_process(stop, accelerator)
 
 
 def _any_process(asks: Callable[[], bool], accelerator: Accelerator) -> bool:

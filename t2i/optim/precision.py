@@ -63,9 +63,7 @@ def _resolve_dtype(dtype: str) -> str:
         raise ConfigError(f"precision.dtype={dtype} is not known; choose from auto, {', '.join(MIXED_PRECISION)}")
     on_gpu = torch.cuda.is_available()
     if dtype == "fp16" and not on_gpu:
-        raise ConfigError(
-            "precision=fp16 needs a GPU (its loss scaling does not run on a CPU); use precision=bf16 or fp32"
-        )
+        log.warning("precision=fp16 is slow on a CPU, which has no fp16 instructions; use precision=bf16 or fp32")
     if dtype == "bf16" and not on_gpu and not _multiplies_bf16():
         log.warning("precision=bf16: this CPU has no bf16 instructions, so it is slower than precision=fp32")
     return dtype

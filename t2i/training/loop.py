@@ -15,6 +15,7 @@ from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.residuals import squared_error
 from t2i.models.model import Model
+from t2i.optim.bad_steps import step_if_finite
 from t2i.optim.ema import WeightAverage
 from t2i.optim.trained_weights import TrainedWeights
 from t2i.rng import step_seed
@@ -70,7 +71,7 @@ class Hooks:
     log: Callable[[int, dict[str, float]], None]
     snapshot: Callable[[int], None]  # of the average, if one is due
     save: Callable[[int], Any]  # a checkpoint
-    should_stop: Callable[[], bool]  # asked after every step; the same answer on every process
+    should_stop: Callable[[int], bool]  # asked after every step; the same answer on every process
     ends_early: Callable[[], bool]  # asked after every validation, likewise: whether it is time to end the run
 
 
@@ -119,9 +120,9 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
                 # Processes average their gradients; this makes the average that of the full batch.
                 accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
             meter.examples(losses, squared_error(prediction.detach(), noised), noised.t, batch.items)
-        finite = meter.step(step, clip_grad_norm(accelerator, weights, optimization.max_grad_norm))
-        if finite or accelerator.scaler is not None:  # the scaler skips bad steps itself, to lower its scale
-            optimizer.step()
+        grad_norm = clip_grad_norm(accelerator, weights, optimization.max_grad_norm)
+        meter.step(step, grad_norm)
+        step_if_finite(optimizer, grad_norm, accelerator.scaler)
         optimizer.zero_grad()
         learning_rate = optimization.lr_scheduler.get_last_lr()[0]
         optimization.lr_scheduler.step()
@@ -129,7 +130,7 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
 
         done, metrics = step + 1, {}
         hooks.snapshot(done)
-        stopping = done < schedule.steps and (hooks.should_stop() or done == schedule.last_step)
+        stopping = done < schedule.steps and (hooks.should_stop(done) or done == schedule.last_step)
         saving = stopping or schedule.due(done, schedule.save_every) or done in schedule.keep_at
         if saving or schedule.due(done, schedule.log_every):
             meter.gather(accelerator)
@@ -154,14 +155,13 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
     return done
 
 
-def clip_grad_norm(accelerator: Accelerator, weights: Sequence[Tensor], max_norm: float) -> float:
+def clip_grad_norm(accelerator: Accelerator, weights: Sequence[Tensor], max_norm: float) -> Tensor:
     """Clip the gradients to the total norm `max_norm`; returns their norm before.
 
-    Like torch.nn.utils.clip_grad_norm_, but shorter gradients are left alone instead of being multiplied by 1.
+    Like torch.nn.utils.clip_grad_norm_, but on a CPU shorter gradients are left alone instead of being multiplied by 1.
     """
     accelerator.unscale_gradients()
-    total = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    norm = float(total)
-    if not norm <= max_norm:  # or not finite
-        clip_grads_with_norm_(weights, max_norm, total)
+    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    if norm.device.type != "cpu" or not norm <= max_norm:  # or not finite
+        clip_grads_with_norm_(weights, max_norm, norm)
     return norm

@@ -298,7 +298,7 @@ def test_with_small_c_it_is_proportional_to_the_absolute_error(kind, factor):
 @pytest.mark.parametrize("schedule", THRESHOLDS)
 @pytest.mark.parametrize("settings", PROCESSES.values(), ids=PROCESSES)
 def test_thresholds_go_from_one_to_c(schedule, settings):
-    thresholds = prepared(Huber, process(**settings), 0.1, schedule).thresholds
+    thresholds = prepared(Huber, process(**settings), 0.1, schedule).thresholds.tensor
     assert thresholds.isfinite().all()
     assert thresholds[0].item() == pytest.approx(0.1 if schedule == "constant" else 1, abs=0.06)
     assert thresholds[-1].item() == pytest.approx(0.1, abs=0.005)
@@ -319,7 +319,7 @@ def test_between_timesteps_the_threshold_is_that_of_the_noise_level(schedule):
     flow = Diffusion.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     huber, x0 = prepared(Huber, flow, 0.1, schedule), torch.zeros(2, 1, 2, 2)
     found = huber.threshold(flow.add_noise(x0, x0, torch.tensor([300.5, 700.25])))
-    table = huber.thresholds  # at the middles of the timesteps
+    table = huber.thresholds.tensor  # at the middles of the timesteps
     assert torch.allclose(found.flatten(), table[[300, 700]], atol=1e-3)
 
 

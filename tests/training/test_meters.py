@@ -14,7 +14,7 @@ def count(meter, rows, grad_norm=0.5):
     meter.examples(
         torch.tensor(losses).double(), torch.tensor(unweighted).double(), torch.tensor(t), torch.arange(len(t))
     )
-    meter.step(0, grad_norm)
+    meter.step(0, torch.tensor(grad_norm))
 
 
 @given(examples, examples)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.diffusion.devices import with_float64
 from t2i.evaluation.image_metrics import jackknife
 from t2i.evaluation.image_metrics.features import features, identity
 from t2i.evaluation.image_metrics.jackknife import Clusters
@@ -55,7 +56,7 @@ def squared_mmd(
     x: np.ndarray, y: np.ndarray, clusters: Clusters, sigma: float, scale: float, device: torch.device | str = "cpu"
 ) -> tuple[float, np.ndarray]:
     """The distance of x, [N, D], and y, [M, D], and the distances without each group, [G]."""
-    device = "cpu" if torch.device(device).type == "mps" else device  # which has no float64
+    device = with_float64(torch.device(device))
     a, b = (torch.from_numpy(np.asarray(features, np.float64)).to(device) for features in (x, y))
     of_a, of_b = (clusters.images, clusters.image_groups), (clusters.references, clusters.reference_groups)
     groups = len(clusters.sizes)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.diffusion.devices import with_float64
 from t2i.evaluation.image_metrics import jackknife
 from t2i.evaluation.image_metrics.features import Network, features, identity
 from t2i.evaluation.image_metrics.jackknife import Clusters
@@ -60,7 +61,7 @@ def distances(
     x: np.ndarray, y: np.ndarray, clusters: Clusters, device: torch.device | str = "cpu"
 ) -> tuple[float, np.ndarray]:
     """The distance of x, [N, D], and y, [M, D], and the distances without each group, [G]."""
-    device = "cpu" if torch.device(device).type == "mps" else device  # which has no float64
+    device = with_float64(torch.device(device))
     centre = np.asarray(y, np.float64).mean(0)
     a, b = (
         Sample(torch.from_numpy(values - centre).to(device), torch.from_numpy(groups).to(device))
