@@ -19,10 +19,11 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 
 
-def start(mixed_precision: str) -> Accelerator:
+def start(mixed_precision: str, on_cpu: bool = False) -> Accelerator:
     """Join the processes that the environment names, as `accelerate launch` sets it.
 
-    mixed_precision: Accelerate's no, fp16 or bf16. ConfigError for engines that are not supported.
+    mixed_precision: Accelerate's no, fp16 or bf16. on_cpu: leave a GPU alone. ConfigError for engines that are not
+    supported.
     """
     if _requested("DEEPSPEED"):
         raise ConfigError(
@@ -35,7 +36,7 @@ def start(mixed_precision: str) -> Accelerator:
     forget_earlier_job()
     # Each weight is used once in a forward pass, so keeping its cast copy until the end would only cost memory.
     uncached = AutocastKwargs(cache_enabled=False)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[uncached])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, kwargs_handlers=[uncached])
     refuse_fsdp_1(accelerator)
     if _requested("FSDP") and accelerator.distributed_type != DistributedType.FSDP:
         log.warning("FSDP shards over several GPUs only: here each process holds the complete network")

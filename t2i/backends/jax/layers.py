@@ -50,7 +50,8 @@ class Part:
     @property
     def base(self) -> "Part":
         """The layer itself, without the adapter that it may have."""
-        return self[ADAPTED] if ADAPTED in self else self
+        adapted = ADAPTED in self
+        return self[ADAPTED] if adapted else self
 
     @property
     def width(self) -> int:
@@ -78,7 +79,9 @@ def conv(part: Part, x: Array, stride: int = 1) -> Array:
     weight, bias = part.weight, part.bias
     padding = [((size - 1) // 2, (size - 1) // 2) for size in weight.shape[2:]]
     layout = ("NHWC", "OIHW", "NHWC")
-    y = jax.lax.conv_general_dilated(x.astype(weight.dtype), weight, (stride, stride), padding, dimension_numbers=layout)
+    y = jax.lax.conv_general_dilated(
+        x.astype(weight.dtype), weight, (stride, stride), padding, dimension_numbers=layout
+    )
     return y if bias is None else y + bias.astype(y.dtype)
 
 

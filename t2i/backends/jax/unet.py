@@ -101,9 +101,7 @@ class UNet:
             layers.append(self._layer(residual, [], level, recomputes))
         return layers
 
-    def _layer(
-        self, residual: Part, transformers: list[Part], level: int, recomputes: bool
-    ) -> Layer:
+    def _layer(self, residual: Part, transformers: list[Part], level: int, recomputes: bool) -> Layer:
         """A residual block, and the transformer behind it if there is one."""
         convolve = _kept_or_not(partial(_residual, residual, self.groups, self.eps), recomputes)
         attend = [self._attending(each, level, recomputes) for each in transformers]
