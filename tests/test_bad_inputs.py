@@ -67,7 +67,6 @@ optimizer.eps=-1                                | Invalid epsilon value: -1
 optimizer._target_=torch.optim.AdamX            | optimizer._target_=torch.optim.AdamX can't be imported
 lr_scheduler.decay_share=2                      | lr_scheduler.decay_share=2 must be a fraction of the steps
 precision.dtype=fp8                             | precision.dtype=fp8 is not known; choose from auto, fp32, fp16, bf16
-precision=fp16                                  | precision=fp16 needs a GPU
 ema.decay=1.5                                   | ema.decay=1.5 must be in [0, 1)
 ema.decay=-0.1                                  | ema.decay=-0.1 must be in [0, 1)
 tracker.mode=on                                 | tracker.mode=on is not known; choose from auto, online

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from t2i.diffusion.devices import upload
 from t2i.diffusion.timesteps import Distribution
+from t2i.models.tokens import upload_text
 from t2i.rng import generators
 
 
@@ -33,7 +34,7 @@ class Batch:
             noise=upload(self.noise, device),
             input_noise=None if self.input_noise is None else upload(self.input_noise, device),
             t=upload(self.t, device),
-            text={name: upload(value, device) for name, value in self.text.items()},
+            text=upload_text(self.text, device),
             items=self.items,
             weight=None if self.weight is None else upload(self.weight, device),
         )

@@ -37,6 +37,8 @@ def start(mixed_precision: str, on_cpu: bool = False) -> Accelerator:
     # Each weight is used once in a forward pass, so keeping its cast copy until the end would only cost memory.
     uncached = AutocastKwargs(cache_enabled=False)
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, kwargs_handlers=[uncached])
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate leaves fp16 out
+        accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
     refuse_fsdp_1(accelerator)
     if _requested("FSDP") and accelerator.distributed_type != DistributedType.FSDP:
         log.warning("FSDP shards over several GPUs only: here each process holds the complete network")

@@ -26,6 +26,7 @@ from t2i.evaluation.image_battery import spread
 from t2i.evaluation.metrics import snr_bins
 from t2i.evaluation.noise_levels import NoiseLevels, Origin
 from t2i.models.model import Model
+from t2i.models.tokens import upload_text
 from t2i.optim.ema import WeightAverage
 from t2i.rng import generator
 
@@ -69,7 +70,7 @@ class Battery:
             items, places = cells // k, cells % k
             x0 = upload(torch.stack([self.x0[item] for item in items]), device)
             noised = self.levels.add_noise(diffusion, x0, upload(self.noise(cells), device), places)
-            text = {name: upload(tensor[items], device) for name, tensor in self.text.items()}
+            text = upload_text({name: tensor[items] for name, tensor in self.text.items()}, device)
             prediction = model.denoise(noised.x, noised.time, text)
             squares = (prediction.to(precise).double() - noised.target.to(precise).double()).square()
             shares = None if self.shares is None else torch.stack([self.shares[item] for item in items])

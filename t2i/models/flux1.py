@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.packing import pack, unpack
@@ -63,7 +64,7 @@ class Flux1(DiffusionTransformer):
             pooled_projections=text["pooled"],
             encoder_hidden_states=hidden,
             txt_ids=torch.zeros(hidden.shape[1], 3, device=x.device),
-            img_ids=places(height // 2, width // 2).to(x.device),
+            img_ids=upload(places(height // 2, width // 2), x.device),
         ).sample
         return unpack(output, height, width)
 

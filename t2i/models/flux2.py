@@ -14,6 +14,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import patchify, unpatchify
@@ -93,8 +94,8 @@ class Flux2Klein(DiffusionTransformer):
             x.flatten(2).transpose(1, 2),
             timestep=t / 1000,
             encoder_hidden_states=hidden,
-            txt_ids=places(1, 1, hidden.shape[1]).to(x.device).expand(len(x), -1, -1),
-            img_ids=places(height, width, 1).to(x.device).expand(len(x), -1, -1),
+            txt_ids=upload(places(1, 1, hidden.shape[1]), x.device).expand(len(x), -1, -1),
+            img_ids=upload(places(height, width, 1), x.device).expand(len(x), -1, -1),
         ).sample
         return output.transpose(1, 2).reshape(x.shape)
 

@@ -17,7 +17,7 @@ from t2i.models.model import Content, Model
 from t2i.models.packing import pack, unpack
 from t2i.models.parts import PipelineParts
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.tokens import left_aligned, padded
+from t2i.models.tokens import caption_lengths, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
 CLASSES = {
@@ -80,7 +80,7 @@ class QwenImage(DiffusionTransformer):
             pack(x),
             timestep=t / 1000,
             encoder_hidden_states=hidden,
-            encoder_hidden_states_mask=None if bool(mask.all()) else mask,  # attention is faster without
+            encoder_hidden_states_mask=None if len(set(caption_lengths(text))) == 1 else mask,  # faster without
             img_shapes=[[(1, height // 2, width // 2)]] * len(x),
         ).sample
         return unpack(output, height, width)
@@ -92,7 +92,7 @@ class QwenImage(DiffusionTransformer):
 
 def _up_to_the_longest(text: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The captions of a batch, and their mask, without the padding that all of them have."""
-    mask = text["mask"][:, : int(text["mask"].sum(1).max())]
+    mask = text["mask"][:, : max(caption_lengths(text))]
     return text["encoder_hidden_states"][:, : mask.shape[1]], mask
 
 

@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from t2i.diffusion.devices import Uploaded, upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content, Model
@@ -45,6 +46,11 @@ class StableDiffusionXL(LatentDiffusion):
     def pixels_per_latent(self) -> int:
         return 2 ** (len(self.parts.config("vae")["block_out_channels"]) - 1)
 
+    @cached_property
+    def empty(self) -> Uploaded:
+        """The token ids of the empty caption, [1, L]."""
+        return Uploaded(token_ids(self.parts["tokenizer"], [""]))
+
     @property
     def text_content(self) -> list[Content]:
         return [*super().text_content, f"zeros_for_empty={self.zeros_for_empty}"]
@@ -58,7 +64,7 @@ class StableDiffusionXL(LatentDiffusion):
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()
         pooled = outputs[1].text_embeds.float()
         if self.zeros_for_empty:
-            empty = token_ids(self.parts["tokenizer"], [""]).to(hidden.device)
+            empty = self.empty.to(hidden.device)
             given = (tokens["input_ids"].to(hidden.device) != empty).any(1)
             hidden, pooled = hidden * given[:, None, None], pooled * given[:, None]
         return {"encoder_hidden_states": hidden, "text_embeds": pooled}
@@ -74,7 +80,7 @@ class StableDiffusionXL(LatentDiffusion):
     def uncropped(self, x: Tensor) -> Tensor:
         """The time ids of images whose latents are x, [B, C, h, w], if they are neither cropped nor resized; [B, 6]."""
         height, width = (self.pixels_per_latent * side for side in x.shape[-2:])
-        return torch.tensor([height, width, 0, 0, height, width], device=x.device).expand(len(x), -1)
+        return upload(torch.tensor([height, width, 0, 0, height, width]), x.device).expand(len(x), -1)
 
     def pipeline(self, scheduler: SchedulerMixin) -> DiffusionPipeline:
         return self.stock_pipeline(

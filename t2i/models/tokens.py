@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from t2i.diffusion.devices import upload
 from t2i.models.model_folder import NO_LIMIT
 
 
@@ -52,6 +54,17 @@ def chat(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], thinking: 
     settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
     turns = [[{"role": "user", "content": caption}] for caption in captions]
     return [str(tokenizer.apply_chat_template(turn, **settings)) for turn in turns]
+
+
+def upload_text(text: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """What a denoiser is conditioned on, on the device; the host keeps "lengths", [B], that of each masked caption."""
+    lengths = {"lengths": text["mask"].sum(1)} if "mask" in text else {}
+    return {name: upload(value, device) for name, value in text.items()} | lengths
+
+
+def caption_lengths(text: Mapping[str, Tensor]) -> list[int]:
+    """The number of tokens of each caption that the denoiser sees; the host waits for them without "lengths"."""
+    return (text["lengths"] if "lengths" in text else text["mask"].sum(1)).tolist()
 
 
 def left_aligned(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

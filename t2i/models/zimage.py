@@ -14,7 +14,7 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
-from t2i.models.tokens import chat, left_aligned, padded
+from t2i.models.tokens import caption_lengths, chat, left_aligned, padded
 from t2i.models.transformer import DiffusionTransformer
 
 CLASSES = {
@@ -55,8 +55,8 @@ class ZImage(DiffusionTransformer):
         return {"prompt_embeds": self._without_padding(text)}
 
     def _without_padding(self, text: dict[str, Tensor]) -> list[Tensor]:
-        pairs = zip(text["encoder_hidden_states"], text["mask"], strict=True)
-        return [hidden[: int(mask.sum())] for hidden, mask in pairs]
+        pairs = zip(text["encoder_hidden_states"], caption_lengths(text), strict=True)
+        return [hidden[:length] for hidden, length in pairs]
 
 
 @on_a_base

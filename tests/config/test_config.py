@@ -264,7 +264,6 @@ def test_settings_that_a_target_does_not_take():
         ),
         (["lr_scheduler.decay_share=1.5"], "lr_scheduler.decay_share=1.5 must be a fraction of the steps"),
         (["tracker.mode=cloud"], "tracker.mode=cloud is not known; choose from auto"),
-        (["precision=fp16"], "precision=fp16 needs a GPU"),
         (["attention=xformers"], "attention=xformers needs a GPU; use attention=auto"),
         (["attention=flahs"], "attention=flahs is not known; choose from auto, sdpa, math, xformers, or for a transf"),
         (["attention=flash"], "attention=flash can't run here: "),
