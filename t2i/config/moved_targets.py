@@ -60,7 +60,6 @@ ADDED = {
     },
     **{"adapter.new_tokens": None, "adapter.vectors": 1},
     **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None, "adapter.alpha_pattern": None},
-    **{"backend._target_": "t2i.backends.pytorch.PyTorch", "backend.weights": "replicated"},
     **{"model.config": None, "scheduler.config": None, "model.vae": None, "model.adapters": []},
 }
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift

@@ -1,7 +1,8 @@
 """The devices of a process, what lies on which of them, and the way between PyTorch's tensors and JAX's arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -15,15 +16,14 @@ AXIS = "data"  # of the mesh: examples are divided along it, and with weights=sl
 
 
 class Devices:
-    """All devices of this process, as one row."""
+    """Devices of this process, as one row."""
 
-    def __init__(self, sliced: bool = False):
-        """sliced: every device holds a part of each weight, of its moments and of its averages."""
-        self.mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    def __init__(self, sliced: bool = False, devices: Sequence[Any] | None = None):
+        """sliced: every device holds a part of each weight, of its moments and of its averages. devices: None: all."""
+        self.mesh = Mesh(np.array(devices or jax.devices()), (AXIS,))
         self.sliced = sliced
-        self.replicated, self.shared_out = (
-            NamedSharding(self.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(AXIS))
-        )
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.by_example = NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def __len__(self) -> int:
         return self.mesh.size
@@ -43,7 +43,7 @@ class Devices:
 
     def put_examples(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
         """Tensors [B, ...] of a batch, divided by examples; B must be a multiple of the number of devices."""
-        return {name: jax.device_put(to_numpy(each), self.shared_out) for name, each in tensors.items()}
+        return {name: jax.device_put(to_numpy(each), self.by_example) for name, each in tensors.items()}
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
