@@ -105,7 +105,7 @@ def _for_backend(cfg: DictConfig, adapter: Adapter, loss: Weighting) -> dict[str
     """What a backend may refuse, by the names of the settings."""
     switches = {f"adapter.{name}": getattr(adapter, name, None) for name in ("text_encoder", "dora", "dropout")}
     return {
-        **{name: cfg[name] for name in ("attention", "compile", "channels_last", "micro_batch_size")},
+        **{name: cfg[name] for name in ("attention", "compile", "channels_last", "micro_batch_size", "num_workers")},
         **switches,
         "adapter.new_tokens": ", ".join(adapter.words.begin_at),
         "model": cfg.model._target_,

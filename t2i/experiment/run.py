@@ -91,7 +91,8 @@ def _failures_noted(run: Run) -> Generator[None]:
         run.end("interrupted")
         raise
     except BaseException as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # GPU, CPU
+        said = ("can't allocate memory", "RESOURCE_EXHAUSTED")  # by PyTorch on a CPU, and by JAX
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in said)
         with suppress(OSError):  # a full disk
             run.end("failed", error=f"{'out of memory' if out_of_memory else type(error).__name__}: {error}")
         if not out_of_memory:

@@ -60,12 +60,14 @@ FITTING = {
     "loss": MinSNR(snr_gamma=5.0, normalize=True, error=Squared()),
     "attention": "auto",
     "micro_batch_size": 8,
+    "num_workers": 0,
 }
 REFUSED = {
     "model": ("t2i.models.flux1.load", "trains the UNets of Stable Diffusion 1.x, 2.x and XL, .*backend=torch"),
     "optimizer": (torch.optim.SGD, "has no SGD; use optimizer=adamw or adafactor"),
     "loss": (OwnLoss(normalize=False, error=Squared()), "can't compute the error of OwnLoss; use backend=torch"),
     "attention": ("xformers", "attention=xformers is one of PyTorch's.* use attention=auto"),
+    "num_workers": (2, "num_workers=2 forks this process, which JAX does not survive; use num_workers=0"),
     "compile": (True, "compile=true is not supported by backend=jax; use compile=false"),
     "adapter.dora": (True, "adapter.dora=true is not supported by backend=jax; use adapter.dora=false"),
     "adapter.dropout": (0.1, "adapter.dropout=0.1 is not supported by backend=jax; use adapter.dropout=0"),

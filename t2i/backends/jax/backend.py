@@ -74,6 +74,10 @@ class Jax(Backend):
                 f"attention={settings['attention']} is one of PyTorch's, and JAX has its own; use attention=auto, "
                 f"{OTHERWISE}"
             )
+        if workers := settings["num_workers"]:
+            raise ConfigError(
+                f"num_workers={workers} forks this process, which JAX does not survive; use num_workers=0, {OTHERWISE}"
+            )
         for name in OFF:
             if value := settings.get(name):
                 given, off = (
