@@ -111,13 +111,10 @@ def main() -> None:
             f"norm of the gradient {norm:.6f}, {their_norm:.6f}",
             flush=True,
         )
-    distance = sum(
-        (to_torch(state.weights[name]) - each.detach()).square().sum() for name, each in unet.named_parameters()
-    )
-    size = sum(each.detach().square().sum() for each in unet.parameters())
-    print(
-        f"weights differ by {float((distance / size) ** 0.5):.1e} of their norm; traced: {dict(state.compiled.traced)}"
-    )
+    weights = {name: weight.detach() for name, weight in unet.named_parameters()}
+    distance = sum((to_torch(state.weights[name]) - weight).square().sum() for name, weight in weights.items())
+    relative = float((distance / sum(weight.square().sum() for weight in weights.values())) ** 0.5)
+    print(f"the weights differ by {relative:.1e} of their norm; traced: {dict(state.compiled.traced)}")
 
 
 if __name__ == "__main__":

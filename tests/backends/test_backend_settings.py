@@ -63,7 +63,7 @@ FITTING = {
     "num_workers": 0,
 }
 REFUSED = {
-    "model": ("t2i.models.flux1.load", "trains the UNets of Stable Diffusion 1.x, 2.x and XL, .*backend=torch"),
+    "model": ("t2i.models.flux1.load", "trains Stable Diffusion 1.x, 2.x, XL and 3, .*backend=torch"),
     "optimizer": (torch.optim.SGD, "has no SGD; use optimizer=adamw or adafactor"),
     "loss": (OwnLoss(normalize=False, error=Squared()), "can't compute the error of OwnLoss; use backend=torch"),
     "attention": ("xformers", "attention=xformers is one of PyTorch's.* use attention=auto"),

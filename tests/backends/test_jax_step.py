@@ -7,7 +7,7 @@ pytest.importorskip("jax")
 
 import jax
 import jax.numpy as jnp
-from helpers.small_unets import inputs_of, losses_of, small_unet
+from helpers.small_denoisers import inputs_of, losses_of, small_denoiser
 
 from t2i.backends.jax.devices import Devices, to_torch
 from t2i.backends.jax.optimizers import optimizer_of
@@ -44,7 +44,7 @@ def state_of(network, devices):
 
 def after_steps(devices, accumulation):
     """Weights and averages after some steps, their gradients' norms, and the state that they came from."""
-    state, norms = state_of(small_unet("sd15"), devices), []
+    state, norms = state_of(small_denoiser("sd15"), devices), []
     for step in range(STEPS):
         _, norm = state.take_step(batches(step, accumulation), LR, [DECAY])
         norms.append(float(norm))
@@ -66,7 +66,7 @@ def assert_close(ours, theirs):
 
 
 def test_steps_are_those_of_pytorch(one_device):
-    network, norms = small_unet("sd15"), []
+    network, norms = small_denoiser("sd15"), []
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR, weight_decay=0.1)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     for step in range(STEPS):

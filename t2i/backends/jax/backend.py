@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from t2i.models.model import Model
 
 WEIGHTS = ("replicated", "sliced")
-MODELS = ("t2i.models.stable_diffusion.load", "t2i.models.stable_diffusion_xl.load")
+MODELS = tuple(f"t2i.models.{name}.load" for name in ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"))
 OFF = ("compile", "channels_last", "adapter.text_encoder", "adapter.new_tokens", "adapter.dora", "adapter.dropout")
 OTHERWISE = "or backend=torch"
 
@@ -60,8 +60,8 @@ class Jax(Backend):
     def check(self, settings: Mapping[str, Any]) -> None:
         if (target := settings["model"]) not in MODELS:
             raise ConfigError(
-                f"backend=jax trains the UNets of Stable Diffusion 1.x, 2.x and XL, and the model is {target}; use "
-                "model=sd15, sd21, sdxl or tiny, or backend=torch"
+                f"backend=jax trains Stable Diffusion 1.x, 2.x, XL and 3, and the model is {target}; use model=sd15, "
+                "sd21, sdxl, sd35, tiny or tiny_flow, or backend=torch"
             )
         if type(settings["adapter"]) not in (NoAdapter, LoRA):
             kind = type(settings["adapter"]).__name__
@@ -96,7 +96,6 @@ class Jax(Backend):
             )
 
     def check_model(self, model: "Model") -> None:
-        from t2i.backends.jax.unet import unet_of
+        from t2i.backends.jax.networks import network_of
 
-        unet: Any = model.denoiser
-        unet_of(unet.config, {})
+        network_of(model.denoiser, {})

@@ -86,23 +86,33 @@ def conv(part: Part, x: Array, stride: int = 1) -> Array:
 
 
 def layer_norm(part: Part, x: Array, eps: float = 1e-5) -> Array:
-    return _normalized(part, x, (-1,), x.shape, eps)
+    return _scaled(part, normalized(x, (-1,), x.shape, eps), x)
+
+
+def rms_norm(part: Part, x: Array, eps: float) -> Array:
+    """x divided by the root of its mean square over the last axis (Zhang & Sennrich 2019)."""
+    values = x.astype(jnp.float32)
+    return _scaled(part, values * jax.lax.rsqrt(jnp.square(values).mean(-1, keepdims=True) + eps), x)
 
 
 def group_norm(part: Part, x: Array, groups: int, eps: float) -> Array:
     """x: [B, H, W, C] or [B, N, C]; each group of channels has zero mean and unit variance over the image."""
     batch, channels = x.shape[0], x.shape[-1]
     grouped = (batch, -1, groups, channels // groups)
-    return _normalized(part, x, (1, 3), grouped, eps)
+    return _scaled(part, normalized(x, (1, 3), grouped, eps), x)
 
 
-def _normalized(part: Part, x: Array, axes: tuple[int, ...], shape: tuple[int, ...], eps: float) -> Array:
-    """In float32, whatever the type of x, over some axes of x in this shape; then scaled and shifted by the weights."""
+def normalized(x: Array, axes: tuple[int, ...], shape: tuple[int, ...], eps: float) -> Array:
+    """Zero mean and unit variance over some axes of x in this shape; in float32, whatever the type of x."""
     values = x.astype(jnp.float32).reshape(shape)
     centred = values - values.mean(axes, keepdims=True)
-    normal = centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + eps)
+    return (centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + eps)).reshape(x.shape)
+
+
+def _scaled(part: Part, normal: Array, x: Array) -> Array:
+    """Scaled and shifted by the weights, in the type of x."""
     bias = part.bias
-    scaled = normal.reshape(x.shape) * part.weight.astype(jnp.float32)
+    scaled = normal * part.weight.astype(jnp.float32)
     return (scaled if bias is None else scaled + bias.astype(jnp.float32)).astype(x.dtype)
 
 

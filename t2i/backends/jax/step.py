@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from t2i.backends.jax.devices import Devices
+from t2i.backends.jax.network import Network
 from t2i.backends.jax.optimizers import Optimizer
 
-Network = Callable[[Mapping[str, Array], Array, Array, Mapping[str, Array]], Array]
 Weights = dict[str, Array]
 # The error of a residual r, and of the threshold c of its example, as in t2i.diffusion.residuals.
 ERRORS: dict[str, Callable[[Array, Array], Array]] = {

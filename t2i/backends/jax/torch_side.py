@@ -1,12 +1,13 @@
 """What the rest of t2i sees of a state on JAX's devices: PyTorch's network, weights, optimizer and average."""
 
-from collections.abc import Collection, Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from torch import Tensor
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
 
 from t2i.backends.jax.devices import to_torch
 from t2i.backends.jax.state import State
@@ -17,26 +18,23 @@ from t2i.optim.trained_weights import NetworkWeights, TrainedWeights
 
 
 class Forward:
-    """Takes the place of a UNet's `forward`, so that validation and Diffusers' pipelines predict on JAX's devices."""
+    """Takes the place of a network's `forward`: validation and Diffusers' pipelines predict on JAX's devices."""
 
-    def __init__(self, state: State):
-        self.state = state
+    def __init__(self, network: nn.Module, state: State):
+        """network: of PyTorch, with its own `forward` yet."""
+        self.signature, self.state = inspect.signature(network.forward), state
 
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        added_cond_kwargs: Mapping[str, Tensor] | None = None,
-        return_dict: bool = True,
-        **others: Any,
-    ) -> Any:
-        """As Diffusers' UNet2DConditionModel; `others` must be None."""
-        assert all(value is None for value in others.values()), others
-        text = {"encoder_hidden_states": encoder_hidden_states, **(added_cond_kwargs or {})}
-        time = torch.as_tensor(timestep).expand(len(sample))
-        prediction = self.state.predict(sample, time, text).to(sample.dtype)
-        return UNet2DConditionOutput(sample=prediction) if return_dict else (prediction,)
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        """As Diffusers' network; what JAX's does not know must be None."""
+        given = dict(self.signature.bind(*positional, **named).arguments)
+        returns_dict = given.pop("return_dict", True)
+        given |= given.pop("added_cond_kwargs", None) or {}
+        network = self.state.compiled.network
+        inputs = {network.arguments.get(name, name): value for name, value in given.items() if value is not None}
+        x, time = inputs.pop("x"), torch.as_tensor(inputs.pop("time"))
+        assert inputs.keys() == set(network.inputs), inputs.keys()
+        prediction = self.state.predict(x, time.expand(len(x)), inputs).to(x.dtype)
+        return Transformer2DModelOutput(sample=prediction) if returns_dict else (prediction,)
 
 
 class HostCopy(Mapping[str, Tensor]):
@@ -81,8 +79,9 @@ class WeightsInJax(TrainedWeights):
 class OptimizerInJax:
     """The state of one of PyTorch's optimizers, which keeps its settings and the learning rate."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, state: State):
-        self.optimizer, self.state = optimizer, state
+    def __init__(self, optimizer: torch.optim.Optimizer, names: Sequence[str], state: State):
+        """names: of the weights, in the order in which the optimizer has them; JAX sorts what it returns."""
+        self.optimizer, self.names, self.state = optimizer, list(names), state
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -93,14 +92,14 @@ class OptimizerInJax:
         step = int(self.state.step)
         kept = {
             number: {"step": torch.tensor(float(step)), **{kind: to_torch(array) for kind, array in moments.items()}}
-            for number, moments in enumerate(self.state.moments.values())
+            for number, moments in enumerate(self.state.moments[name] for name in self.names)
         }
         return {"state": kept if step else {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict({**state, "state": {}})
         kept = state["state"]
-        moments = {name: kept[number] for number, name in enumerate(self.state.moments) if number in kept}
+        moments = {name: kept[number] for number, name in enumerate(self.names) if number in kept}
         self.state.replace_moments(moments, int(max((each["step"] for each in kept.values()), default=0)))
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from t2i.backends.jax.devices import Devices, keep_compiled
+from t2i.backends.jax.network import Network
+from t2i.backends.jax.networks import network_of
 from t2i.backends.jax.optimizers import optimizer_of
 from t2i.backends.jax.state import State
 from t2i.backends.jax.step import Compiled
 from t2i.backends.jax.torch_side import AverageInJax, Forward, OptimizerInJax, WeightsInJax
-from t2i.backends.jax.unet import UNet, unet_of
 from t2i.data.batches import Batch
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion, Noised
@@ -55,7 +56,7 @@ class JaxStep(OptimizerStep):
     """Noise and weightings come from PyTorch on the host; all else happens on the devices."""
 
     state: State
-    unet: UNet
+    network: Network
     diffusion: Diffusion
     loss: Weighting
     optimizer: torch.optim.Optimizer  # has the learning rate
@@ -85,7 +86,7 @@ class JaxStep(OptimizerStep):
             inputs["c"] = error.threshold(noised)
         if batch.weight is not None:
             inputs["m"] = batch.weight
-        return inputs | {name: batch.text[name] for name in self.unet.inputs}
+        return inputs | {name: batch.text[name] for name in self.network.inputs}
 
 
 def train_in_jax(
@@ -104,9 +105,9 @@ def train_in_jax(
     keep_compiled(settings.cache)
     denoiser: Any = model.denoiser
     scales = {name: float(layer.scaling["default"]) for name, layer in lora_layers(denoiser).items()}
-    unet = unet_of(denoiser.config, scales, settings.recomputed)
+    network = network_of(denoiser, scales, settings.recomputed)
     compiled = Compiled(
-        network=unet,
+        network=network,
         devices=Devices(settings.sliced),
         batch_size=settings.batch_size,
         max_grad_norm=settings.max_grad_norm,
@@ -114,12 +115,13 @@ def train_in_jax(
         error=type(loss.error).__name__,
     )
     frozen = {name: weight for name, weight in denoiser.named_parameters() if name not in own.parameters}
+    frozen |= dict(denoiser.named_buffers())
     state = State(compiled, lambda: optimizer_of(optimizer.param_groups[0], type(optimizer)), own.weights, frozen)
-    denoiser.forward = Forward(state)
+    denoiser.forward = Forward(denoiser, state)
     trained, ema = WeightsInJax(own, state), AverageInJax(average, state)
     ema.track(trained, optimizer)
-    step = JaxStep(state=state, unet=unet, diffusion=diffusion, loss=loss, optimizer=optimizer, ema=ema)
-    return InJax(trained, OptimizerInJax(optimizer, state), ema, step)
+    step = JaxStep(state=state, network=network, diffusion=diffusion, loss=loss, optimizer=optimizer, ema=ema)
+    return InJax(trained, OptimizerInJax(optimizer, [*own.weights], state), ema, step)
 
 
 def device_facts() -> Mapping[str, Any]:

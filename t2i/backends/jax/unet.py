@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from t2i.backends.jax.layers import Part, attention, conv, group_norm, layer_norm, linear, sinusoids, upsample
+from t2i.backends.jax.network import Network
 from t2i.config import ConfigError
 
 Layer = Callable[..., Array]  # of the image, the embedding of the time, the captions and what skipped the inner levels
@@ -33,7 +35,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class UNet:
+class UNet(Network):
     """The settings of a UNet that its weights don't tell; a function of weights, latents, times and conditioning."""
 
     groups: int  # of the group norms
@@ -45,9 +47,10 @@ class UNet:
     scales: Mapping[str, float]  # alpha / rank of the layers that LoRA adapts, by their names
     recomputed: int | None = 0  # levels, as for `t2i.models.attention.recompute`; None: all
 
+    arguments = MappingProxyType({"sample": "x", "timestep": "time"})
+
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What it takes of an embedded caption."""
         return ("encoder_hidden_states", *(("text_embeds", "time_ids") if self.time_ids_dim else ()))
 
     def __call__(self, weights: Mapping[str, Array], x: Array, time: Array, text: Mapping[str, Array]) -> Array:

@@ -1,4 +1,4 @@
-"""The UNets in JAX are Diffusers': predictions, losses and gradients; what is recomputed changes no bit."""
+"""The networks in JAX are Diffusers': predictions, losses and gradients; what is recomputed changes no bit."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,17 @@ pytest.importorskip("jax")
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.small_unets import inputs_of, losses_of, small_unet
+from helpers.small_denoisers import inputs_of, losses_of, small_denoiser
 from jax.extend.core import Literal
 
 from t2i.backends.jax.devices import to_numpy, to_torch
-from t2i.backends.jax.unet import UNet, unet_of
+from t2i.backends.jax.networks import network_of
+from t2i.backends.jax.unet import unet_of
 from t2i.models.low_rank import lora_layers
 
 pytestmark = pytest.mark.slow  # JAX compiles each UNet for seconds
+SIZES = [("sd15", 8, 8), ("sd21", 8, 12), ("sdxl", 7, 10), ("sd3", 8, 12), ("sd35", 8, 8)]
+RECOMPUTED = {"sd15": 0, "sd21": None, "sdxl": 1, "sd3": None, "sd35": 0}  # levels; None: all
 REAL = json.loads((Path(__file__).parent.parent / "fixtures" / "denoisers.json").read_text())
 
 
@@ -26,7 +29,7 @@ def arrays(tensors):
     return {name: jnp.asarray(to_numpy(tensor)) for name, tensor in tensors.items()}
 
 
-def in_jax(unet: UNet, weights, frozen, inputs):
+def in_jax(unet, weights, frozen, inputs):
     """The loss, the prediction, and the gradients of the weights."""
 
     def loss(weights):
@@ -50,24 +53,25 @@ def assert_same(network, unet, name, height, width):
     losses.sum().backward()
     trained = {key: weight for key, weight in network.named_parameters() if weight.requires_grad}
     frozen = {key: weight for key, weight in network.named_parameters() if not weight.requires_grad}
+    frozen |= dict(network.named_buffers())
     value, ours, gradients = in_jax(unet, arrays(trained), arrays(frozen), arrays(inputs))
     np.testing.assert_allclose(ours, prediction.detach(), rtol=0, atol=1e-5 * float(prediction.abs().max()))
     assert float(value) == pytest.approx(float(losses.sum()), rel=1e-5)
     assert distance(gradients, {key: weight.grad for key, weight in trained.items()}) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "height", "width"), [("sd15", 8, 8), ("sd21", 8, 12), ("sdxl", 7, 10)])
+@pytest.mark.parametrize(("name", "height", "width"), SIZES)
 def test_predictions_losses_and_gradients_are_those_of_pytorch(name, height, width):
-    """Also where the sides can't be halved evenly."""
-    network = small_unet(name)
-    assert_same(network, unet_of(network.config, {}), name, height, width)
+    """Also where the sides can't be halved evenly, and where all activations are recomputed."""
+    network = small_denoiser(name)
+    assert_same(network, network_of(network, {}, RECOMPUTED[name]), name, height, width)
 
 
 def test_lora_is_that_of_peft():
     """In linear layers and convolutions, at the inputs and at the outputs of blocks, with alpha other than rank."""
     from peft import LoraConfig
 
-    network = small_unet("sd15")
+    network = small_denoiser("sd15")
     targets = ["to_q", "to_out.0", "proj_in", "conv1", "conv_shortcut", "time_emb_proj", "linear_1", "ff.net.0.proj"]
     network.add_adapter(LoraConfig(r=3, lora_alpha=5, target_modules=targets, init_lora_weights=False))
     scales = {name: layer.scaling["default"] for name, layer in lora_layers(network).items()}
@@ -77,14 +81,16 @@ def test_lora_is_that_of_peft():
     assert_same(network, unet_of(network.config, scales), "sd15", 8, 8)
 
 
-def test_recomputation_keeps_the_bits_of_predictions_and_gradients_close():
-    network = small_unet("sd15")
-    weights, inputs = arrays(dict(network.named_parameters())), arrays(inputs_of("sd15", 2, 8, 8))
-    plain, *others = (in_jax(unet_of(network.config, {}, levels), weights, {}, inputs) for levels in (0, 1, None))
-    for value, prediction, gradients in others:
-        assert value == plain[0]
-        np.testing.assert_array_equal(prediction, plain[1])
-        assert distance(gradients, {name: to_torch(each) for name, each in plain[2].items()}) < 1e-5
+def predict(unet, weights, inputs):
+    given = arrays(inputs)
+    return to_torch(jax.jit(lambda weights: unet(weights, given["x"], given["time"], given))(weights))
+
+
+def test_recomputation_keeps_the_bits_of_predictions():
+    network, inputs = small_denoiser("sd15"), inputs_of("sd15", 2, 8, 8)
+    weights = arrays(dict(network.named_parameters()))
+    plain, *others = (predict(unet_of(network.config, {}, levels), weights, inputs) for levels in (0, 1, None))
+    assert all(torch.equal(other, plain) for other in others)
 
 
 def kept_bytes(config, dtype, levels):
@@ -119,7 +125,7 @@ def test_recomputation_frees_what_the_backward_pass_of_stable_diffusion_keeps(dt
 
 
 def test_bfloat16_is_as_far_from_float32_as_in_pytorch():
-    network = small_unet("sd15")
+    network = small_denoiser("sd15")
     inputs = inputs_of("sd15", 2, 8, 8)
     exact, _ = losses_of(network, inputs)
     with torch.autocast("cpu", torch.bfloat16):
@@ -128,6 +134,5 @@ def test_bfloat16_is_as_far_from_float32_as_in_pytorch():
         name: each.astype(jnp.bfloat16) if each.ndim > 1 else each
         for name, each in arrays(dict(network.named_parameters())).items()
     }
-    unet, given = unet_of(network.config, {}), arrays(inputs)
-    ours = to_torch(jax.jit(unet)(weights, given["x"], given["time"], given))
+    ours = predict(unet_of(network.config, {}), weights, inputs)
     assert 0 < (ours - exact).norm() < 2 * (theirs - exact).norm()
