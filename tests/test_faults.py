@@ -17,7 +17,7 @@ MOMENTS = [  # module, function, how often it is called in 40 steps, about
     ("t2i.runs.checkpoints", "_write", 40),
     ("t2i.runs.records", "sync", 60),
     ("t2i.runs.folder", "atomic_write", 10),
-    ("t2i.runs.checkpoints", "_bytes", 100),
+    ("t2i.runs.checkpoints", "size_of", 100),
 ]
 SETTINGS = ["steps=40", "save_every=3", "validate_every=10", "validation.items=2", "sample_every=0", "log_every=2"]
 SETTINGS += ["batch_size=4", "micro_batch_size=2"]
@@ -71,9 +71,12 @@ def seeded_moments(signum):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_at_twenty_moments_it_ends_with_the_same_bits(overrides, undisturbed, tmp_path, signum):
-    killed = finish(tmp_path / "run", overrides, seeded_moments(signum))
+@pytest.mark.parametrize(
+    ("signum", "background"), [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, True)]
+)
+def test_killed_at_twenty_moments_it_ends_with_the_same_bits(overrides, undisturbed, tmp_path, signum, background):
+    saving = f"save_in_background={str(background).lower()}"
+    killed = finish(tmp_path / "run", [*overrides, saving], seeded_moments(signum))
     assert killed >= (20 if signum == signal.SIGKILL else 10)  # SIGTERM lets the step end, so the run gets on
     assert same(left_by(tmp_path / "run"), undisturbed)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"

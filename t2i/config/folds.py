@@ -16,7 +16,9 @@ def check_folds(cfg: DictConfig) -> None:
         raise ConfigError("validation.images=train measures training images already; use validation.train_items=0")
     reference = cfg.validation.reference
     if reference is not None and not isinstance(reference, str):
-        raise ConfigError(f"validation.reference={reference} must be an option of dataset, a folder, or null")
+        raise ConfigError(
+            f"validation.reference={reference} must be an option of dataset, a folder, a file of prompts, or null"
+        )
     if folds is None:
         if fold is not None:
             raise ConfigError(f"validation.fold={fold} needs validation.folds, the number of parts")

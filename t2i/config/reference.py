@@ -46,7 +46,10 @@ def load_reference(cfg: DictConfig) -> Any:
 def _option(name: str, cfg: DictConfig) -> dict[str, Any]:
     """The settings of an option of the group `dataset`, or of dataset=folder with this folder, resolved."""
     is_folder = Path(name).expanduser().is_dir()
-    unknown = f"validation.reference={name} is neither an option of dataset (t2i settings dataset) nor a folder"
+    unknown = (
+        f"validation.reference={name} is neither an option of dataset (t2i settings dataset) nor a folder, nor a file "
+        "of prompts (.txt, .csv, .jsonl, .parquet)"
+    )
     if not is_folder and not re.fullmatch(r"[\w-]+", name):
         raise ConfigError(unknown)
     try:

@@ -60,7 +60,7 @@ class Draws:
         return self.draw(positions, "caption") < self.caption_dropout
 
     def batch(
-        self, positions: Sequence[int], items: Sequence, mean: np.ndarray, std: np.ndarray, text: dict[str, Tensor]
+        self, positions: Sequence[int], items: Sequence, mean: Tensor, std: Tensor, text: dict[str, Tensor]
     ) -> Batch:
         """The batch at the positions, of latents with the given mean and standard deviation, [B, C, h, w]."""
         u = self.timesteps.spread(self.draw(positions, "timestep"), positions)
@@ -72,7 +72,7 @@ class Draws:
         if self.input_perturbation:
             input_noise = torch.from_numpy(noise + self.input_perturbation * normal("input_perturbation"))
         return Batch(
-            x0=torch.from_numpy(mean + std * normal("posterior")),
+            x0=mean + std * upload(torch.from_numpy(normal("posterior")), mean.device),
             noise=torch.from_numpy(noise),
             input_noise=input_noise,
             t=torch.from_numpy(self.timesteps.quantile(u, self.num_timesteps)),

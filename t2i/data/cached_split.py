@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from t2i.data.batches import Batch, Draws
 from t2i.data.latent_cache import Encoded, encode
 from t2i.data.samplers import BucketOrder, MixedOrder, Order, order
@@ -28,7 +30,7 @@ class Examples:
         kept = [None if drop else item for item, drop in zip(items, self.draws.dropped(positions), strict=True)]
         text = self.encoded.text(kept, self.draws.draw(positions, "caption_choice"))
         text["time_ids"] = self.encoded.framing(items, views)
-        batch = self.draws.batch(positions, items, mean, std, text)
+        batch = self.draws.batch(positions, items, torch.from_numpy(mean), torch.from_numpy(std), text)
         batch.weight = self.encoded.weight(items, views)
         return batch
 

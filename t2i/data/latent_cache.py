@@ -111,13 +111,13 @@ def batch_size(shape: tuple[int, ...]) -> int:
     return max(1, min(BATCH, BATCH_PIXELS // (height * width)))
 
 
-def encode_pixels(pixels: Tensor, model: Model) -> np.ndarray:
-    """Mean and standard deviation of the latents of [B, H, W, 3] uint8, [B, 2, C, h, w]."""
+def encode_pixels(pixels: Tensor, model: Model) -> Tensor:
+    """Mean and standard deviation of the latents of [B, H, W, 3] uint8, [B, 2, C, h, w] on the model's device."""
     moments = []
     for part in pixels.split(batch_size(pixels.shape[1:])):
         mean, std = model.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        moments.append(torch.stack([mean, std], dim=1).cpu().numpy())
-    return np.concatenate(moments)
+        moments.append(torch.stack([mean, std], dim=1))
+    return torch.cat(moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,8 @@ def _encode_views(split: Split, model: Model, views: list[int]) -> Sequence[Tens
     moments: dict[int, np.ndarray] = {}
     for shape in {image.shape for image in pixels}:
         alike = [i for i, image in enumerate(pixels) if image.shape == shape]
-        moments |= zip(alike, encode_pixels(torch.from_numpy(np.stack([pixels[i] for i in alike])), model), strict=True)
+        encoded = encode_pixels(torch.from_numpy(np.stack([pixels[i] for i in alike])), model)
+        moments |= zip(alike, encoded.cpu().numpy(), strict=True)
     if split.framing:
         framing = [list(split.framing(*address)) for address in addresses]
     else:

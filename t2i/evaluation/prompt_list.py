@@ -1,4 +1,4 @@
-"""The prompts of the image battery: held-out captions, a list, a text file, or a column of a table."""
+"""The prompts of the image battery: a list, a text file, a column of a table, or of a data set of the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,54 +7,87 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
 
 from t2i.config import ConfigError
+from t2i.hub import check_reachable, is_repository
 from t2i.runs.links import read_regular
 from t2i.runs.text import one_line
 
 LARGEST = 100_000_000  # bytes of a file of prompts
 MOST_ROWS = 10_000_000  # of a table: few bytes of Parquet can stand for any number of equal values
 COLUMNS = ("prompt", "caption", "text")  # where column is null
-TABLES = (".csv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".txt", *TABLES)
 
 
-def read_prompts(source: str | Sequence[str], column: str | None = None, count: int | None = None) -> list[str]:
+def read_prompts(
+    source: str | Sequence[str],
+    column: str | None = None,
+    count: int | None = None,
+    setting: str = "evaluation.prompts",
+) -> list[str]:
     """Prompts, each once, in their order; at most `count`, spread evenly over all.
 
-    source: a list; or a .txt file with a prompt in each line; or a .csv, .jsonl or .parquet file with a `column`.
+    source: a list; or a .txt file with a prompt in each line; or a .csv, .tsv, .jsonl or .parquet file with a
+    `column`; or the id of a data set of the Hub with such files, of which those of its split train are read.
+    setting: what messages call it.
     """
-    texts = list(source) if not isinstance(source, str) else _from_file(Path(source).expanduser(), column)
+    if not isinstance(source, str):
+        texts = list(source)
+    elif is_repository(source):
+        texts = [text for file in _fetched(source, setting) for text in _from_file(file, column, setting)]
+    else:
+        texts = _from_file(Path(source).expanduser(), column, setting)
     prompts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not prompts:
-        raise ConfigError(f"evaluation.prompts={source} holds no prompt; write one in each line")
+        raise ConfigError(f"{setting}={source} holds no prompt; write one in each line")
     if count is not None and len(prompts) > count:
         prompts = [prompts[(2 * index + 1) * len(prompts) // (2 * count)] for index in range(count)]
     return prompts
 
 
-def _from_file(file: Path, column: str | None) -> list[str]:
+def _fetched(path: str, setting: str) -> list[Path]:
+    """The files with prompts of a data set of the Hub: those of its split train, or all if none is called so."""
+    check_reachable(setting, path, "dataset")
+    try:
+        folder = Path(
+            snapshot_download(path, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in SUFFIXES])
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # of requests, of names, of the cache
+        raise ConfigError(f"{setting}={path} can't be fetched ({one_line(error)})") from error
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in TABLES and file.is_file())
+    files = files or sorted(folder.rglob("*.txt"))
+    chosen = [file for file in files if "train" in file.relative_to(folder).as_posix().lower()] or files
+    if not chosen:
+        raise ConfigError(f"{setting}={path} has no {', '.join(SUFFIXES)} file; give a file of prompts")
+    return chosen
+
+
+def _from_file(file: Path, column: str | None, setting: str) -> list[str]:
     kind = file.suffix.lower()
     if not file.is_file():
-        raise ConfigError(f"evaluation.prompts={file} is not a file; give a .txt, {', '.join(TABLES)} file, or null")
+        raise ConfigError(f"{setting}={file} is not a file; give a .txt, {', '.join(TABLES)} file, or null")
     if kind in TABLES:
-        return _from_table(file, column)
+        return _from_table(file, column, setting)
     if kind != ".txt":
-        raise ConfigError(f"evaluation.prompts={file} must be a .txt, {' or '.join(TABLES)} file")
+        raise ConfigError(f"{setting}={file} must be a .txt, {' or '.join(TABLES)} file")
     try:
         return read_regular(file, LARGEST).splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+        raise ConfigError(f"{setting}={file} can't be read ({one_line(error)})") from error
 
 
-def _from_table(file: Path, column: str | None) -> list[str]:
+def _from_table(file: Path, column: str | None, setting: str) -> list[str]:
     try:
         table = _table(file)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise ConfigError(f"evaluation.prompts={file} can't be read ({one_line(error)})") from error
+        raise ConfigError(f"{setting}={file} can't be read ({one_line(error)})") from error
     names = table.column_names
     chosen = column or next((name for name in COLUMNS if name in names), None)
     if chosen not in names:
-        raise ConfigError(f"evaluation.column={column} must name a column of {file}: {', '.join(names)}")
+        wanted = f"evaluation.column={column}" if column else f"one of {', '.join(COLUMNS)}"
+        raise ConfigError(f"{setting}={file} has the columns {', '.join(names)}, but not {wanted}")
     values = table[chosen].to_pylist()
     if not all(isinstance(value, str | None) for value in values):
         raise ConfigError(f"evaluation.column={chosen} of {file} holds something other than texts")
@@ -69,4 +102,7 @@ def _table(file: Path) -> pa.Table:
             return opened.read()
     if file.stat().st_size > LARGEST:
         raise ValueError(f"it has {file.stat().st_size} bytes")
-    return pa.csv.read_csv(file) if file.suffix.lower() == ".csv" else pa.json.read_json(file)
+    if file.suffix.lower() == ".jsonl":
+        return pa.json.read_json(file)
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    return pa.csv.read_csv(file, parse_options=pa.csv.ParseOptions(delimiter=delimiter))

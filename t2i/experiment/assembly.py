@@ -16,7 +16,6 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
 from t2i.config.instantiate import build
-from t2i.config.reference import load_reference
 from t2i.data.batches import Draws
 from t2i.data.loader import Readable
 from t2i.data.splits import Captioned, Split
@@ -24,12 +23,15 @@ from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery
 from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.class_images import load_data
+from t2i.experiment.device import hardware
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
 from t2i.experiment.optimization import set_up
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
+from t2i.experiment.reference import reference_images
 from t2i.models.attention import recompute, set_attention
 from t2i.models.base_adapters import adapter_facts
+from t2i.models.compiling import compile_denoiser
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
@@ -76,7 +78,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
     check_data(cfg, data)
     if isinstance(data.train, Split):
         plan.adapter.words.refuse_unused(data.train.captions)
-    reference: Captioned | None = load_reference(cfg)
+    reference = reference_images(cfg, accelerator)
     images = make_image_evaluation(cfg, plan.metrics, data) if cfg.evaluate_every else None
     torch.manual_seed(cfg.seed)  # for fresh weights: of model.pretrained=false, of adapters
     model = load_model(cfg, plan, processes.autocast(accelerator))
@@ -148,7 +150,8 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
     """Join the other processes, if there are any; returns also how they divide the network among themselves."""
     in_jax = plan.backend.in_jax
-    accelerator = processes.start("no" if in_jax else MIXED_PRECISION[plan.precision.dtype], on_cpu=in_jax)
+    mixed = "no" if in_jax else MIXED_PRECISION[plan.precision.dtype]
+    accelerator = processes.start(mixed, cfg.process_timeout, on_cpu=in_jax)
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {
@@ -156,7 +159,7 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
             "adapter.new_tokens": ", ".join(plan.adapter.words.begin_at),
             "model.quantize": cfg.model.get("quantize"),
         }
-        switches |= {name: cfg[name] for name in ("compile", "channels_last")}
+        switches |= {"compile": bool(cfg.compile), "channels_last": plan.channels_last}
         fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = fsdp.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):
@@ -178,10 +181,9 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
         recompute(model.denoiser, cfg.checkpoint_levels)
-    if cfg.channels_last:
+    if plan.channels_last:
         convert_conv2d_weight_memory_format(model.denoiser, torch.channels_last)
-    if cfg.compile:
-        model.denoiser.compile()
+    compile_denoiser(model.denoiser, cfg.compile)
     return plan.adapter.attach(model, autocast)
 
 
@@ -196,8 +198,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
-        "device": str(accelerator.device),
-        "gpu": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None,
+        "channels_last": plan.channels_last,
+        **hardware(accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,

@@ -40,7 +40,7 @@ def check_data(cfg: DictConfig, data: Captioned) -> None:
 
 
 def make_batteries(
-    cfg: DictConfig, plan: Plan, data: Captioned, reference: Captioned | None, examples: Readable, model: Model
+    cfg: DictConfig, plan: Plan, data: Captioned, reference: Split | None, examples: Readable, model: Model
 ) -> dict[str, Battery]:
     """By name; the first is the one that runs are judged by. What is missing in the cache is encoded.
 
@@ -76,7 +76,7 @@ def make_batteries(
     if cfg.validation.train_items:
         batteries[TRAIN] = on_training_images(cfg.validation.train_items)
     if reference is not None:
-        batteries[REFERENCE] = on_held_out_images(reference.validation, cfg.validation.reference_items)
+        batteries[REFERENCE] = on_held_out_images(reference, cfg.validation.reference_items)
     return batteries
 
 

@@ -15,12 +15,12 @@ from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
 from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
 from t2i.config.model_size import check_resolution
-from t2i.config.reference import reference_dataset
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.timesteps import Continuous, Distribution
 from t2i.evaluation.image_metrics.metric import ImageMetric
 from t2i.evaluation.noise_levels import NoiseLevels, choose_levels
+from t2i.experiment.reference import check_reference
 from t2i.models.adapter import Adapter
 from t2i.models.attention import resolve_attention
 from t2i.models.base_adapters import parse_adapters
@@ -28,6 +28,7 @@ from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
 from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
+from t2i.optim.numerics import in_channels_last
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import hold_weights
 from t2i.tracking import Tracker
@@ -41,6 +42,7 @@ class Plan:
     backend: Backend
     precision: Precision
     attention: str  # sdpa, math, by_size or xformers
+    channels_last: bool
     loss: Weighting
     timesteps: Distribution
     ema: WeightAverage
@@ -88,6 +90,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         backend=backend,
         precision=precision,
         attention=attention,
+        channels_last=in_channels_last(cfg.channels_last, precision.dtype),
         loss=loss,
         timesteps=timesteps,
         ema=ema,
@@ -105,7 +108,9 @@ def _for_backend(cfg: DictConfig, adapter: Adapter, loss: Weighting) -> dict[str
     """What a backend may refuse, by the names of the settings."""
     switches = {f"adapter.{name}": getattr(adapter, name, None) for name in ("text_encoder", "dora", "dropout")}
     return {
-        **{name: cfg[name] for name in ("attention", "compile", "channels_last", "micro_batch_size", "num_workers")},
+        **{name: cfg[name] for name in ("attention", "compile", "micro_batch_size", "num_workers")},
+        **{name: cfg[name] for name in ("tf32", "cudnn_benchmark", "deterministic")},
+        "channels_last": cfg.channels_last not in ("auto", False),
         **switches,
         "adapter.new_tokens": ", ".join(adapter.words.begin_at),
         "model": cfg.model._target_,
@@ -143,7 +148,7 @@ def check_the_rest(cfg: DictConfig) -> None:
         check_signature(cfg, group)
     check_settings(cfg, "dataset")
     check_resolution(cfg)
-    reference_dataset(cfg)
+    check_reference(cfg)
     optimizer = target_of(cfg, "optimizer")
     rounds = getattr(optimizer, "rounds_stochastically", False) or cfg.optimizer.get("bf16_stochastic_round")
     if cfg.precision.weights == "stochastic" and not rounds:

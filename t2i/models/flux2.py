@@ -71,7 +71,7 @@ class Flux2Klein(DiffusionTransformer):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask = tokens["input_ids"].to(encoder.device), tokens["mask"].to(encoder.device)
+        ids, mask = upload(tokens["input_ids"], encoder.device), upload(tokens["mask"], encoder.device)
         settings = {"output_hidden_states": True, "use_cache": False, "logits_to_keep": 1}
         hidden = encoder(ids, attention_mask=mask, **settings).hidden_states
         return {"encoder_hidden_states": torch.cat([hidden[layer].float() for layer in self.layers], dim=-1)}

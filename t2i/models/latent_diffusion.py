@@ -10,6 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from t2i.diffusion.devices import upload
 from t2i.models.model import Content
 from t2i.models.parts import PipelineParts
 from t2i.models.prompts import EmbeddedPrompts
@@ -78,7 +79,7 @@ class LatentDiffusion(ABC):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae, (shift, scale) = self.parts["vae"], self.shift_and_scale()
-        mean, std = self.moments(vae, pixels.to(vae.device, vae.dtype))
+        mean, std = self.moments(vae, upload(pixels, vae.device).to(vae.dtype))
         return (mean.float() - shift) * scale, std.float() * scale
 
     @torch.no_grad()
@@ -125,6 +126,9 @@ class LatentDiffusion(ABC):
 
     def to(self, device: torch.device) -> None:
         self.parts.to(device)
+
+    def rest(self) -> None:
+        self.parts.rest()
 
     def release(self) -> None:
         self.parts.release()

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DMod
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Model
@@ -36,8 +37,8 @@ class PixArt(CrossAttended):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        mask = tokens["mask"].to(encoder.device)
-        output = encoder(tokens["input_ids"].to(encoder.device), attention_mask=mask)
+        mask = upload(tokens["mask"], encoder.device)
+        output = encoder(upload(tokens["input_ids"], encoder.device), attention_mask=mask)
         return {"encoder_hidden_states": output.last_hidden_state.float(), "mask": mask}
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:

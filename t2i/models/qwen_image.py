@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import pack, unpack
@@ -54,7 +55,7 @@ class QwenImage(DiffusionTransformer):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask = tokens["input_ids"].to(encoder.device), tokens["mask"].to(encoder.device)
+        ids, mask = upload(tokens["input_ids"], encoder.device), upload(tokens["mask"], encoder.device)
         output = encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
         hidden, mask = left_aligned(output.hidden_states[-1].float(), mask)
         return {"encoder_hidden_states": hidden[:, self.dropped :], "mask": mask[:, self.dropped :]}

@@ -13,6 +13,7 @@ from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Content, Model
@@ -58,7 +59,7 @@ class Sana(CrossAttended):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        ids, mask, kept = (tokens[name].to(encoder.device) for name in ("input_ids", "mask", "kept"))
+        ids, mask, kept = (upload(tokens[name], encoder.device) for name in ("input_ids", "mask", "kept"))
         hidden = encoder(ids, attention_mask=mask).last_hidden_state.float()
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         return {"encoder_hidden_states": hidden[rows, kept], "mask": mask[rows, kept]}

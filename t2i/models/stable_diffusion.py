@@ -10,6 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Model
@@ -28,7 +29,7 @@ class StableDiffusion(LatentDiffusion):
 
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         encoder = self.parts["text_encoder"]
-        output = encoder(tokens["input_ids"].to(encoder.device))
+        output = encoder(upload(tokens["input_ids"], encoder.device))
         return {"encoder_hidden_states": output.last_hidden_state.float()}
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from t2i.diffusion.devices import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline
@@ -69,7 +70,7 @@ class StableDiffusion3(DiffusionTransformer):
 
     def _clip(self, tokens: dict[str, Tensor], suffix: str) -> tuple[Tensor, Tensor]:
         encoder = self.parts[f"text_encoder{suffix}"]
-        output = encoder(tokens[f"input_ids{suffix}"].to(encoder.device), output_hidden_states=True)
+        output = encoder(upload(tokens[f"input_ids{suffix}"], encoder.device), output_hidden_states=True)
         return output.hidden_states[-2].float(), output.text_embeds.float()
 
     def _t5(self, tokens: dict[str, Tensor]) -> Tensor:
@@ -77,7 +78,7 @@ class StableDiffusion3(DiffusionTransformer):
             width = self.parts.config("transformer")["joint_attention_dim"]
             return torch.zeros(len(tokens["input_ids"]), self.max_sequence_length, width, device=self.parts.device)
         encoder = self.parts["text_encoder_3"]
-        return encoder(tokens["input_ids_3"].to(encoder.device)).last_hidden_state.float()
+        return encoder(upload(tokens["input_ids_3"], encoder.device)).last_hidden_state.float()
 
     def denoise(self, x: Tensor, t: Tensor, text: dict[str, Tensor]) -> Tensor:
         text_inputs = {"encoder_hidden_states": text["encoder_hidden_states"], "pooled_projections": text["pooled"]}

@@ -58,7 +58,7 @@ class StableDiffusionXL(LatentDiffusion):
     def condition(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         first, second = self.parts["text_encoder"], self.parts["text_encoder_2"]
         outputs = [
-            encoder(tokens[name].to(encoder.device), output_hidden_states=True)
+            encoder(upload(tokens[name], encoder.device), output_hidden_states=True)
             for encoder, name in ((first, "input_ids"), (second, "input_ids_2"))
         ]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1).float()

@@ -3,14 +3,14 @@
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from t2i.config import ConfigError
 from t2i.runs.files import lock
@@ -32,6 +32,10 @@ class Place(Protocol):
         """How many jobs there is room for."""
         ...
 
+    def follows(self, job: Job) -> bool:
+        """Whether the job is run here already, by an earlier command; `start` then follows it."""
+        ...
+
     def start(self, job: Job, last_step: int, running: Sequence[Any]) -> JobAtWork:
         """Begin to run a job to a step. running: those that this place has started, and which have not ended."""
         ...
@@ -48,8 +52,11 @@ class SweepRunner:
         self.folder, self.place = folder, place
         self.jobs: list[Job] = []
 
-    def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
-        """Run those of these jobs that are not finished: retry failed ones, continue paused ones."""
+    def run(self, configs: Iterable[DictConfig]) -> list[JobReturn]:
+        """Run those of these jobs that are not finished: retry failed ones, continue paused ones.
+
+        The configurations are read once, one after the other: those of a thousand jobs would take a gigabyte.
+        """
         read = [self._read_job(config) for config in configs]
         jobs = {job.folder: job for job in reversed(read)}  # 1e-3 and 0.001 are one job
         new = [jobs[folder] for folder in dict.fromkeys(job.folder for job in read)]
@@ -77,10 +84,12 @@ class SweepRunner:
 
         A job whose folder is damaged has failed, with the reason, and the others are run.
         """
-        cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
+        job = Job(folder, command_line(config, folder), config.steps, config.validate_every, config.seed)
         job.overrides = list(config.hydra.overrides.task)
+        cfg = config
+        with open_dict(cfg):
+            del cfg["hydra"]
         job.read_metrics()
         try:
             as_begun(cfg, folder, job.overrides)
@@ -104,7 +113,7 @@ class SweepRunner:
         try:
             while waiting or running:
                 for job in list(waiting):
-                    if len(running) < self.place.n_jobs and not job.in_use():
+                    if len(running) < self.place.n_jobs and (self.place.follows(job) or not job.in_use()):
                         waiting.remove(job)
                         try:
                             running.append(self._start(job, last_steps[job], running))

@@ -12,13 +12,15 @@ from t2i.evaluation.prompt_list import read_prompts
 PROMPTS = ["red apple", "cat face", "sun, with clouds"]
 
 
-@pytest.fixture(params=[".txt", ".csv", ".jsonl", ".parquet"])
+@pytest.fixture(params=[".txt", ".csv", ".tsv", ".jsonl", ".parquet"])
 def file(request, tmp_path):
     file = tmp_path / f"prompts{request.param}"
     if request.param == ".txt":
         file.write_text("\n".join([*PROMPTS, "", PROMPTS[0]]))
     elif request.param == ".csv":
         file.write_text("id,caption\n" + "".join(f'{i},"{prompt}"\n' for i, prompt in enumerate(PROMPTS)))
+    elif request.param == ".tsv":
+        file.write_text("id\tcaption\n" + "".join(f"{i}\t{prompt}\n" for i, prompt in enumerate(PROMPTS)))
     elif request.param == ".jsonl":
         file.write_text("".join(json.dumps({"id": i, "caption": prompt}) + "\n" for i, prompt in enumerate(PROMPTS)))
     else:
@@ -31,7 +33,7 @@ def test_prompts_come_from_any_kind_of_file_each_once(file):
     if file.suffix != ".txt":
         with pytest.raises(ConfigError, match=r"evaluation\.column=id .*other than texts"):
             read_prompts(str(file), "id")
-        with pytest.raises(ConfigError, match=r"evaluation\.column=title must name a column .*: id, caption"):
+        with pytest.raises(ConfigError, match=r"has the columns id, caption, but not evaluation\.column=title"):
             read_prompts(str(file), "title")
 
 
@@ -73,3 +75,22 @@ def test_images_of_another_tool_are_found_by_their_names_or_text_files(tmp_path)
     assert by_prompt(index.folder)[PROMPTS[1]] == [index.file(1, 5)]
     with pytest.raises(ConfigError, match="lacks 3 images each for 3 of 3 prompts, such as 'red apple'"):
         images_of(tmp_path, PROMPTS, seeds=3)
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_tables(tmp_path, monkeypatch):
+    """Those of its split train; from the Hub's cache where there is no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "datasets--someone--prompts"
+    data = repository / "snapshots" / ("0" * 40) / "data"
+    data.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    pq.write_table(pa.table({"Prompt": PROMPTS}), data / "train-00000-of-00001.parquet")
+    pq.write_table(pa.table({"Prompt": ["another"]}), data / "test-00000-of-00001.parquet")
+    assert read_prompts("someone/prompts", "Prompt") == PROMPTS
+    with pytest.raises(
+        ConfigError, match=r"train-00000-of-00001.parquet has the columns Prompt, but not one of prompt"
+    ):
+        read_prompts("someone/prompts")
+    with pytest.raises(ConfigError, match=r"evaluation.prompts=someone/other is not on this machine"):
+        read_prompts("someone/other")

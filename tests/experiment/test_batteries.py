@@ -10,6 +10,7 @@ from t2i.config.checks import check
 from t2i.config.reference import load_reference, reference_dataset
 from t2i.evaluation.batteries import gaps, gaps_since_start
 from t2i.evaluation.metrics import Metric
+from t2i.experiment.reference import check_reference
 from t2i.runs.errors_file import read_errors
 
 
@@ -37,7 +38,7 @@ def test_a_reference_is_an_option_or_a_folder_at_the_resolution_of_the_run(tmp_p
         ("no_such", "validation.reference=no_such is neither an option of dataset .* nor a folder"),
         ("no/such", "validation.reference=no/such is neither an option of dataset .* nor a folder"),
         ("hub", "validation.reference=hub: dataset.path must be given; write an option of your own"),
-        ("5", "validation.reference=5 must be an option of dataset, a folder, or null"),
+        ("5", "validation.reference=5 must be an option of dataset, a folder, a file of prompts"),
     ],
 )
 def test_a_reference_that_there_is_not_is_refused_by_its_setting(reference, message):
@@ -88,3 +89,30 @@ def test_further_batteries_change_no_bit_and_are_stored_like_the_first(train, tm
     assert (facts["train_battery"]["items"], facts["train_battery"]["on"]) == (3, "train")
     assert len({facts[name]["images"] for name in ("battery", "train_battery", "reference_battery")}) == 3
     assert np.isclose(run.latest()["val/gap"], math.log(run.latest()["val/loss"] / run.latest()["val/train_loss"]))
+
+
+def test_a_file_of_prompts_that_can_not_be_read_names_the_setting(tmp_path):
+    for name, content, message in (
+        ("a.txt", "\n\n", r"validation.reference=\S*a.txt holds no prompt"),
+        ("a.csv", "x\n1\n", r"validation.reference=\S*a.csv has the columns x, but not one of prompt, caption, text"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            check_reference(compose(f"validation.reference={tmp_path / name}"))
+    with pytest.raises(ConfigError, match=r"validation.reference=no.txt is not a file"):
+        check_reference(compose("validation.reference=no.txt"))
+
+
+@pytest.mark.slow
+def test_the_base_draws_a_reference_of_prompts_once(train, tmp_path):
+    """The images are those of the base, whatever is trained; at step 0 two runs have the same ref/loss."""
+    (tmp_path / "prompts.txt").write_text("a dog\na cat\nan apple\n")
+    settings = [f"validation.reference={tmp_path}/prompts.txt", "samples.steps=2", f"cache_dir={tmp_path}/cache"]
+    runs = [train(tmp_path / str(seed), *settings, "steps=2", f"seed={seed}") for seed in range(2)]
+    (folder,) = (tmp_path / "cache" / "reference_images").iterdir()
+    images = sorted(folder.glob("*.png"))
+    assert len(images) == runs[0].info["reference_battery"]["items"] == 3
+    assert runs[0].info["reference_battery"] == runs[1].info["reference_battery"]
+    first, second = ([line["ref/loss"] for line in run.metrics() if "ref/loss" in line] for run in runs)
+    assert first[0] == second[0]
+    assert first[1] != second[1]

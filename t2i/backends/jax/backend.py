@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("replicated", "sliced")
 MODELS = tuple(f"t2i.models.{name}.load" for name in ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"))
-OFF = ("compile", "channels_last", "adapter.text_encoder", "adapter.new_tokens", "adapter.dora", "adapter.dropout")
+OFF = (
+    "compile",
+    "channels_last",
+    "tf32",
+    "cudnn_benchmark",
+    "deterministic",
+    "adapter.text_encoder",
+    "adapter.new_tokens",
+    "adapter.dora",
+    "adapter.dropout",
+)
 OTHERWISE = "or backend=torch"
 
 
@@ -74,7 +84,7 @@ class Jax(Backend):
                 f"attention={settings['attention']} is one of PyTorch's, and JAX has its own; use attention=auto, "
                 f"{OTHERWISE}"
             )
-        if workers := settings["num_workers"]:
+        if (workers := settings["num_workers"]) not in (0, "auto"):
             raise ConfigError(
                 f"num_workers={workers} forks this process, which JAX does not survive; use num_workers=0, {OTHERWISE}"
             )

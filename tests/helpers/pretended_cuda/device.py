@@ -6,7 +6,6 @@ is not from page-locked memory, and operations whose result's size depends on va
 """
 
 import contextlib
-import ctypes
 import os
 import sys
 from collections.abc import Generator
@@ -14,15 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-assert "torch" not in sys.modules, "PyTorch asks for the hooks once, when it is imported"
-ctypes.CDLL(os.environ["PRETENDED_CUDA_GUARD"])
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
-from torch.utils._mode_utils import no_dispatch  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 # Operations whose result has a size that is read from the device, with a result in its place.
@@ -53,6 +49,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.program, self.during, self.waits = str(program), "start", list[Wait]()
         self.values = torch.Generator().manual_seed(0)
+        self.page_locked = list[range]()  # addresses of memory on the host
 
     def note(self, what: str) -> None:
         where, frame = list[str](), sys._getframe(1)
@@ -76,7 +73,10 @@ class Watch(TorchDispatchMode):
         target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors) and target in (None, "cpu", "meta"):
             with no_dispatch():
-                return func(*args, **kwargs)
+                result = func(*args, **(kwargs | {"pin_memory": False} if kwargs.get("pin_memory") else kwargs))
+            if kwargs.get("pin_memory"):
+                self.page_locked.append(range(result.data_ptr(), result.data_ptr() + result.nbytes))
+            return result
         answer = self.brought_back(func, args, kwargs, target)
         if answer is not NotImplemented:
             return answer
@@ -101,6 +101,9 @@ class Watch(TorchDispatchMode):
             self.note(f"a copy of {tuple(args[0].shape)} comes back")
             return self.made_up(args[0], kwargs.get("dtype"))
         if func is aten.copy_.default and on_gpu(args[1]) and not on_gpu(args[0]):
+            locked = any(args[0].data_ptr() in memory for memory in self.page_locked)
+            if locked and (kwargs.get("non_blocking") or True in args[2:]):
+                return args[0]
             self.note(f"a copy of {tuple(args[1].shape)} comes back")
             return args[0]
         return NotImplemented
@@ -177,6 +180,7 @@ def pretended(program: Path) -> Generator[Watch, None, None]:
         for owner, name, replacement in (
             (FakeTensorMode, "avoid_device_init", property(lambda mode: True)),
             (torch.Tensor, "pin_memory", pin_memory),
+            (torch.cuda, "Event", mock.Mock),
             (torch.nn.Module, "_apply", apply),
             (torch, "save", save_made_up),
         ):

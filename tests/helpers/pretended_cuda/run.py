@@ -41,14 +41,18 @@ def named(function: Callable, during: str, watch: Watch) -> Callable:
 def train(folder: str, overrides: list[str]) -> dict[str, Any]:
     """What one run made the host wait for, or how it failed."""
     with pretended(Path(t2i.__file__).parent) as watch:
-        originals = experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export
+        originals = experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export, Meter.step
 
         def hooks(*args: Any) -> Any:
             made = originals[0](*args)
             names = ("validate", "sample", "evaluate", "log", "snapshot", "save")
             return dataclasses.replace(made, **{name: named(getattr(made, name), name, watch) for name in names})
 
-        experiment.hooks, experiment.train = hooks, named(originals[1], "step", watch)
+        def step(*args: Any) -> None:
+            originals[5](*args)
+            watch.during = "step"  # in the first one, networks make tables that they keep
+
+        experiment.hooks, experiment.train, Meter.step = hooks, named(originals[1], "first step", watch), step
         Meter.read, Meter.state_dict = (named(original, "log", watch) for original in originals[2:4])
         Adapter.export = lambda *args: None
         try:
@@ -58,7 +62,7 @@ def train(folder: str, overrides: list[str]) -> dict[str, Any]:
         except Exception:
             failure = traceback.format_exc()
         finally:
-            experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export = originals
+            experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export, Meter.step = originals
     return {"waits": watch.waits, "failure": failure}
 
 
