@@ -118,10 +118,8 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
         if last_step is None or not to_call.ends_early():  # a run that was killed before its export has ended already
             with stop.patiently():
                 done = train(
-                    model=experiment.model,
-                    diffusion=plan.diffusion,
-                    loss=plan.loss,
-                    optimization=experiment.optimization,
+                    take_step=experiment.take_step,
+                    lr_scheduler=experiment.optimization.lr_scheduler,
                     examples=experiment.examples,
                     schedule=schedule(cfg, done, experiment.accelerator.device),
                     hooks=to_call,
