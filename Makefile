@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 export NO_MKDOCS_2_WARNING := 1  # a notice that Material prints at each build
 
-.PHONY: train test test-slow test-long test-browser lint docs docs-serve bench clean
+.PHONY: train test test-slow test-long test-browser test-gpu lint docs docs-serve bench clean
 
 train: .venv/installed  ## trains the tiny model on animals and fruit: minutes on two CPU cores
 	$(BIN)/python -m t2i.train $(ARGS)
@@ -33,6 +33,9 @@ docs: .venv/installed  ## the documentation, into site/; a broken link fails
 
 docs-serve: .venv/installed  ## the documentation at http://127.0.0.1:8000, while you write
 	$(BIN)/mkdocs serve $(ARGS)
+
+test-gpu: .venv/installed  ## on a machine with a CUDA device: its tests, then the speed table; 8 minutes at most
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 bench: .venv/installed  ## t2i against the usual loop and the bare step, on the tiny model: minutes
 	$(BIN)/python benchmarks/speed.py --set tiny $(ARGS)

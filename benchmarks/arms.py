@@ -2,8 +2,9 @@
 
 KIND is `reference` (benchmarks/reference.py), `t2i` (the real loop), `bare` (forward, backward, clipping and
 optimizer step of the denoiser that t2i would train, on one batch, and nothing else) or `encode` (fills the cache, and
-ends). The overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two numbers,
-the steps to warm up with and those to time; each is answered on stdout by a line of JSON.
+ends). The overrides are those of `t2i.train`; the reference does as they say, too. On stdin come lines of two or three
+numbers, the steps to warm up with, those to time, and those after them in which a GPU is watched; each is answered on
+stdout by a line of JSON.
 """
 
 import json
@@ -13,7 +14,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,8 @@ import torch
 from omegaconf import DictConfig
 
 from t2i.config.compose import compose
+from t2i.hardware.gpus import driver_version
+from t2i.optim.numerics import numerics
 
 FOREVER = 10**6  # steps; the other end of the pipe decides
 
@@ -38,10 +41,12 @@ class Turns:
 
     def begin(self, **facts: Any) -> None:
         """Say what is about to be timed, and wait until it is asked for."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # encoding does not count
         self.answer(machine=machine(), **facts)
         self.step_done()
 
-    def step_done(self) -> bool:
+    def step_done(self, step: int = 0) -> bool:
         """To be called after every step: waits where a turn has ended. Never asks to stop; raises Done at the end."""
         try:
             next(self.steps)
@@ -54,13 +59,35 @@ class Turns:
 
     def _steps(self) -> Iterator[None]:
         for line in self.requests:
-            warmup, timed = map(int, line.split())
+            warmup, timed, watched = (*map(int, line.split()), 0)[:3]
             for _ in range(warmup):
                 yield
             start = _now()
             for _ in range(timed):
                 yield
-            self.answer(seconds=(_now() - start) / timed, peak_gb=peak_gb())
+            seconds, busy = (_now() - start) / timed, None
+            if watched and torch.cuda.is_available():
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                    start = _now()
+                    for _ in range(watched):
+                        yield
+                    took = _now() - start
+                busy = busy_share(profile.events(), took)
+            self.answer(seconds=seconds, peak_gb=peak_gb(), busy=busy)
+
+
+def busy_share(events: Iterable[Any], seconds: float) -> float:
+    """The share of a time in which the GPU computes or copies: kernels that overlap count once."""
+    spans = sorted((event.time_range.start, event.time_range.end) for event in events if _on_gpu(event))  # µs
+    busy, until = 0.0, float("-inf")
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return busy / 1e6 / seconds
+
+
+def _on_gpu(event: Any) -> bool:
+    return event.device_type == torch.autograd.DeviceType.CUDA
 
 
 def _now() -> float:
@@ -86,6 +113,8 @@ def machine() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "driver": driver_version() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
         "cpu": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -127,21 +156,20 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
         with recording(run, plan.tracker, None, [], cfg.steps, -1) as recorder:
             turns.begin(precision=facts["precision"], attention=facts["attention"])
             train(
-                model=experiment.model,
-                diffusion=plan.diffusion,
-                loss=plan.loss,
-                optimization=experiment.optimization,
+                take_step=experiment.take_step,
+                lr_scheduler=experiment.optimization.lr_scheduler,
                 examples=experiment.examples,
-                schedule=schedule(cfg, first_step=0),
+                schedule=schedule(cfg, 0, experiment.accelerator.device),
                 hooks=Hooks(
                     meter=experiment.meter,
                     validate=never,
                     sample=never,
                     evaluate=never,
                     log=recorder.log,
-                    snapshot=never,
+                    snapshot=lambda step: None,
                     save=never,
                     should_stop=turns.step_done,
+                    ends_early=lambda: False,
                 ),
                 accelerator=experiment.accelerator,
             )
@@ -154,19 +182,19 @@ def never(step: int) -> None:
 
 def bare(cfg: DictConfig, turns: Turns) -> None:
     """What no loop can do without."""
-    from t2i.training.loop import clip_grad_norm
+    from t2i.training.step import clip_grad_norm
 
     with tempfile.TemporaryDirectory() as folder:
         experiment, facts = assembled(cfg, folder)
-    accelerator, denoiser = experiment.accelerator, experiment.model.denoiser
+    accelerator, model = experiment.accelerator, experiment.model
     optimizer, weights = experiment.optimization.optimizer, list(experiment.optimization.trained.weights.values())
     batch = experiment.examples.__getitems__(list(range(cfg.batch_size))).to(accelerator.device)
-    text = batch.text["encoder_hidden_states"]
-    del experiment  # with the frozen networks
+    noised = experiment.plan.diffusion.add_noise(batch.x0, batch.noise, batch.t)
+    del experiment
     turns.begin(precision=facts["precision"], attention=facts["attention"])
     while True:
-        prediction = denoiser(batch.x0, batch.t, text).sample
-        accelerator.backward(torch.nn.functional.mse_loss(prediction.float(), batch.noise))
+        prediction = model.denoise(noised.x, noised.time, batch.text)
+        accelerator.backward(torch.nn.functional.mse_loss(prediction.float(), noised.target))
         if cfg.max_grad_norm:
             clip_grad_norm(accelerator, weights, cfg.max_grad_norm)
         optimizer.step()
@@ -215,7 +243,9 @@ def main() -> None:
     kind, *overrides = sys.argv[1:]
     turns = Turns(sys.stdin, answers)
     try:
-        KINDS[kind](compose([*overrides, f"steps={FOREVER}"]), turns)
+        cfg = compose([*overrides, f"steps={FOREVER}"])
+        with numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic):
+            KINDS[kind](cfg, turns)
     except Done:
         pass
     except Exception as error:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ class ArmFailed(Exception):
 class Process:
     """An arm's process. `facts` is what it says of itself when it is ready; what it prints goes to `console`."""
 
-    def __init__(self, kind: str, overrides: Sequence[str], device: str, console: Path):
+    def __init__(
+        self,
+        kind: str,
+        overrides: Sequence[str],
+        device: str,
+        console: Path,
+        started: Callable[[subprocess.Popen], None] = lambda process: None,
+    ):
+        """started: is told of the process, which takes some time to get ready."""
         self.console = console
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
         with console.open("a") as output:
@@ -31,12 +39,13 @@ class Process:
                 text=True,
                 env=environment,
             )
+        started(self.process)
         self.facts = self._answer()
 
-    def turn(self, warmup: int, steps: int) -> dict[str, float]:
-        """Seconds per step, and the peak of memory so far."""
+    def turn(self, warmup: int, steps: int, watched: int = 0) -> dict[str, float]:
+        """Seconds per step, the peak of memory so far, and the share of `watched` more steps that a GPU is busy."""
         try:
-            print(warmup, steps, file=self.process.stdin, flush=True)
+            print(warmup, steps, watched, file=self.process.stdin, flush=True)
         except BrokenPipeError:  # it ended while it waited
             raise ArmFailed(self._reason(self.process.wait())) from None
         return self._answer()

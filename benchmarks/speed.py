@@ -17,8 +17,6 @@ no more. The images have the size that is trained with, so that the reference ne
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from processes import HERE, ArmFailed, Process
+
+from t2i.hardware.gpus import visible_gpus
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,7 @@ def _headline(report: dict[str, Any]) -> str:
 
 def devices(asked: str) -> list[str]:
     """cpu, and cuda where there is a GPU that this process may use; or the one that is asked for."""
-    found = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).stdout.strip()
-    there = ["cpu", "cuda"] if found and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else ["cpu"]
+    there = ["cpu", "cuda"] if visible_gpus() else ["cpu"]
     if asked not in (*there, "all"):
         sys.exit(f"--device {asked}: there is no GPU here")
     return there if asked == "all" else [asked]

@@ -20,8 +20,11 @@ def main(arguments: list[str] | None = None) -> None:
     _, jobs = parse_jobs(overrides_parser("encode", __doc__, "dataset=naruto model=sd15"), arguments)
     configs = [compose(job.overrides) for job in jobs]
     different = {repr([*(cfg[group] for group in GROUPS), cfg.validation]): cfg for cfg in configs}
+    from t2i.optim.numerics import numerics
+
     for cfg in different.values():
-        fill(cfg)
+        with numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic):
+            fill(cfg)
 
 
 def fill(cfg: DictConfig) -> None:

@@ -32,6 +32,7 @@ from t2i.config.resolvers import register
 from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
 from t2i.distributed import launch
+from t2i.distributed.ranks import ranks_from_slurm
 from t2i.runs.folder import begun_with
 from t2i.runs.fork_rules import open_parent
 from t2i.runs.inheritance import as_parent, with_parents
@@ -48,6 +49,7 @@ HYDRA_FLAGS = {flag for action in get_args_parser()._actions for flag in action.
 def main() -> None:
     """Train what sys.argv says, once Hydra is known to act on no file of a stranger's."""
     with exits(sys.argv[1:]):
+        os.environ.update(ranks_from_slurm())
         if "--version" in sys.argv[1:]:
             from t2i.cli.main import versions
 
@@ -78,7 +80,8 @@ def hydra_main(cfg: DictConfig) -> float:
             _remove_if_empty(folder)
             raise
         except KeyboardInterrupt as error:
-            error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
+            if int(os.environ.get("RANK", 0)) == 0:  # the others come here before the checkpoint is written
+                error.add_note(_how_to_go_on(folder, list(hydra_config.overrides.task)))
             raise
 
 

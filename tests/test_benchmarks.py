@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from helpers.runs import compose
 from transformers import CLIPTextModel
 
+from t2i.config.checks import check
 from t2i.distributed import processes
 from t2i.experiment.plan import make_plan
 from t2i.experiment.run import run
@@ -143,6 +145,85 @@ def test_ratios_are_of_turns_of_the_same_round():
     assert of_ours["speed"] == {"median": 2.0, "min": 1.0, "max": 3.0}
     assert of_ours["time"] == {"median": 0.5, "min": pytest.approx(1 / 3), "max": 1.0}
     assert (of_stopped["rounds"], of_stopped["speed"]["median"]) == (1, 2.0)
+
+
+def test_overlapping_kernels_keep_a_gpu_busy_once():
+    from arms import busy_share
+
+    def event(start, end, device=torch.autograd.DeviceType.CUDA):
+        return SimpleNamespace(device_type=device, time_range=SimpleNamespace(start=start * 1e6, end=end * 1e6))
+
+    on_host = event(0, 10, torch.autograd.DeviceType.CPU)
+    assert busy_share([event(1, 3), event(2, 4), event(2, 3), event(6, 7), on_host], 10.0) == pytest.approx(0.4)
+    assert busy_share([on_host], 10.0) == 0
+
+
+def test_the_table_of_a_gpu_says_what_was_measured_and_what_was_not():
+    from gpu_table import table
+
+    machine = {"device": "NVIDIA A", "driver": "550.1", "cuda": "13.0", "cpu": "EPYC", "cores": 8, "torch": "2.13.0"}
+    arms = [
+        {"name": "bare", "problem": "", "median_seconds": 0.2, "peak_gb": 11.25, "busy": 0.987},
+        {"name": "t2i", "problem": "", "median_seconds": 0.21, "peak_gb": 12.0, "busy": None},
+        {"name": "reference", "problem": "no time was left for it", "busy": None},
+    ]
+    ratio = {"arm": "t2i", "against": "bare", "speed": {"median": 0.95, "min": 0.94, "max": 0.96}}
+    tests = {
+        "passed": 40,
+        "failed": {"a::b": "AssertionError"},
+        "skipped": {"c": "one GPU"},
+        "seconds": 99.6,
+        "problem": "",
+    }
+    report = {"date": "2026-12-01", "command": "make", "minutes": 7.26, "tests": tests}
+    report["sets"] = [{"set": "sd15", "resolution": 512, "machine": machine, "arms": arms, "comparisons": [ratio]}]
+    assert table(report).splitlines() == [
+        "NVIDIA A, driver 550.1, CUDA 13.0; EPYC, 8 cores; PyTorch 2.13.0. 2026-12-01, `make`, 7.3 minutes.",
+        "",
+        "40 tests passed, 1 failed, 1 skipped, in 100 s. `a::b` failed: AssertionError.",
+        "",
+        "| Set | Arm | s per step | against | peak memory | GPU busy |",
+        "|---|---|---|---|---|---|",
+        "| `sd15`, 512 pixels | bare | 0.2000 |  | 11.2 GB | 99 % |",
+        "| `sd15`, 512 pixels | t2i | 0.2100 | bare: speed 0.95 × (0.94 to 0.96) | 12.0 GB |  |",
+        "| `sd15`, 512 pixels | reference | not measured: no time was left for it | | | |",
+    ]
+
+
+def test_the_tests_of_a_gpu_are_counted(tmp_path):
+    from gpu import _counted
+
+    (tmp_path / "t.xml").write_text(
+        '<testsuites><testsuite><testcase classname="tests.gpu.x" name="a"/><testcase classname="tests.gpu.x" name="b">'
+        '<failure message="assert 1 == 2&#10;more"/></testcase><testcase classname="tests.gpu.x" name="c">'
+        '<skipped message="one GPU"/></testcase></testsuite></testsuites>'
+    )
+    found = _counted(tmp_path / "t.xml")
+    assert found == {"passed": 1, "failed": {"x::b": "assert 1 == 2"}, "skipped": {"x::c": "one GPU"}}
+    assert _counted(tmp_path / "none.xml") == {"passed": 0, "failed": {}, "skipped": {}}
+
+
+@pytest.mark.slow
+def test_every_arm_of_a_gpu_has_settings_that_are_accepted():
+    from gpu import EVERY, SETS
+
+    for name, chosen in SETS.items():
+        for arm in chosen["arms"].values():
+            overrides = [*EVERY.split(), *chosen["overrides"].split(), *arm.overrides.split(), "dataset.path=images"]
+            cfg = compose(*overrides)
+            check(cfg, num_processes=1)
+            assert cfg.model._target_, name
+
+
+def test_random_weights_have_the_scale_of_real_ones(layout):
+    import random_pipelines
+
+    network = random_pipelines._network("diffusers", "UNet2DConditionModel", layout("sd15") / "unet")
+    state = network.state_dict()
+    assert state["conv_in.weight"].float().std().item() == pytest.approx(random_pipelines.SCALE, rel=0.1)
+    assert (state["conv_norm_out.weight"] == 1).all()
+    x, text = torch.randn(1, 4, 16, 16), torch.randn(1, 8, network.config.cross_attention_dim)
+    assert network.float()(x, torch.tensor([5]), text).sample.isfinite().all()
 
 
 def speed(*arguments: str) -> subprocess.CompletedProcess:

@@ -12,12 +12,12 @@ from helpers.dying import train_and_die
 from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about
-    ("t2i.training.loop", "squared_error", 40),
+    ("t2i.training.step", "squared_error", 40),
     ("t2i.evaluation.battery", "summary", 8),
     ("t2i.runs.checkpoints", "_write", 40),
     ("t2i.runs.records", "sync", 60),
     ("t2i.runs.folder", "atomic_write", 10),
-    ("t2i.runs.checkpoints", "_bytes", 100),
+    ("t2i.runs.checkpoints", "size_of", 100),
 ]
 SETTINGS = ["steps=40", "save_every=3", "validate_every=10", "validation.items=2", "sample_every=0", "log_every=2"]
 SETTINGS += ["batch_size=4", "micro_batch_size=2"]
@@ -71,9 +71,12 @@ def seeded_moments(signum):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_at_twenty_moments_it_ends_with_the_same_bits(overrides, undisturbed, tmp_path, signum):
-    killed = finish(tmp_path / "run", overrides, seeded_moments(signum))
+@pytest.mark.parametrize(
+    ("signum", "background"), [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, True)]
+)
+def test_killed_at_twenty_moments_it_ends_with_the_same_bits(overrides, undisturbed, tmp_path, signum, background):
+    saving = f"save_in_background={str(background).lower()}"
+    killed = finish(tmp_path / "run", [*overrides, saving], seeded_moments(signum))
     assert killed >= (20 if signum == signal.SIGKILL else 10)  # SIGTERM lets the step end, so the run gets on
     assert same(left_by(tmp_path / "run"), undisturbed)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
@@ -92,6 +95,6 @@ def test_damaged_checkpoints_are_passed_over_and_the_bits_are_the_same(overrides
             changed = {"truncated": content[: len(content) // 2], "flipped": content[:-1] + bytes([content[-1] ^ 1])}
             file.unlink() if how == "missing" else file.write_bytes(changed[how])
 
-    moments = [("t2i.training.loop", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
+    moments = [("t2i.training.step", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
     assert finish(tmp_path / "run", overrides, moments, spoil) == 3
     assert same(left_by(tmp_path / "run"), undisturbed)

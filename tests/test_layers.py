@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "t2i"
 # From left to right in each line, and from line to line; what stands in one set does not import each other.
 ORDER = [
-    {"rng", "image_grid", "config"},
+    {"rng", "image_grid", "hardware", "config"},
     {"runs", "hub"},
     {"diffusion", "optim"},
     {"models"},
@@ -18,7 +18,7 @@ ORDER = [
     {"data", "tracking"},
     {"evaluation"},
     {"sampling", "training", "comparison"},
-    {"publishing", "sweeps", "judging"},
+    {"publishing", "sweeps", "judging", "backends"},
     {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds

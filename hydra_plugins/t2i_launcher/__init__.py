@@ -1,5 +1,6 @@
 """Where Hydra looks for plugins: `hydra/launcher=processes`, and t2i's presets for the launchers of other plugins."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from t2i.sweeps.launcher import Place, SweepRunner
+    from t2i.sweeps.slurm_script import SlurmOptions
 
+log = logging.getLogger(__name__)
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # how overrides begin that concern the launcher
+FORMER = ("submitit_folder", "max_num_timeout", "stderr_to_stdout")  # options of hydra/launcher=submitit_slurm
 
 
 class ProcessLauncher(Launcher):
@@ -40,7 +44,8 @@ class ProcessLauncher(Launcher):
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
         jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
-        configs = (self.compositions.load_sweep_config(self.config, job) for job in jobs)  # one at a time
+        load = self.compositions.load_sweep_config
+        configs = (self.checked(load(self.config, job)) for job in jobs)  # one at a time
         self.compositions.compose_fully()
         try:
             return self.runner.run(configs)
@@ -50,10 +55,14 @@ class ProcessLauncher(Launcher):
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner
 
-        return SweepRunner(folder, self.place())
+        return SweepRunner(folder, self.place(folder))
 
-    def place(self) -> "Place":
-        """Where the jobs run."""
+    def checked(self, config: DictConfig) -> DictConfig:
+        """The job; raises ConfigError if this launcher can't run it."""
+        return config
+
+    def place(self, folder: Path) -> "Place":
+        """Where the jobs run. folder: of the sweep."""
         from t2i.sweeps.machine import Machine
         from t2i.train import main
 
@@ -63,11 +72,38 @@ class ProcessLauncher(Launcher):
 class RayLauncher(ProcessLauncher):
     """Runs the jobs of a sweep on a Ray cluster; the options are those of conf/hydra/launcher/plugins/ray.yaml."""
 
-    def place(self) -> "Place":
+    def place(self, folder: Path) -> "Place":
         from t2i.sweeps.ray_cluster import RayCluster
         from t2i.train import main
 
         return RayCluster(main, **self.options)
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Runs the jobs of a sweep on a Slurm cluster; the options are those of conf/hydra/launcher/slurm.yaml."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        former = {name: self.options.pop(name, None) for name in FORMER}
+        if config.hydra.runtime.choices.get("hydra/launcher") == "submitit_slurm":
+            ignored = [f"hydra.launcher.{name}" for name, value in former.items() if value is not None]
+            without = f"; {', '.join(ignored)} has no effect any more" if ignored else ""
+            log.warning("hydra/launcher=submitit_slurm is now hydra/launcher=slurm, and needs no plugin%s", without)
+
+    def place(self, folder: Path) -> "Place":
+        from t2i.sweeps.slurm_cluster import SlurmCluster
+        from t2i.train import main
+
+        return SlurmCluster(main, folder, self._needs())
+
+    def checked(self, config: DictConfig) -> DictConfig:
+        self._needs().refuse_batches(config)
+        return config
+
+    def _needs(self) -> "SlurmOptions":
+        from t2i.sweeps.slurm_script import SlurmOptions
+
+        return SlurmOptions(**self.options)
 
 
 class RacingLauncher(ProcessLauncher):
@@ -76,6 +112,7 @@ class RacingLauncher(ProcessLauncher):
     def __init__(self, via: str | None, via_options: dict[str, Any] | None, **options: Any):
         super().__init__(**options)
         self.via, self.via_options = via, via_options
+        self.elsewhere: Launcher | None = None
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.machine import Machine
@@ -85,10 +122,13 @@ class RacingLauncher(ProcessLauncher):
 
         options = dict(self.options)
         place: Place = Machine(main, **{name: options.pop(name) for name in ("n_jobs", "command")})
-        elsewhere = self.launcher() if self.via else None
-        if isinstance(elsewhere, RayLauncher):
-            place, elsewhere = elsewhere.place(), None
+        self.elsewhere = elsewhere = self.launcher() if self.via else None
+        if isinstance(elsewhere, ProcessLauncher):
+            place, elsewhere = elsewhere.place(folder), None
         return RacingRunner(folder, place, RaceOptions(**options), elsewhere)
+
+    def checked(self, config: DictConfig) -> DictConfig:
+        return self.elsewhere.checked(config) if isinstance(self.elsewhere, ProcessLauncher) else config
 
     def launcher(self) -> Launcher:
         """The launcher of another plugin, by its preset, which runs the jobs of a round."""

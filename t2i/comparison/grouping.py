@@ -18,7 +18,8 @@ from t2i.comparison.verdicts import Comparison, Variant
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 
-ENVIRONMENT = ("code_revision", "packages", "device", "gpu", "num_processes")  # of run.json; a difference is a warning
+# Of run.json; a difference is a warning.
+ENVIRONMENT = ("code_revision", "packages", "device", "gpu", "driver", "num_processes")
 
 
 def compare(

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from t2i.config import ConfigError
+from t2i.config.device_settings import CHOICES, check_choices, check_determinism, check_graphs, is_one_of
 from t2i.config.folds import check_folds
 from t2i.config.keys import belongs
 
@@ -26,7 +27,6 @@ AT_LEAST = {
     "sample_every": 0,
     "evaluate_every": 0,
     "save_every": 0,
-    "num_workers": 0,
     "validation.items": 1,
     "validation.train_items": 0,
     "validation.reference_items": 1,
@@ -60,7 +60,8 @@ FIXED = {  # the tables that are not components -> their settings
     ),
 }
 NEEDED = {  # further settings that can't be null -> what they must be
-    **dict.fromkeys(("continuous_time", "gradient_checkpointing", "compile", "channels_last"), bool),
+    **dict.fromkeys(("continuous_time", "gradient_checkpointing"), bool),
+    **dict.fromkeys(("tf32", "cudnn_benchmark", "deterministic"), bool),
     **dict.fromkeys(("hub.push", "hub.private", "validation.quantization_cost", "export.single_file"), bool),
     **dict.fromkeys(("attention", "cache_dir", "precision.dtype", "precision.weights"), str),
     **dict.fromkeys(("validation.images", "early_stop.metric"), str),
@@ -69,7 +70,7 @@ NEEDED = {  # further settings that can't be null -> what they must be
 OPEN = ("dataset.groups", "metric")  # tables whose entries are free
 LARGEST_SEED = 2**63 - 1
 SEEDS = ("seed", "validation.seed", "samples.seed")
-ALSO = {"keep_checkpoints": "all"}  # values of another type than the default's
+ALSO = {"keep_checkpoints": ("all",), **CHOICES}  # values of another type than the default's
 ONLY = ("weights", "ema")  # what from.only can take of a run
 TYPES = ((bool, "true or false"), (int, "a whole number"), (float, "a number"), (str, "a text"))
 
@@ -97,9 +98,13 @@ def check(cfg: DictConfig, num_processes: int) -> None:
     check_folds(cfg)
     if not cfg.samples.prompts:
         raise ConfigError("samples.prompts is empty; to generate no samples, use sample_every=0")
+    check_graphs(cfg, num_processes)
+    check_determinism(cfg.deterministic, cfg.cudnn_benchmark)
     if cfg.compile and not shutil.which(os.environ.get("CXX", "g++")):
-        raise ConfigError("compile=true needs a C++ compiler (g++, or the one that CXX names), and there is none")
-    _check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
+        raise ConfigError(
+            "compile needs a C++ compiler (g++, or the one that CXX names), and there is none; use compile=false"
+        )
+    check_batch_size(cfg.batch_size, cfg.micro_batch_size, num_processes)
 
 
 def check_seeds(seeds: Mapping[str, int]) -> None:
@@ -123,6 +128,7 @@ def check_fixed(cfg: DictConfig) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = "true or false" if kind is bool else "a text" if kind is str else "a number"
             raise ConfigError(f"{key}={_shown(value)} must be {wanted}")
+    check_choices(cfg)
     prompts = OmegaConf.select(cfg, "samples.prompts")
     if not isinstance(prompts, ListConfig) or not _texts(prompts):
         raise ConfigError(f"samples.prompts={_shown(prompts)} must be a list of texts")
@@ -195,7 +201,7 @@ def check_types(cfg: DictConfig, defaults: DictConfig) -> None:
         if value is None:
             _refuse_deletion(cfg, key, default)
             continue
-        if value == ALSO.get(key, ...):
+        if is_one_of(value, ALSO.get(key, ())):
             continue
         if isinstance(default, ListConfig):
             if not isinstance(value, ListConfig):
@@ -235,7 +241,8 @@ def _run_of(node: Any) -> Any:
     return node.get("run") if isinstance(node, dict) else node
 
 
-def _check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+def check_batch_size(batch_size: int, micro_batch_size: int, num_processes: int) -> None:
+    """Refuse batches that the processes can't divide into equal micro-batches."""
     at_once = micro_batch_size * num_processes
     if batch_size % at_once:
         fewer = batch_size // at_once

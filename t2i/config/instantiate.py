@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import ConfigError
 from t2i.config.keys import flat
+from t2i.config.out_of_memory import lacking
 from t2i.config.resolvers import refusal, restrict
 from t2i.config.trusted import RULES, check_name, locate, rule_of
 from t2i.config.values import check_values
@@ -130,7 +131,7 @@ def naming(group: str) -> Generator[None, None, None]:
     except (ValueError, OSError, NotImplementedError) as error:
         raise ConfigError(f"{group}: {error}") from error
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # of torch, which this module does not import
+        if lacking(error) == "gpu":
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"

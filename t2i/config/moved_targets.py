@@ -42,7 +42,7 @@ MOVED = {
 ADDED = {
     **{"continuous_time": False, "validation.log_snr": None, "model.quantize": None, "early_stop.metric": "val/loss"},
     **{"dataset.min_validation_samples": 0, "validation.images": "held_out", "validation.train_items": 0},
-    **{"from.run": None, "from.only": None},
+    **{"from.run": None, "from.only": None, "tf32": False, "cudnn_benchmark": False, "deterministic": False},
     **{"validation.reference": None, "validation.reference_items": 64, "dataset.folds": None, "dataset.fold": None},
     **{
         "dataset.resolution": 512,

@@ -3,26 +3,37 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs, DistributedType, convert_outputs_to_fp32
+from accelerate.utils import (
+    AutocastKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    convert_outputs_to_fp32,
+    gather_object,
+)
 
 from t2i.config import ConfigError
 from t2i.models.model import Model
 from t2i.optim.trained_weights import NetworkWeights, TrainedWeights
+from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 
 log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 
 
-def start(mixed_precision: str) -> Accelerator:
+def start(mixed_precision: str, timeout: float = 60, on_cpu: bool = False) -> Accelerator:
     """Join the processes that the environment names, as `accelerate launch` sets it.
 
-    mixed_precision: Accelerate's no, fp16 or bf16. ConfigError for engines that are not supported.
+    mixed_precision: Accelerate's no, fp16 or bf16. timeout: minutes that a process waits for the others before it gives
+    up; it has to outlast what the main process does alone, such as writing a checkpoint. on_cpu: leave a GPU alone.
+    ConfigError for engines that are not supported.
     """
     if _requested("DEEPSPEED"):
         raise ConfigError(
@@ -35,7 +46,8 @@ def start(mixed_precision: str) -> Accelerator:
     forget_earlier_job()
     # Each weight is used once in a forward pass, so keeping its cast copy until the end would only cost memory.
     uncached = AutocastKwargs(cache_enabled=False)
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[uncached])
+    patient = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, kwargs_handlers=[uncached, patient])
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate leaves fp16 out
         accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
     refuse_fsdp_1(accelerator)
@@ -81,6 +93,19 @@ def assigned(work: Sequence[Work], accelerator: Accelerator) -> list[Work]:
     rank, processes = accelerator.process_index, accelerator.num_processes
     rounds = -(-len(work) // processes)
     return [work[index % len(work)] for index in range(rank, rounds * processes, processes)]
+
+
+class Together(checkpoints.Processes):
+    """The processes of an accelerator, which agree on a checkpoint."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator, self.is_main = accelerator, accelerator.is_main_process
+
+    def told(self, value: Any) -> Any:
+        return broadcast_object_list([value])[0]
+
+    def all_agree(self, answer: bool) -> bool:
+        return all(gather_object([answer]))
 
 
 class Layout(Protocol):

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
-from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
@@ -24,23 +23,25 @@ from t2i.distributed import fsdp, processes
 from t2i.evaluation.battery import Battery
 from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.class_images import load_data
+from t2i.experiment.device import hardware
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
+from t2i.experiment.optimization import set_up
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.experiment.reference import reference_images
 from t2i.models.attention import recompute, set_attention
 from t2i.models.base_adapters import adapter_facts
+from t2i.models.compiling import compile_denoiser
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
 from t2i.optim.precision import MIXED_PRECISION
-from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.runs.folder import INFO, read_info
 from t2i.training import memory
-from t2i.training.loop import Optimization
 from t2i.training.meters import Meter
+from t2i.training.step import Optimization, OptimizerStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Experiment:
     model: Model
     prompts: Sequence[str] | EmbeddedPrompts  # those of the samples
     optimization: Optimization
+    take_step: OptimizerStep
     examples: Readable
     batteries: dict[str, Battery]  # by the prefix of their errors, the first the one that runs are judged by
     images: ImageEvaluation | None  # None: the model is not judged by its images while it trains
@@ -105,15 +107,10 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         memory.keep_freed()
 
     model.denoiser.to(accelerator.device).train()
-    trained = hold_weights(model.denoiser, plan.precision)
-    optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
-    trained.attach(optimizer)
-    lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
-    trained, prepared = layout.prepare(model, trained, optimizer)
-    plan.ema.track(trained, optimizer)
-    max_grad_norm = cfg.max_grad_norm or float("inf")
-    meter = make_meter(cfg, plan, max_grad_norm, accelerator)
-    state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
+    training = set_up(cfg, plan, model, layout, accelerator)
+    max_grad_norm = training.optimization.max_grad_norm
+    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device)
+    state = {**training.state, "meter": meter}
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
     return Experiment(
@@ -122,30 +119,17 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         data=data,
         model=model,
         prompts=prompts,
-        optimization=Optimization(
-            trained=trained,
-            optimizer=prepared,
-            lr_scheduler=lr_scheduler,
-            ema=plan.ema,
-            max_grad_norm=max_grad_norm,
-        ),
+        optimization=training.optimization,
+        take_step=training.take_step,
         examples=examples,
         batteries=batteries,
         images=images,
         judged_prompts=judged_prompts,
         meter=meter,
         accelerator=accelerator,
-        state={**state, "meter": meter},
+        state=state,
         unquantized=unquantized,
     )
-
-
-def make_meter(cfg: DictConfig, plan: Plan, max_grad_norm: float, accelerator: Accelerator) -> Meter:
-    loss_scale: Callable[[], Tensor] | None = None
-    if (scaler := accelerator.scaler) is not None:
-        one = torch.ones((), device=accelerator.device)
-        loss_scale = partial(scaler.scale, one)
-    return Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device, loss_scale)
 
 
 def tells_cost(cfg: DictConfig, folder: Path) -> bool:
@@ -165,7 +149,9 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
 
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
     """Join the other processes, if there are any; returns also how they divide the network among themselves."""
-    accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype])
+    in_jax = plan.backend.in_jax
+    mixed = "no" if in_jax else MIXED_PRECISION[plan.precision.dtype]
+    accelerator = processes.start(mixed, cfg.process_timeout, on_cpu=in_jax)
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {
@@ -173,7 +159,7 @@ def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, pro
             "adapter.new_tokens": ", ".join(plan.adapter.words.begin_at),
             "model.quantize": cfg.model.get("quantize"),
         }
-        switches |= {name: cfg[name] for name in ("compile", "channels_last")}
+        switches |= {"compile": bool(cfg.compile), "channels_last": plan.channels_last}
         fsdp.check(accelerator.state.fsdp_plugin, plan.precision, cfg.optimizer._target_, switches)
         layout = fsdp.Sharded(accelerator)
     if any(other != str(folder) for other in gather_object([str(folder)])):
@@ -191,24 +177,29 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
         raise ConfigError(f"{setting}: this model's text encoders are too large to be trained; leave it out")
     frozen_or_rounded = plan.adapter.needs_pretrained or plan.precision.weights == "stochastic"
     model.hold(plan.precision.compute if frozen_or_rounded else torch.float32)
+    plan.backend.check_model(model)
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
         recompute(model.denoiser, cfg.checkpoint_levels)
-    if cfg.channels_last:
+    if plan.channels_last:
         convert_conv2d_weight_memory_format(model.denoiser, torch.channels_last)
-    if cfg.compile:
-        model.denoiser.compile()
+    compile_denoiser(model.denoiser, cfg.compile)
     return plan.adapter.attach(model, autocast)
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What run.json says of the run's hardware, model, data, battery and weighting."""
     plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
+    facts: dict[str, Any] = {}
+    if plan.backend.in_jax:
+        from t2i.backends.jax.training import device_facts
+
+        facts = {"backend": "jax", **device_facts()}
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
-        "device": str(accelerator.device),
-        "gpu": torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None,
+        "channels_last": plan.channels_last,
+        **hardware(accelerator.device),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
@@ -221,6 +212,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "data_fingerprint": experiment.examples.fingerprint,
         **battery_facts(experiment.batteries),
         "weighting": weighting_table(plan),
+        **facts,
     }
 
 

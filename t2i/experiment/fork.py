@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from t2i.config import ConfigError
 from t2i.config.instantiate import build, naming
 from t2i.config.keys import belongs, flat
+from t2i.config.out_of_memory import lacking
 from t2i.experiment.assembly import Experiment
 from t2i.experiment.foreign_weights import weights_of_tool
 from t2i.experiment.plan import Plan
@@ -89,9 +90,11 @@ def begin(experiment: Experiment, run: Run) -> int | None:
             _take_weights(experiment, state, parent.name)
             found.taken = ["averaged weights" if parent.only == "ema" else "weights"]
             found.anew = ["everything else, from step 0 on"]
-    except (ConfigError, MemoryError, torch.OutOfMemoryError):
+    except ConfigError:
         raise
     except Exception as error:  # of pickle, zipfile, PyTorch or a part; or the parent has removed it
+        if lacking(error):  # no fault of the checkpoint
+            raise
         raise ConfigError(
             f"from={parent.asked}: the checkpoint of step {parent.step} can't be loaded ({one_line(error)}); "
             f"choose another of its steps ({', '.join(map(str, complete_steps(parent.folder))) or 'it has none'})"
@@ -118,7 +121,7 @@ def _take_weights(experiment: Experiment, state: Mapping[str, torch.Tensor], nam
             f"{_shape(own.get(key))} here; use its model, its adapter, adapter.rank and adapted_layers"
         )
     experiment.state["denoiser"].load_state_dict(dict(state))
-    experiment.plan.ema.track(trained, optimizer)
+    experiment.optimization.ema.track(trained, optimizer)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -131,7 +134,7 @@ def _take_state(experiment: Experiment, checkpoint: Path, changed: Mapping[str, 
     optimizer, schedule = optimization.optimizer, optimization.lr_scheduler
     fresh = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     before = torch.load(checkpoint / "lr_scheduler.pt", map_location="cpu", weights_only=True)["_last_lr"][0]
-    if isinstance(optimization.ema, NoEMA):
+    if isinstance(experiment.plan.ema, NoEMA):
         del parts["ema"]
     if any(belongs(key, METERED) for key in changed):
         del parts["meter"]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from t2i.comparison.significance import difference
 from t2i.config import ConfigError
+from t2i.config.out_of_memory import lacking
 from t2i.data.cache_files import locked, publishing, warn_of_damage
 from t2i.data.fingerprints import hash_of
 from t2i.distributed import processes
@@ -53,8 +54,8 @@ def unquantized_errors(
     log.info("The unquantised base is measured, once, to tell what quantising costs ...")
     try:
         errors = _measure(load(), plan, battery, accelerator)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not lacking(error):
             raise
         raise ConfigError(
             f"the unquantised base does not fit into memory ({str(error).splitlines()[0]}); with "

@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
-from t2i.distributed import processes
+from t2i.distributed import processes, slurm
 from t2i.distributed.launch import peers
+from t2i.distributed.processes import Together
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
 from t2i.experiment.assembly import Experiment, assemble, describe
+from t2i.experiment.device import saves_in_background, worker_count
 from t2i.experiment.failures import failures_noted
 from t2i.experiment.fork import begin, hold
 from t2i.experiment.image_evaluation import evaluate_images, identify
@@ -24,8 +26,11 @@ from t2i.experiment.messages import ended, resumed
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import quantization_cost, sentence
 from t2i.experiment.real_images import write_real_images
+from t2i.models.compiling import uncompiled
+from t2i.optim.numerics import numerics
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
+from t2i.runs.checkpoint_writer import CheckpointWriter
 from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
 from t2i.runs.fork_rules import open_parent
@@ -68,7 +73,9 @@ def run(
         begun_by = {"launchers": peers().launchers} if peers().launchers else {}
         run.begin(overrides=overrides, choices=choices or {}, **begun_by, **origin)
         peers().note = lambda failure: Run.mark(folder, state="failed", error=failure)
-        with Stop(cfg.max_hours, answers=run.writes) as stop, failures_noted(run), peers().blamed(stop.hush):
+        stopping = Stop(cfg.max_hours, run.writes, slurm.ends_at())
+        exactness = numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic)
+        with stopping as stop, failures_noted(run), peers().blamed(stop.hush), exactness:
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
@@ -92,7 +99,7 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
     run.refuse_changes(facts)
     run.update(**facts)
     is_main = experiment.accelerator.is_main_process
-    last_step = checkpoints.resume(run.checkpoints, experiment.state)
+    last_step = checkpoints.resume(run.checkpoints, experiment.state, Together(experiment.accelerator))
     if run.writes and (sentence := resumed(last_step, cfg.steps, before, run.metrics())):
         log.info("%s", sentence)
     if last_step is None and cfg["from"].run is not None:
@@ -101,21 +108,24 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
         experiment.meter.reset()  # the main process has the counts of all
     if run.writes and cfg.sample_every:
         write_real_images(run.folder, cfg.samples.prompts, experiment.data)
-    tracker = plan.tracker if is_main else NoTracker()
-    with recording(run, tracker, cfg.sweep, overrides, cfg.steps, -1 if last_step is None else last_step) as recorder:
-        to_call, done = hooks(experiment, run, recorder, stop), last_step or 0
+    tracker, since = plan.tracker if is_main else NoTracker(), -1 if last_step is None else last_step
+    background = saves_in_background(cfg.save_in_background, experiment.accelerator.device)
+    writer = CheckpointWriter(
+        run.checkpoints, cfg.keep_checkpoints, cfg.keep_at, background, run.writes, unbroken=stop.unbroken
+    )
+    with recording(run, tracker, cfg.sweep, overrides, cfg.steps, since) as recorder, writer:
+        to_call, done = hooks(experiment, run, recorder, stop, writer), last_step or 0
         if last_step is None or not to_call.ends_early():  # a run that was killed before its export has ended already
             with stop.patiently():
                 done = train(
-                    model=experiment.model,
-                    diffusion=plan.diffusion,
-                    loss=plan.loss,
-                    optimization=experiment.optimization,
+                    take_step=experiment.take_step,
+                    lr_scheduler=experiment.optimization.lr_scheduler,
                     examples=experiment.examples,
-                    schedule=schedule(cfg, first_step=done),
+                    schedule=schedule(cfg, done, experiment.accelerator.device),
                     hooks=to_call,
                     accelerator=experiment.accelerator,
                 )
+        writer.wait()
         ended_early = done < cfg.steps and to_call.ends_early()
         if ended_early and cfg.sample_every and done % cfg.sample_every:
             to_call.sample(done)
@@ -145,15 +155,15 @@ def _finish(experiment: Experiment, run: Run, done: int) -> None:
     run.end("finished", final=run.latest(), **stopped)
 
 
-def schedule(cfg: DictConfig, first_step: int) -> Schedule:
-    """How long, how large, how often, as the configuration says."""
+def schedule(cfg: DictConfig, first_step: int, device: torch.device) -> Schedule:
+    """How long, how large, how often, as the configuration says. device: that trains."""
     return Schedule(
         seed=cfg.seed,
         steps=cfg.steps,
         first_step=first_step,
         batch_size=cfg.batch_size,
         micro_batch_size=cfg.micro_batch_size,
-        num_workers=cfg.num_workers,
+        num_workers=worker_count(cfg.num_workers, device),
         log_every=cfg.log_every,
         validate_every=cfg.validate_every,
         sample_every=cfg.sample_every,
@@ -164,13 +174,14 @@ def schedule(cfg: DictConfig, first_step: int) -> Schedule:
     )
 
 
-def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> Hooks:
+def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop, writer: CheckpointWriter) -> Hooks:
     """What the loop calls between steps: validation, samples, the records and checkpoints of the run folder."""
     cfg, plan, model, accelerator = experiment.cfg, experiment.plan, experiment.model, experiment.accelerator
     ema = experiment.optimization.ema
 
     def validate(step: int) -> dict[str, float]:
-        metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
+        with uncompiled(cfg.compile):
+            metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
         for name, battery in experiment.batteries.items():
             recorder.errors(step, battery, errors[name], name)
         at_start = metrics if step == 0 else next((line for line in run.metrics() if line["step"] == 0), {})
@@ -184,9 +195,10 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
 
     def sample_images(step: int) -> None:
         mine = processes.assigned(range(len(cfg.samples.prompts)), accelerator)
-        with ema.applied(), evaluating(model.denoiser):
+        with ema.applied(), evaluating(model.denoiser), uncompiled(cfg.compile):
             settings = {key: value for key, value in cfg.samples.items() if key != "prompts"}
             images = sample(model.sampler(plan.scheduler), experiment.prompts, **settings, places=mine)
+        model.rest()
         by_place = dict(gather_object(list(zip(mine, images, strict=True))))
         if accelerator.is_main_process:
             recorder.images(step, cfg.samples.prompts, [by_place[place] for place in sorted(by_place)])
@@ -194,29 +206,25 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
     def judge_images(step: int) -> dict[str, float]:
         assert experiment.images is not None
         trained = experiment.optimization.trained.weights
-        with ema.applied(), evaluating(model.denoiser):
+        with ema.applied(), evaluating(model.denoiser), uncompiled(cfg.compile):
             pipeline, weights = model.sampler(plan.scheduler), identify(trained)
-            return evaluate_images(
+            found = evaluate_images(
                 experiment.images, run.folder, step, pipeline, experiment.judged_prompts, weights, accelerator
             )
+        model.rest()
+        return found
 
     sync_records = RecordSync(run.folder)
 
     def save(step: int) -> None:
         vouched = sync_records(step) if run.writes else {}
-        with stop.unbroken():
-            checkpoints.save(
-                run.checkpoints,
-                step,
-                experiment.state,
-                cfg.keep_checkpoints,
-                run.validated(),
-                vouched,
-                writes=run.writes,
-                keep_at=cfg.keep_at,
-            )
-        if run.writes:
-            release(run.folder)
+        writer.save(step, experiment.state, run.validated(), vouched, done=partial(release, run.folder))
+
+    asked = _should_stop(stop, accelerator, cfg.log_every)
+
+    def should_stop(step: int) -> bool:
+        writer.check()
+        return asked(step)
 
     return Hooks(
         meter=experiment.meter,
@@ -226,7 +234,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop) -> H
         log=recorder.log,
         snapshot=_snapshots(experiment, run),
         save=save,
-        should_stop=_should_stop(stop, accelerator, cfg.log_every),
+        should_stop=should_stop,
         ends_early=partial(_ends_early, plan, run, accelerator),
     )
 

@@ -26,6 +26,8 @@ LOGS = ("train.log", "console.log")  # of a run; of a job of a sweep that ended 
 LOG_BYTES, LOG_LINES = 20_000, 40  # of its end that are shown
 FACTS = {  # of run.json -> what they are called
     "device": "device",
+    "gpu": "GPU",
+    "driver": "driver",
     "precision": "precision",
     "num_processes": "processes",
     "parameters": "parameters",

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from t2i.config import ConfigError
+from t2i.config.out_of_memory import lacking
 from t2i.models.library_logs import quiet
+from t2i.runs.text import one_line
 
 OWN = ("auto", "sdpa", "math", "xformers")  # what every model can compute its attention with
 ON_CPU = ("native", "_native_math", "flex")  # of the backends that Diffusers knows by name for transformers
@@ -68,10 +70,23 @@ def set_attention(denoiser: nn.Module, attention: str, dtype: str) -> None:
     if attention == "math" and dtype == "fp16" and network.config.get("upcast_attention"):
         raise ConfigError("attention=math overflows in fp16 with this model (upcast_attention); use attention=sdpa")
     if attention == "xformers":
-        network.enable_xformers_memory_efficient_attention()
+        _set_xformers(network)
         return
     products, fused = AttnProcessor(), AttnProcessor2_0()
     network.set_attn_processor({"math": products, "sdpa": fused, "by_size": BySize(products, fused)}[attention])
+
+
+def _set_xformers(unet: Any) -> None:
+    """ConfigError if xformers was built for another torch or GPU; Diffusers tries a small product."""
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except (ImportError, OSError, NotImplementedError, RuntimeError, ValueError, AttributeError) as error:
+        if lacking(error):
+            raise
+        raise ConfigError(
+            f"attention=xformers can't run here ({one_line(error)}); use attention=sdpa, or the xformers that was "
+            "built for your torch and GPU"
+        ) from error
 
 
 def _set_backend(transformer: Any, attention: str) -> None:

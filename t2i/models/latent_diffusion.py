@@ -127,6 +127,9 @@ class LatentDiffusion(ABC):
     def to(self, device: torch.device) -> None:
         self.parts.to(device)
 
+    def rest(self) -> None:
+        self.parts.rest()
+
     def release(self) -> None:
         self.parts.release()
 

@@ -129,6 +129,10 @@ class Model(Protocol):
         """Move the frozen networks, including those that are read later."""
         ...
 
+    def rest(self) -> None:
+        """Move the networks that are not trained off the GPU until they are used again."""
+        ...
+
     def release(self) -> None:
         """Free the memory of the networks that are not trained; they are read again when they are needed."""
         ...

@@ -62,12 +62,16 @@ class PipelineParts:
         self.places: dict[str, Path] = {}  # folders of networks that are not those of the pipeline
         self.device = torch.device("cpu")
         self.read: dict[str, Any] = {}
+        self.resting = set[str]()  # networks that are on the CPU until they are used
         self.shapes: FakeTensorMode | None = current_mode()  # whether networks have shapes only
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.read:
             with naming_model(self.folder, "loaded"):
                 self.read[name] = self._load(name)
+        if name in self.resting:
+            self.resting.remove(name)
+            self.read[name].to(self.device)
         return self.read[name]
 
     def __setitem__(self, name: str, part: Any) -> None:
@@ -165,13 +169,25 @@ class PipelineParts:
             if isinstance(part, nn.Module) and name != self.denoiser:
                 part.to(device)
 
+    def rest(self) -> None:
+        """Keep the networks that are not trained on the CPU; each moves back when it is used again."""
+        if self.device.type != "cpu":
+            for name in self._frozen():
+                self.read[name].to("cpu")
+                self.resting.add(name)
+
     def release(self) -> None:
         """Forget the networks that are not trained; they are read again when they are used again."""
-        self.read = {
-            name: part
+        for name in self._frozen():
+            del self.read[name]
+            self.resting.discard(name)
+
+    def _frozen(self) -> list[str]:
+        return [
+            name
             for name, part in self.read.items()
-            if not isinstance(part, nn.Module) or any(weight.requires_grad for weight in part.parameters())
-        }
+            if isinstance(part, nn.Module) and not any(weight.requires_grad for weight in part.parameters())
+        ]
 
 
 def is_network(kind: type) -> bool:

@@ -101,6 +101,9 @@ class TextTrained:
     def to(self, device: torch.device) -> None:
         self.model.to(device)
 
+    def rest(self) -> None:
+        self.model.rest()
+
     def release(self) -> None:
         self.model.release()
 

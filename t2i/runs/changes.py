@@ -13,6 +13,7 @@ from t2i.config.moved_targets import ADDED
 FREE_KEYS = (
     *("run", "sweep", "stop_at", "max_hours", "max_bad_steps", "num_workers", "threads", "cache_dir", "tracker"),
     *("allowed_targets", "save_every", "keep_checkpoints", "keep_at", "hub", "dataset.cache_dir"),
+    *("save_in_background", "process_timeout"),
     *("dataset.keep_shards", "dataset.follow_links", "validation.quantization_cost"),
     *("evaluate_every", "evaluation", "metric"),
     *("export", "adapter.formats", "adapter.single_file"),
@@ -22,6 +23,7 @@ FREE_KEYS = (
 # Neither do these, which decide whether the run fits into memory.
 MEMORY_KEYS = (
     *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
+    "backend",
 )
 # Neither do these, which decide what is recorded of it.
 OBSERVED = ("log_every", "sample_every", "samples")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.config.out_of_memory import lacking
 from t2i.runs.files import LARGEST, NUMBERED, respect_umask
+from t2i.runs.host_copies import HostCopies
 from t2i.runs.links import read_regular
 from t2i.runs.records import METRICS, lost, records, sync, sync_tree, valid_records
 from t2i.runs.text import one_line
@@ -39,37 +41,39 @@ def save(
     keep: int | str,
     losses: Mapping[int, float] | None = None,
     vouched: Mapping[str, int] | None = None,
-    writes: bool = True,
+    keep_at: Collection[int] = (),
+) -> Path:
+    """Write the checkpoint of a step from the present state of its parts; for the rest see `write`."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    return write(folder, step, states, keep, losses, vouched, keep_at)
+
+
+def write(
+    folder: Path,
+    step: int,
+    states: Mapping[str, dict[str, Any]],
+    keep: int | str,
+    losses: Mapping[int, float] | None = None,
+    vouched: Mapping[str, int] | None = None,
     keep_at: Collection[int] = (),
 ) -> Path:
     """Write step-NNNNNN, then remove all checkpoints but the newest `keep` and the best by `losses` (step -> val/loss).
 
     keep: "all" removes none. keep_at: steps whose checkpoints are not removed, either.
     vouched: the run's records that this checkpoint vouches for, already synced (see t2i.runs.records).
-    writes: whether this process writes; the other processes only contribute their slices of sharded parts.
-    Parts that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
+    States that hold only tensors are saved as safetensors, all others (optimizers) by torch.save and loaded with
     weights_only. Raises NotSaved if the disk is full; earlier checkpoints are kept.
     """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
-    states = {name: part.state_dict() for name, part in parts.items()}
-    if not writes:
-        return final
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    needed, free = _bytes(states), shutil.disk_usage(folder).free
     try:
-        if needed > free:
-            raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
-        for name, state in states.items():
-            _write(temporary / name, state)
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in temporary.iterdir()}
-        manifest = {"step": step, "files": files, "records": dict(vouched or {})}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
-        respect_umask(temporary)
-        sync_tree(temporary)
+        _fill(temporary, step, states, vouched or {})
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:  # each library has its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
+        if lacking(error) in ("gpu", "host"):
+            raise
         before = max(_by_step(folder), key=step_of, default=None)
         raise NotSaved(
             f"the checkpoint of step {step} could not be written to {folder} ({error}); free some disk space and "
@@ -90,20 +94,37 @@ def save(
     return final
 
 
+def _fill(folder: Path, step: int, states: Mapping[str, dict[str, Any]], vouched: Mapping[str, int]) -> None:
+    """Write the files of a checkpoint into an empty folder, and sync them. OSError if the disk has no room for them."""
+    needed, free = size_of(states), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
+    for name, state in states.items():
+        _write(folder / name, state)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in folder.iterdir()}
+    manifest = {"step": step, "files": files, "records": dict(vouched)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
+    respect_umask(folder)
+    sync_tree(folder)
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
+    copies = HostCopies()
+    state = copies.of(state, clone=False)
+    copies.wait()
     if all(isinstance(value, Tensor) for value in state.values()):
-        tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        tensors = {key: value.contiguous() for key, value in state.items()}
         safetensors.torch.save_file(tensors, path.with_suffix(".safetensors"))
     else:
         torch.save(state, path.with_suffix(".pt"))
 
 
-def _bytes(tree: Any) -> int:
+def size_of(tree: Any) -> int:
     """Total bytes of all tensors in a state."""
     if isinstance(tree, Tensor):
         return tree.nbytes
-    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
-    return sum(_bytes(value) for value in values)
+    values = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, (list, tuple)) else ()
+    return sum(size_of(value) for value in values)
 
 
 def newest(folder: Path) -> Path | None:
@@ -111,26 +132,54 @@ def newest(folder: Path) -> Path | None:
     return next(_complete(folder), None)
 
 
-def resume(folder: Path, parts: Mapping[str, Stateful]) -> int | None:
+class Processes(Protocol):
+    """The processes of a run, which have to use the same checkpoint."""
+
+    is_main: bool
+
+    def told(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        ...
+
+    def all_agree(self, answer: bool) -> bool:
+        """Whether the answer is yes in every process."""
+        ...
+
+
+class OneProcess(Processes):
+    """Has nobody to ask."""
+
+    is_main = True
+
+    def told(self, value: Any) -> Any:
+        return value
+
+    def all_agree(self, answer: bool) -> bool:
+        return answer
+
+
+def resume(folder: Path, parts: Mapping[str, Stateful], processes: Processes | None = None) -> int | None:
     """Restore every part from the newest usable checkpoint in `folder`; returns its step, or None if there is none.
 
-    Usable means: its files are complete, its records are in the run folder (the parent of `folder`), and it can be
-    loaded. Unusable checkpoints are named in a warning. If every checkpoint lacks records, the newest one is used, and
-    what is left of those records is deleted. Raises ConfigError if there are checkpoints and none can be loaded.
+    Usable means: its files are complete, its records are in the run folder (the parent of `folder`), and every process
+    can load it. The main process looks for it and tells the others. Unusable checkpoints are named in a warning. If
+    every checkpoint lacks records, the newest one is used, and what is left of those records is deleted. Raises
+    ConfigError if there are checkpoints and none can be loaded.
     """
-    run, lacking, reasons = folder.parent, dict[Path, list[str]](), dict[Path, str]()
-    for checkpoint in _complete(folder):
-        if missing := lost(run, records_of(checkpoint)):
-            log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
-            lacking[checkpoint] = missing
-        elif (step := _try_load(checkpoint, parts, reasons)) is not None:
-            return step
-    for checkpoint, missing in lacking.items():
-        if (step := _try_load(checkpoint, parts, reasons)) is not None:
+    processes = processes or OneProcess()
+    run, reasons = folder.parent, dict[Path, str]()
+    candidates = _candidates(folder) if processes.is_main else iter(())
+    while (chosen := processes.told(next(candidates, None))) is not None:
+        checkpoint, missing = chosen
+        loaded = _try_load(checkpoint, parts, reasons) is not None
+        if not processes.all_agree(loaded):
+            reasons.setdefault(checkpoint, f"{checkpoint.name}: another process can't load it")
+            continue
+        if missing and processes.is_main:
             for name in set(missing) - {METRICS}:
                 (run / name).unlink(missing_ok=True)
             log.warning("%s: the run continues from %s without these records", run, checkpoint.name)
-            return step
+        return step_of(checkpoint)
     if reasons:
         raise ConfigError(
             f"no checkpoint in {folder} can be loaded ({'; '.join(reasons.values())}); use another run=NAME"
@@ -138,13 +187,25 @@ def resume(folder: Path, parts: Mapping[str, Stateful]) -> int | None:
     return None
 
 
+def _candidates(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The complete checkpoints with the records that are lost, newest first; those with all records come first."""
+    lacking_records = []
+    for checkpoint in _complete(folder):
+        if missing := lost(folder.parent, records_of(checkpoint)):
+            log.warning("records of the steps before %s are lost (%s)", checkpoint.name, ", ".join(missing))
+            lacking_records.append((checkpoint, missing))
+        else:
+            yield checkpoint, []
+    yield from lacking_records
+
+
 def _try_load(checkpoint: Path, parts: Mapping[str, Stateful], reasons: dict[Path, str]) -> int | None:
     """The step of the checkpoint if it can be loaded; otherwise None, a warning, and an entry in `reasons`."""
     try:
         return load(checkpoint, parts)
-    except (MemoryError, torch.OutOfMemoryError):  # no fault of the checkpoint
-        raise
     except Exception as error:  # of pickle, zipfile, PyTorch or a part, for content of another shape
+        if lacking(error):  # no fault of the checkpoint
+            raise
         reasons[checkpoint] = f"{checkpoint.name}: {one_line(error)}"
         log.warning("checkpoint %s can't be loaded (%s)", checkpoint, reasons[checkpoint])
         return None

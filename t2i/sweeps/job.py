@@ -94,6 +94,10 @@ class Job:
         except (ConfigError, OSError):
             return {}
 
+    def finished(self) -> bool:
+        """Whether run.json says so now; `state` may be older."""
+        return self._info_or_empty().get("state") == "finished"
+
     def read_metrics(self) -> None:
         """Read the lines that were added to metrics.jsonl since the last call. What can't be read is passed over."""
         file = self.folder / METRICS

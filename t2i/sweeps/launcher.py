@@ -32,6 +32,10 @@ class Place(Protocol):
         """How many jobs there is room for."""
         ...
 
+    def follows(self, job: Job) -> bool:
+        """Whether the job is run here already, by an earlier command; `start` then follows it."""
+        ...
+
     def start(self, job: Job, last_step: int, running: Sequence[Any]) -> JobAtWork:
         """Begin to run a job to a step. running: those that this place has started, and which have not ended."""
         ...
@@ -109,7 +113,7 @@ class SweepRunner:
         try:
             while waiting or running:
                 for job in list(waiting):
-                    if len(running) < self.place.n_jobs and not job.in_use():
+                    if len(running) < self.place.n_jobs and (self.place.follows(job) or not job.in_use()):
                         waiting.remove(job)
                         try:
                             running.append(self._start(job, last_steps[job], running))

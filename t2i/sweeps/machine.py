@@ -7,14 +7,13 @@ fork.
 
 import multiprocessing
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
+from t2i.hardware.gpus import visible_gpus
 from t2i.sweeps.job import Job
 from t2i.sweeps.process import JobProcess, run_job
 
@@ -27,10 +26,13 @@ class Machine:
     def __init__(self, main: Callable[[], Any], n_jobs: int | None, command: str | None):
         """main: a function of a module, which each job's process calls with the job's arguments in sys.argv."""
         self.main, self.command = main, command
-        gpus = [] if command else _gpus()  # `command` chooses its GPUs itself
+        gpus = [] if command else visible_gpus()  # `command` chooses its GPUs itself
         self.n_jobs = n_jobs or max(1, len(gpus))
         self.devices = [gpus[i % len(gpus)] if gpus else None for i in range(self.n_jobs)]
         self.context = _process_context(forks=sys.platform == "linux" and not gpus and not command)
+
+    def follows(self, job: Job) -> bool:
+        return False  # jobs end with the command that has begun them
 
     def start(self, job: Job, last_step: int, running: Sequence[JobProcess]) -> JobProcess:
         """Begin to run a job to a step."""
@@ -69,13 +71,3 @@ def _process_context(forks: bool) -> ForkServerContext | SpawnContext:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]

@@ -97,9 +97,14 @@ def _explain(error: Exception) -> str:
 
 
 def refuse_several_ranks(config: DictConfig) -> None:
-    """Refuse a sweep inside `accelerate launch`, where each process would run all of it."""
+    """Refuse a sweep inside `accelerate launch` or `srun`, where each process would run all of it."""
     if (ranks := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         overrides = " ".join(config.hydra.overrides.task)
+        if os.environ.get("SLURM_STEP_NUM_TASKS") == str(ranks):
+            raise ConfigError(
+                f"-m under srun would run the whole sweep in each of the {ranks} tasks; type it once, and it submits "
+                f"its jobs: t2i train -m {overrides} hydra/launcher=slurm hydra.launcher.tasks_per_node={ranks}"
+            )
         raise ConfigError(
             f"-m under accelerate launch would run the whole sweep in each of the {ranks} processes; let the sweep "
             f"launch them: python -m t2i.train -m {overrides} "

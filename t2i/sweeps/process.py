@@ -68,6 +68,21 @@ class JobAtWork(ABC):
 
 
 @dataclass
+class Losses:
+    """How often a job lost its node without having got any further."""
+
+    allowed: int
+    number: int = 0
+    step: float = -1.0
+
+    def again(self, step: float) -> bool:
+        """Note another loss at this step. Whether the job is to begin again."""
+        self.number = self.number + 1 if step <= self.step else 1
+        self.step = max(step, self.step)
+        return self.number <= self.allowed
+
+
+@dataclass
 class JobProcess(JobAtWork):
     """A job that a process of this machine works on."""
 
@@ -143,12 +158,22 @@ def _end_with_the_sweep() -> None:
 def cause_of_death(code: int, console: Path) -> str:
     """Why a process with this exit code ended: the signal, or the last line of its output."""
     if code < 0:
-        names = {number.value: number.name for number in signal.Signals}  # most real-time signals have none
-        name = names.get(-code, f"signal {-code}")
-        return f"killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    lines: list[str] = []
-    with suppress(OSError), console.open("rb") as output:
-        output.seek(-min(END, console.stat().st_size), os.SEEK_END)
-        lines = output.read(END).decode(errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return killed_by(-code)
+    last = "".join(last_lines(console, 1))
     return f"exit code {code}: {last.removeprefix('t2i: ')}"
+
+
+def killed_by(number: int) -> str:
+    names = {each.value: each.name for each in signal.Signals}  # most real-time signals have none
+    return f"killed by {names.get(number, f'signal {number}')}" + (
+        " (out of memory?)" if number == signal.SIGKILL else ""
+    )
+
+
+def last_lines(file: Path, number: int) -> list[str]:
+    """The last lines of a job's output that are not blank; [] if there is none."""
+    lines: list[str] = []
+    with suppress(OSError), file.open("rb") as output:
+        output.seek(-min(END, file.stat().st_size), os.SEEK_END)
+        lines = output.read(END).decode(errors="replace").split("\n")
+    return [line.strip() for line in lines if line.strip()][-number:]

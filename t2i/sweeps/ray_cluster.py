@@ -20,7 +20,7 @@ from ray import exceptions
 
 from t2i.runs.text import one_line
 from t2i.sweeps.job import Job, SweepError
-from t2i.sweeps.process import JobAtWork, cause_of_death
+from t2i.sweeps.process import JobAtWork, Losses, cause_of_death
 
 log = logging.getLogger(__name__)
 # Variables of the environment that go along, by how they begin; the others are the node's own.
@@ -76,6 +76,9 @@ class RayCluster:
             min((int(node.get(name, 0) // amount) for name, amount in needs.items()), default=1) for node in _nodes()
         )
 
+    def follows(self, job: Job) -> bool:
+        return False  # Ray ends the jobs of a command that has ended
+
     def start(self, job: Job, last_step: int, running: Sequence[Any]) -> "RayJob":
         """Hand a job to Ray, which runs it to a step as soon as a node is free."""
         settings = {
@@ -95,21 +98,6 @@ class RayCluster:
             ray.wait([started.reference for started in running], timeout=1.0)
         else:
             time.sleep(1.0)
-
-
-@dataclass
-class Losses:
-    """How often a job lost its node without having got any further."""
-
-    allowed: int
-    number: int = 0
-    step: float = -1.0
-
-    def again(self, step: float) -> bool:
-        """Note another loss at this step. Whether the job is to begin again."""
-        self.number = self.number + 1 if step <= self.step else 1
-        self.step = max(step, self.step)
-        return self.number <= self.allowed
 
 
 @dataclass

@@ -57,6 +57,19 @@ def test_missing_xformers_is_named_with_the_command(monkeypatch):
         resolve_attention("xformers", "fp16")
 
 
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("No operator found for `memory_efficient_attention_forward`"), OSError("libcuda.so")]
+)
+def test_an_xformers_that_was_built_for_another_machine_is_refused(monkeypatch, small_pipeline, error):
+    def refuse(self):
+        raise error
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "enable_xformers_memory_efficient_attention", refuse)
+    with pytest.raises(ConfigError, match=r"attention=xformers can't run here \(.*\); use attention=sdpa"):
+        set_attention(unet, "xformers", "bf16")
+
+
 def test_both_implementations_of_attention_agree(small_pipeline):
     unet = diffusers.UNet2DConditionModel.from_pretrained(small_pipeline, subfolder="unet")
     inputs = torch.randn(2, 4, 16, 16), torch.tensor([10, 900]), torch.randn(2, 24, 128)

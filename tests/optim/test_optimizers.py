@@ -1,5 +1,6 @@
 """Every option of the group trains, and resumes after a pause as if there had been none."""
 
+import copy
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from helpers.runs import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i.config import ConfigError
 from t2i.experiment.plan import check_the_rest, make_plan
@@ -106,6 +108,78 @@ def test_weights_and_gradients_may_lie_differently_in_memory():
         weight.grad = torch.randn(4, 3, 2, 2, generator=random(1))
         optimizer.step()
     assert torch.allclose(plain, last, atol=1e-7)
+
+
+def many(dtype=torch.bfloat16, sizes=((3, 5), (40,), (2, 3, 2, 2), (1,))):
+    """Weights with gradients of a first step."""
+    weights = [torch.nn.Parameter(torch.randn(size, generator=random(i)).to(dtype)) for i, size in enumerate(sizes)]
+    for i, weight in enumerate(weights):
+        weight.grad = torch.randn(weight.shape, generator=random(100 + i)).to(dtype)
+    return weights
+
+
+@pytest.mark.parametrize("together", [2**25, 16])  # elements: all of them, and parts of some
+def test_weights_that_are_updated_together_are_updated_as_one_by_one(monkeypatch, together):
+    """In float32, where nothing is rounded, to the bit; in bfloat16 to a neighbour."""
+    monkeypatch.setattr("t2i.optim.optimizers.TOGETHER", together)
+    for dtype in (torch.float32, torch.bfloat16):
+        alone, grouped = many(dtype), many(dtype)
+        groups = [{"params": grouped[:2]}, {"params": grouped[2:], "lr": 0.03}]
+        one_by_one = [{"params": alone[:2]}, {"params": alone[2:], "lr": 0.03}]
+        optimizers = [
+            StochasticAdamW(these, lr=1e-2, **ADAMW, seed=0, foreach=foreach)
+            for these, foreach in ((one_by_one, False), (groups, True))
+        ]
+        for optimizer in optimizers * 2:
+            optimizer.step()
+        for first, second in zip(alone, grouped, strict=True):
+            assert torch.allclose(first.float(), second.float(), rtol=0 if dtype == torch.float32 else 2**-6, atol=0)
+
+
+def test_a_few_operations_update_hundreds_of_weights():
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.calls += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for number in (10, 300):
+        optimizer = StochasticAdamW(many(sizes=[(2, 2)] * number), lr=1e-2, **ADAMW, seed=0, foreach=True)
+        optimizer.step()  # makes the moments
+        with Count() as count:
+            optimizer.step()
+        counts.append(count.calls)
+    assert counts[0] == counts[1] < 50
+
+
+def test_a_step_that_is_not_to_be_taken_changes_nothing():
+    weights = many()
+    optimizer = StochasticAdamW(weights, lr=1e-2, **ADAMW, seed=0, foreach=True)
+    optimizer.step()
+    kept = [[weight, *list(optimizer.state[weight].values())[1:]] for weight in weights]
+    before = [[tensor.clone() for tensor in tensors] for tensors in kept]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, float("nan"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert all(torch.equal(a, b) for old, new in zip(before, kept, strict=True) for a, b in zip(old, new, strict=True))
+
+
+def test_a_run_may_go_on_with_the_channels_elsewhere():
+    """The moments of a checkpoint lie in memory as the weights did."""
+    plain = torch.nn.Parameter(torch.randn(4, 3, 2, 2, generator=random()))
+    before = StochasticAdamW([plain], lr=1e-2, **ADAMW, seed=0)
+    plain.grad = torch.randn(4, 3, 2, 2, generator=random(1))
+    before.step()
+    turned = torch.nn.Parameter(plain.detach().clone().to(memory_format=torch.channels_last))
+    after = StochasticAdamW([turned], lr=1e-2, **ADAMW, seed=0)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    for weight, optimizer in ((plain, before), (turned, after)):
+        weight.grad = torch.randn(4, 3, 2, 2, generator=random(2))
+        optimizer.step()
+    assert torch.allclose(plain, turned, atol=1e-7)
 
 
 OPTIONS = ["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "schedulefree", "adamw_sr"]

@@ -17,11 +17,22 @@ error: ${error}
 """
 
 
+COMMANDER = """# A loss that executes commands.
+_target_: commander.Commander
+folder: ???
+seed: ${seed}
+snr_gamma: 5.0
+normalize: false
+error: ${error}
+"""
+
+
 @pytest.fixture
 def command(small, tmp_path):
     """Start `python -m t2i.train -m` on small runs in a folder that is not the checkout."""
     (tmp_path / "options" / "loss").mkdir(parents=True)
     (tmp_path / "options" / "loss" / "saboteur.yaml").write_text(OPTION)
+    (tmp_path / "options" / "loss" / "commander.yaml").write_text(COMMANDER)
 
     def start(*arguments: str) -> subprocess.Popen:
         program = [
@@ -33,7 +44,7 @@ def command(small, tmp_path):
             *small,
             "threads=1",
             "sample_every=0",
-            "allowed_targets=[saboteur]",
+            "allowed_targets=[saboteur,commander]",
         ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         helpers = Path(__file__).resolve().parent.parent / "helpers"

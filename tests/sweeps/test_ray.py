@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from t2i.sweeps.process import Losses
+
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 't2i[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 SWEEP = ("hydra/launcher=ray", "hydra.launcher.address=auto", "seed=0,1", "steps=40", "save_every=2")
@@ -96,7 +98,5 @@ def test_what_no_node_has_is_refused_with_what_they_have(command, cluster):
 
 
 def test_a_job_that_gets_further_between_losses_is_not_given_up():
-    from t2i.sweeps.ray_cluster import Losses
-
     losses = Losses(allowed=1)
     assert [losses.again(step) for step in (4, 8, 8, 12, 12, 12)] == [True, True, False, True, False, False]

@@ -133,6 +133,7 @@ def test_no_step_waits(watch, pipelines, tmp_path):
     jobs = [
         ["precision=fp32", "micro_batch_size=2"],
         ["precision=fp16", "adapter=lora", "input_perturbation=0.1"],
+        ["precision=bf16_sr"],
         [*pipelines("sdxl"), *TEXT, "precision=bf16"],
         [*pipelines("qwen_image"), "adapter=lora", "adapter.rank=4", "error=huber"],
     ]
@@ -146,6 +147,7 @@ def test_a_validation_waits_once_for_each_set_of_weights(watch, tmp_path):
     settings = ["validate_every=2", "save_every=1", "sample_every=2", "samples.steps=1"]
     paused, resumed = watch.waits((tmp_path / "run", [*settings, "stop_at=1"]), (tmp_path / "run", settings))
     assert during(paused, "step") == during(resumed, "step") == {}
+    assert during(paused, "save") == during(resumed, "save") == {}  # a checkpoint is copied to page-locked memory
     assert sum(during(paused, "validate").values()) == 2  # errors of raw and of averaged weights
     assert sum(during(resumed, "validate").values()) == 4  # at two steps
 

@@ -103,6 +103,8 @@ FLAGS = [  # script, flags, and what they set
         {"optimizer": "adamw", "optimizer.betas": [0.8, 0.99], "optimizer.weight_decay": 0.1, "optimizer.eps": 1e-7},
     ),
     (T2I, "--max_grad_norm 2 --gradient_checkpointing", {"max_grad_norm": 2.0, "gradient_checkpointing": True}),
+    (T2I, "--allow_tf32", {"tf32": True}),
+    (T2I, "", {"tf32": False}),
     (T2I, "", {"gradient_checkpointing": False}),
     (T2I, "--dataloader_num_workers 8", {"num_workers": 8}),
     (T2I, "--mixed_precision bf16", {"precision": "bf16"}),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2i.config import ConfigError
+from t2i.config.out_of_memory import lacking
 from t2i.evaluation.image_metrics.network_files import BUNDLED_TOKENIZERS, WEIGHTS, check_settings, find
 from t2i.models.library_logs import hide_loading_bars, quiet
 from t2i.models.model import Content
@@ -103,7 +104,7 @@ class FeatureNetwork:
                     **kind.arguments,
                 )
         except Exception as error:  # the libraries raise anything for a damaged or strange file
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if lacking(error):
                 raise
             raise ConfigError(
                 f"{self.setting}={self.model} can't be loaded: {one_line(error)}; fetch it again"

@@ -49,6 +49,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.program, self.during, self.waits = str(program), "start", list[Wait]()
         self.values = torch.Generator().manual_seed(0)
+        self.page_locked = list[range]()  # addresses of memory on the host
 
     def note(self, what: str) -> None:
         where, frame = list[str](), sys._getframe(1)
@@ -72,7 +73,10 @@ class Watch(TorchDispatchMode):
         target = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else None
         if not any(isinstance(tensor, FakeTensor) for tensor in tensors) and target in (None, "cpu", "meta"):
             with no_dispatch():
-                return func(*args, **kwargs)
+                result = func(*args, **(kwargs | {"pin_memory": False} if kwargs.get("pin_memory") else kwargs))
+            if kwargs.get("pin_memory"):
+                self.page_locked.append(range(result.data_ptr(), result.data_ptr() + result.nbytes))
+            return result
         answer = self.brought_back(func, args, kwargs, target)
         if answer is not NotImplemented:
             return answer
@@ -97,6 +101,9 @@ class Watch(TorchDispatchMode):
             self.note(f"a copy of {tuple(args[0].shape)} comes back")
             return self.made_up(args[0], kwargs.get("dtype"))
         if func is aten.copy_.default and on_gpu(args[1]) and not on_gpu(args[0]):
+            locked = any(args[0].data_ptr() in memory for memory in self.page_locked)
+            if locked and (kwargs.get("non_blocking") or True in args[2:]):
+                return args[0]
             self.note(f"a copy of {tuple(args[1].shape)} comes back")
             return args[0]
         return NotImplemented
@@ -173,6 +180,7 @@ def pretended(program: Path) -> Generator[Watch, None, None]:
         for owner, name, replacement in (
             (FakeTensorMode, "avoid_device_init", property(lambda mode: True)),
             (torch.Tensor, "pin_memory", pin_memory),
+            (torch.cuda, "Event", mock.Mock),
             (torch.nn.Module, "_apply", apply),
             (torch, "save", save_made_up),
         ):
