@@ -156,10 +156,8 @@ def t2i(cfg: DictConfig, turns: Turns) -> None:
         with recording(run, plan.tracker, None, [], cfg.steps, -1) as recorder:
             turns.begin(precision=facts["precision"], attention=facts["attention"])
             train(
-                model=experiment.model,
-                diffusion=plan.diffusion,
-                loss=plan.loss,
-                optimization=experiment.optimization,
+                take_step=experiment.take_step,
+                lr_scheduler=experiment.optimization.lr_scheduler,
                 examples=experiment.examples,
                 schedule=schedule(cfg, 0, experiment.accelerator.device),
                 hooks=Hooks(
@@ -184,7 +182,7 @@ def never(step: int) -> None:
 
 def bare(cfg: DictConfig, turns: Turns) -> None:
     """What no loop can do without."""
-    from t2i.training.loop import clip_grad_norm
+    from t2i.training.step import clip_grad_norm
 
     with tempfile.TemporaryDirectory() as folder:
         experiment, facts = assembled(cfg, folder)

@@ -78,6 +78,7 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     """Print the tables and the verdicts."""
     from rich.console import Console
 
+    from t2i.comparison.excerpt import excerpt, note, shown_warnings
     from t2i.comparison.family import tree
     from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_rows
     from t2i.comparison.tradeoff import judgements, points
@@ -85,9 +86,10 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     from t2i.runs.text import printable
 
     console = Console(markup=False, highlight=False)
-    for note in comparison.notes:
-        console.print(printable(note))
-    for line in tree(comparison.results):
+    whole, comparison = comparison, excerpt(comparison, metric)
+    for text in [*whole.notes, note(comparison, metric)] if comparison.whole else whole.notes:
+        console.print(printable(text))
+    for line in tree(whole.results):
         console.print(printable(line))
     bins = bin_names(comparison, metric)
     groups: dict[str, Sequence[str]] = {
@@ -101,7 +103,10 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
         title = f"{metric.name} against {comparison.baseline.label}: difference, 95 % interval, p after Holm"
         by_bin = {"Difference by SNR bin in %; * larger than the noise": bins} if bins else {}
         _print_groups(console, rows, {title: (), **by_bin})
-        spoken = [("note", word_notes(comparison.verdicts(metric))), *sentences(comparison, metric)]
+        spoken = [
+            ("note", word_notes(comparison.verdicts(metric), comparison.num_tests(metric))),
+            *sentences(comparison, metric),
+        ]
         for outcome, sentence in filter(lambda each: each[1], spoken):
             console.print(printable(f"• {sentence}"), style=STYLES.get(outcome, ""))
     if found := points(comparison, metric.averaged):
@@ -111,7 +116,7 @@ def show(comparison: "Comparison", metric: "AnyMetric") -> None:
     if rows := [row for row in run_rows(comparison, metric) if row["not compared"].text]:
         columns = ["run", "state", "step", metric.name, "not compared"]
         _print_groups(console, [{name: row[name] for name in columns} for row in rows], {"Not compared": ()})
-    for warning in comparison.warnings:
+    for warning in shown_warnings(comparison):
         console.print(printable(f"! {warning}"), style="yellow")
 
 

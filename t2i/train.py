@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from t2i.config.model_size import check_model_is_named
 from t2i.config.resolvers import register
 from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
+from t2i.distributed import launch
 from t2i.distributed.ranks import ranks_from_slurm
 from t2i.runs.folder import begun_precision, begun_with
 from t2i.runs.fork_rules import open_parent
@@ -39,7 +41,7 @@ from t2i.sweeps.manifest import as_begun, job_folder
 if TYPE_CHECKING:
     from t2i.api.run import Run
 
-register(job_folder)
+register(job_folder, launch.stamp)
 guard_files()
 HYDRA_FLAGS = {flag for action in get_args_parser()._actions for flag in action.option_strings}
 
@@ -57,6 +59,7 @@ def main() -> None:
         refuse_without_multirun(sys.argv[1:])
         sys.argv[1:] = with_parents(as_typed(sys.argv[1:]))
         check_foreign_files(sys.argv[1:])
+        launch.connect()
     hydra_main()
 
 
@@ -71,7 +74,8 @@ def hydra_main(cfg: DictConfig) -> float:
     with exits():
         folder = Path(hydra_config.runtime.output_dir)
         try:
-            return train(cfg, hydra_config)
+            with launch.peers().reporting():
+                return train(cfg, hydra_config)
         except ConfigError:
             _remove_if_empty(folder)
             raise
@@ -152,8 +156,9 @@ def _redact_files(folder: Path) -> None:
 
 def _remove_if_empty(folder: Path) -> None:
     """Remove the folder that Hydra made for a run that never began."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
-        shutil.rmtree(folder)
+    with suppress(FileNotFoundError):  # another process of the run removes it, too
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+            shutil.rmtree(folder)
 
 
 class _Callable(ModuleType):

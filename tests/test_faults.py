@@ -12,7 +12,7 @@ from helpers.dying import train_and_die
 from t2i.runs import checkpoints
 
 MOMENTS = [  # module, function, how often it is called in 40 steps, about
-    ("t2i.training.loop", "squared_error", 40),
+    ("t2i.training.step", "squared_error", 40),
     ("t2i.evaluation.battery", "summary", 8),
     ("t2i.runs.checkpoints", "_write", 40),
     ("t2i.runs.records", "sync", 60),
@@ -95,6 +95,6 @@ def test_damaged_checkpoints_are_passed_over_and_the_bits_are_the_same(overrides
             changed = {"truncated": content[: len(content) // 2], "flipped": content[:-1] + bytes([content[-1] ^ 1])}
             file.unlink() if how == "missing" else file.write_bytes(changed[how])
 
-    moments = [("t2i.training.loop", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
+    moments = [("t2i.training.step", "squared_error", steps, signal.SIGKILL) for steps in (18, 20, 16)]
     assert finish(tmp_path / "run", overrides, moments, spoil) == 3
     assert same(left_by(tmp_path / "run"), undisturbed)

@@ -18,7 +18,7 @@ ORDER = [
     {"data", "tracking"},
     {"evaluation"},
     {"sampling", "training", "comparison"},
-    {"publishing", "sweeps", "judging"},
+    {"publishing", "sweeps", "judging", "backends"},
     {"experiment", "inspection"},
     {"tiny"},
     {"cli"},  # finds the commands by name, so that they can share what it holds

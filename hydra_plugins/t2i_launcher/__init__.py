@@ -31,6 +31,10 @@ class ProcessLauncher(Launcher):
         self.runner: SweepRunner | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from t2i.sweeps.compositions import Compositions
+
+        self.compositions = Compositions(hydra_context)
+        self.compositions.check_quickly()
         self.config, self.loader = config, hydra_context.config_loader
         self.context, self.task_function = hydra_context, task_function
 
@@ -40,7 +44,13 @@ class ProcessLauncher(Launcher):
         if self.runner is None:  # a sweeper that learns from the results calls again
             self.runner = self.make_runner(Path(self.config.hydra.sweep.dir))
         jobs = [with_parents(job) for job in job_overrides]  # each with the settings of the run that it begins with
-        return self.runner.run([self.checked(self.loader.load_sweep_config(self.config, job)) for job in jobs])
+        load = self.compositions.load_sweep_config
+        configs = (self.checked(load(self.config, job)) for job in jobs)  # one at a time
+        self.compositions.compose_fully()
+        try:
+            return self.runner.run(configs)
+        finally:
+            self.compositions.check_quickly()  # the next jobs of a sweeper that learns from the results
 
     def make_runner(self, folder: Path) -> "SweepRunner":
         from t2i.sweeps.launcher import SweepRunner

@@ -11,7 +11,7 @@ from t2i.api.process import call
 from t2i.api.run import Run, Runs, open_run, open_runs
 from t2i.config import ConfigError
 from t2i.config.compose import compose
-from t2i.config.resolvers import in_multirun, stamp
+from t2i.config.resolvers import in_multirun, now
 from t2i.config.typed import as_typed
 from t2i.runs.inheritance import with_parents
 
@@ -47,7 +47,7 @@ def sweep(*overrides: str, show: bool = True, **named: Any) -> Runs:
     _refuse_words(overrides, named)
     words = [word for word in overrides if word not in SWEEPS]
     if (name := _typed("sweep", as_typed(words))) is None:
-        words.append(f"sweep={(name := stamp())}")
+        words.append(f"sweep={(name := now())}")
     call(["train", "-m", *words], show, advice=f't2i.sweep(..., "sweep={name}") goes on with it')
     return open_runs(Path(in_multirun(name)))
 
@@ -77,6 +77,6 @@ def _new_name(words: list[str]) -> str:
     """The folder that the command would choose. What is wrong with the settings, the command says."""
     try:
         choices = compose(words, return_hydra_config=True).hydra.runtime.choices
-        return os.path.join(f"{choices['dataset']}-{choices['loss']}", stamp())
+        return os.path.join(f"{choices['dataset']}-{choices['loss']}", now())
     except (ConfigError, HydraException):
-        return stamp()
+        return now()

@@ -24,6 +24,7 @@ from t2i.comparison.results import Result
 from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
 
 TRUNK = "trunk of several runs"
+MOST_LINES = 20  # of single runs, for each variant
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#5B4FA2")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -63,7 +64,7 @@ def draw_runs(axes: Axes, x: np.ndarray, values: np.ndarray, style: dict, label:
     """The mean over the runs, and a thin line for each run. values: [R, len(x)]."""
     axes.plot(x, values.mean(0), label=label, linewidth=1.8, **style)
     if len(values) > 1:
-        runs = [np.column_stack([x, run]) for run in values]
+        runs = [np.column_stack([x, run]) for run in values[:MOST_LINES]]
         axes.add_collection(LineCollection(runs, color=style["color"], linewidth=0.6, alpha=0.45))
 
 
@@ -142,7 +143,7 @@ def _common_points(curves: list[list[tuple[int, float, float]]]) -> tuple[np.nda
 def _log_if_wide(axes: Axes) -> None:
     """A logarithmic axis with readable labels if the values differ by more than a factor of two."""
     values = np.concatenate([line.get_ydata() for line in axes.get_lines()])
-    if values.min() > 0 and values.max() / values.min() > 2:
+    if values.size and values.min() > 0 and values.max() / values.min() > 2:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(PLAIN)

@@ -27,6 +27,7 @@ from t2i.comparison.results import Result
 from t2i.comparison.verdicts import AnyMetric, Comparison, Variant
 from t2i.comparison.wording import difference_text, number, percent
 
+MOST_ROWS, MOST_COLUMNS = 40, 20  # of a heat map that can be read
 FULL_ENOUGH = 0.6  # fraction of a grid's cells that must hold a variant
 
 
@@ -68,8 +69,9 @@ def _grid(comparison: Comparison, column_key: str) -> Grid:
 
 def overview(comparison: Comparison, metric: AnyMetric) -> Figure:
     """The metric of every variant: as a heat map over a grid, against the values of one number, or in rows."""
-    if grid := find_grid(comparison):
-        return _heat_map(comparison, metric, grid)
+    whole = comparison.whole or comparison
+    if (grid := find_grid(whole)) and len(grid.rows) <= MOST_ROWS and len(grid.columns) <= MOST_COLUMNS:
+        return _heat_map(whole, metric, grid)
     values = [run.config_value(key) for run in _first_runs(comparison) for key in comparison.factors.by]
     if len(comparison.factors.by) == 1 and len(values) > 2 and all(map(_is_number, values)):
         return _against_values(comparison, metric, values)

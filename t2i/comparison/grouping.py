@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from t2i.comparison import folds
+from t2i.comparison.excerpt import several
 from t2i.comparison.factors import Factors, as_text, find_factors, find_key
 from t2i.comparison.family import name_origins, shared_trunks
 from t2i.comparison.race_notes import race_notes
@@ -149,7 +150,7 @@ def _confounds(results: Sequence[Result], factors: Factors) -> list[str]:
     """Warnings of other differences between the runs, which may explain a difference in a metric."""
     warnings = []
     for key in factors.paired:
-        values = ", ".join(sorted({as_text(result.config_value(key)) for result in results}))
+        values = several(sorted({as_text(result.config_value(key)) for result in results}))
         warnings.append(f"Runs of one variant differ in {key} ({values}); they are paired by it as by the seed.")
     if factors.partial:
         keys = ", ".join(factors.partial)
@@ -158,11 +159,11 @@ def _confounds(results: Sequence[Result], factors: Factors) -> list[str]:
     for key in dict.fromkeys(key for run_facts in facts for key in run_facts):
         counts = Counter(as_text(run_facts.get(key)) for run_facts in facts)
         if len(counts) > 1:
-            listed = ", ".join(f"{value} in {count} run{'s' if count > 1 else ''}" for value, count in counts.items())
+            listed = several([f"{value} in {count} run{'s' if count > 1 else ''}" for value, count in counts.items()])
             warnings.append(f"The runs also differ in {key}: {listed}.")
     raw = [result.name for result in results if f"{result.battery}ema/" not in result.errors]
     if 0 < len(raw) < len(results):
-        warnings.append(f"val/ema/... is not compared: no averaged weights in {', '.join(raw)}.")
+        warnings.append(f"val/ema/... is not compared: no averaged weights in {several(raw)}.")
     return warnings
 
 
@@ -202,7 +203,7 @@ def _stopped_early(results: Sequence[Result], step: int | None) -> list[str]:
     """A warning of runs that ended before their learning-rate schedules did."""
     if step is not None or not (stopped := [result for result in results if result.stopped_early_at is not None]):
         return []
-    listed = ", ".join(f"{run.name} at step {run.stopped_early_at} of {run.config.get('steps')}" for run in stopped)
+    listed = several([f"{run.name} at step {run.stopped_early_at} of {run.config.get('steps')}" for run in stopped])
     last_shared = max(set.intersection(*(set(result.validations) for result in results)), default=0)
     remedy = f" --step {last_shared} compares all runs at that step." if last_shared else ""
     return [
@@ -233,15 +234,15 @@ def _unpaired(variants: Sequence[Variant], baseline: Variant) -> list[str]:
     for seeds, labels in not_in_baseline.items():
         if seeds:
             warnings.append(
-                f"{', '.join(labels)}: the runs with {seeds} are left out of the test, as the baseline has none."
+                f"{several(labels)}: the runs with {seeds} are left out of the test, as the baseline has none."
             )
     for seeds, labels in only_in_baseline.items():
         if seeds:
-            warnings.append(f"{', '.join(labels)}: no runs with {seeds}, so the baseline's are left out of the test.")
+            warnings.append(f"{several(labels)}: no runs with {seeds}, so the baseline's are left out of the test.")
     return warnings
 
 
 def _list_pairs(variant: Variant, without: Variant) -> str:
     """seed=1, seed=2: the variant's runs that the other variant lacks."""
     pairs = [pair for pair in variant.runs if pair not in without.runs]
-    return ", ".join(" ".join(["seed=" + as_text(seed), *map(as_text, others)]) for seed, *others in pairs)
+    return several([" ".join(["seed=" + as_text(seed), *map(as_text, others)]) for seed, *others in pairs])

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from t2i.comparison import curves, figures, snr_plot
 from t2i.comparison.charts import STYLE
+from t2i.comparison.curves import MOST_LINES
+from t2i.comparison.excerpt import MOST_RUNS, excerpt, note, shown_metrics, shown_warnings
 from t2i.comparison.family import tree
 from t2i.comparison.page_parts import data_uri, svg_uri, template
 from t2i.comparison.people import People
@@ -42,11 +44,13 @@ def write_page(
 
     progress: iterates over the metrics, each of which takes a while to draw, and may show how far it is.
     """
+    whole, comparison = comparison, excerpt(comparison, metric)
     with matplotlib.rc_context(STYLE):
         for name in _figure_names(comparison, metric):
             with replacing(folder / f"{name}.png") as file:
                 FIGURES[name](comparison, metric).savefig(file, dpi=150)
-        drawings = {other: _figure_uris(comparison, other) for other in progress(comparison.metrics)}
+        metrics = shown_metrics(whole, metric)
+        drawings = {other: _figure_uris(comparison, other) for other in progress(metrics)}
         found = {averaged: points(comparison, averaged) for averaged in (False, True)}
         tradeoffs = {
             averaged: (svg_uri(tradeoff(comparison, those)), judgements(comparison, those, averaged))
@@ -61,8 +65,14 @@ def write_page(
         with replacing(folder / "samples.png") as file:
             gallery_image(comparison, shown).save(file)
     text = template(Path(__file__).with_name("page.html")).render(
-        title=Path(os.path.commonpath([run.folder for run in comparison.results])).name,
+        title=Path(os.path.commonpath([run.folder for run in whole.results])).name,
         comparison=comparison,
+        whole=whole,
+        metrics=metrics,
+        shown_note=note(comparison, metric),
+        shown_warnings=shown_warnings,
+        most_runs=MOST_RUNS,
+        most_lines=MOST_LINES,
         chosen=metric,
         drawings=drawings,
         tradeoffs=tradeoffs,
@@ -73,7 +83,7 @@ def write_page(
         variant_rows=variant_rows,
         difference_rows=difference_rows,
         run_rows=run_rows,
-        family=tree(comparison.results),
+        family=tree(whole.results),
         people=people and _people_section(people, folder),
         gallery=shown,
         row_note=row_note,

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from t2i.comparison.excerpt import sampled_runs
 from t2i.comparison.factors import as_text
 from t2i.comparison.results import Result
 from t2i.comparison.verdicts import Comparison
@@ -32,10 +33,9 @@ class Gallery:
 def gallery(comparison: Comparison) -> Gallery:
     """The samples of all runs that drew the baseline's prompts with the same settings, sorted like the variants."""
     wanted = _sample_settings(comparison.runs[0])
-    others = sorted(comparison.left_out, key=lambda run: comparison.factors.sort_key(run) if run.config else ())
     prompts = wanted.get("samples.prompts", [])
     rows, left_out, without = [], [], []
-    for run in [*comparison.runs, *others]:
+    for run in sampled_runs(comparison):
         samples = run.latest_samples()
         if samples is None:
             without.append(run.name)

@@ -98,6 +98,7 @@ class Comparison:
     notes: list[str]  # how the runs were pooled and paired
     warnings: list[str]  # what may make the comparison unfair, and what it leaves out
     differences: dict[tuple[Variant, AnyMetric], Difference] = field(default_factory=dict)  # those computed so far
+    whole: "Comparison | None" = None  # of an excerpt: the comparison with all variants, which it is a part of
 
     @property
     def runs(self) -> list[Result]:
@@ -116,11 +117,13 @@ class Comparison:
     @cached_property
     def scores(self) -> list[ScoreMetric]:
         """The metrics of the images that the models draw."""
-        return score_metrics(self.runs)
+        return self.whole.scores if self.whole else score_metrics(self.runs)
 
-    @property
+    @cached_property
     def errors(self) -> list[Metric]:
         """The metrics of the denoising error."""
+        if self.whole:
+            return self.whole.errors
         prefixes = [f"{battery}{weights}" for battery in ERRORS for weights in ("", "ema/")]
         shared = [prefix for prefix in prefixes if share(self.runs, prefix)]
         metrics = [metric for prefix in shared for metric in all_metrics(prefix, self.num_timesteps)] + gap_metrics()
@@ -193,6 +196,21 @@ class Comparison:
 
     def verdicts(self, metric: AnyMetric) -> list[Verdict]:
         """The verdict on every variant that has pairs with the baseline, best first."""
+        if self.whole is not None:
+            return [verdict for verdict in self.whole.verdicts(metric) if verdict.variant in self.variants]
+        if metric not in self._verdicts:
+            self._verdicts[metric] = self._judge(metric)
+        return self._verdicts[metric]
+
+    def num_tests(self, metric: AnyMetric) -> int:
+        """The number of variants that are tested, which p is corrected for."""
+        return len((self.whole or self).verdicts(metric))
+
+    @cached_property
+    def _verdicts(self) -> dict[AnyMetric, list[Verdict]]:
+        return {}
+
+    def _judge(self, metric: AnyMetric) -> list[Verdict]:
         tested = [variant for variant in self.variants if variant is not self.baseline and self.pairs(variant)]
         bins = self.bins(metric)
         totals = [self.difference(variant, metric) for variant in tested]

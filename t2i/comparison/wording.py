@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from t2i.comparison.excerpt import several
 from t2i.comparison.image_scores import score_notes
 from t2i.comparison.sensitivity import could_have_found
 from t2i.comparison.significance import Difference
@@ -16,14 +17,14 @@ def sentences(comparison: Comparison, metric: AnyMetric) -> list[tuple[str, str]
     verdicts = comparison.verdicts(metric)
     if not verdicts:
         return []
-    most_seeds = max(verdict.seeds for verdict in verdicts)
+    most_seeds, tests = max(verdict.seeds for verdict in verdicts), comparison.num_tests(metric)
     spoken = []
     for verdict in verdicts:
-        sentence = _sentence(verdict, metric, comparison.baseline.label, len(verdicts))
+        sentence = _sentence(verdict, metric, comparison.baseline.label, tests)
         few = _few_images(comparison, verdict, metric)
         seeds = " with one seed" if verdict.seeds == 1 and most_seeds > 1 else ""
         bins = _bins_clause(verdict) if metric.snr_bin is None and verdict.bins else ""
-        unseen = could_have_found(comparison, verdict, metric, len(verdicts)) if _found_nothing(verdict, metric) else ""
+        unseen = could_have_found(comparison, verdict, metric, tests) if _found_nothing(verdict, metric) else ""
         spoken.append((verdict.outcome, f"{sentence}{seeds}{few}{bins}. {unseen}".rstrip()))
     notes = score_notes(comparison.runs, metric) if isinstance(metric, ScoreMetric) else []
     return [*spoken, *(("note", note) for note in notes), ("scope", f"{_scope(verdicts)}{_folds_clause(comparison)}")]
@@ -40,12 +41,15 @@ def verdict_word(verdict: Verdict) -> str:
     return "not proven" if verdict.lost_by_correction else "within noise"
 
 
-def word_notes(verdicts: list[Verdict]) -> str:
-    """What the words of the verdicts that claim no difference mean, as far as they occur; "" if none does."""
+def word_notes(verdicts: list[Verdict], tests: int | None = None) -> str:
+    """What the words of the verdicts that claim no difference mean, as far as they occur; "" if none does.
+
+    tests: the number of comparisons, if there are more than these.
+    """
     words = {verdict_word(verdict) for verdict in verdicts}
     notes = {
         "within noise": "p ≥ 0.05 even by itself",
-        "not proven": f"p < 0.05 by itself, but not among {len(verdicts)} comparisons",
+        "not proven": f"p < 0.05 by itself, but not among {tests or len(verdicts)} comparisons",
     }
     told = [f"{word}: {note}" for word, note in notes.items() if word in words]
     return f"{'; '.join(told)}." if told else ""
@@ -114,7 +118,7 @@ def _scope(verdicts: list[Verdict]) -> str:
     seeds = sorted({verdict.seeds for verdict in verdicts} - {1})
     scope = f"{' or '.join(map(str, seeds))} seeds: the intervals cover the variants, over other seeds and images"
     if single:
-        scope += f"; for {', '.join(single)}, with one seed, they cover the trained models only"
+        scope += f"; for {several(single)}, with one seed, they cover the trained models only"
     return f"{scope}. A third seed would make them far narrower." if 2 in seeds else f"{scope}."
 
 

@@ -20,10 +20,13 @@ READABLE = (  # environment variables that oc.env gives
 )
 
 
-def register(job_folder: Callable[[str, list[str]], str]) -> None:
-    """Make them known to OmegaConf. job_folder: (folder of a sweep, overrides of a job) -> name of the job's folder."""
+def register(job_folder: Callable[[str, list[str]], str], stamp: Callable[[str], str] | None = None) -> None:
+    """Make them known to OmegaConf. job_folder: (folder of a sweep, overrides of a job) -> name of the job's folder.
+
+    stamp: group of runs -> group/name of a new run in it; by default the time.
+    """
     OmegaConf.register_new_resolver("either", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("stamp", stamp, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("stamp", stamp or (lambda group: f"{group}/{now()}"), replace=True, use_cache=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     restrict()
 
@@ -82,14 +85,9 @@ def in_multirun(name: Any) -> str:
     return str(folder)
 
 
-def stamp() -> str:
-    """The time, for the name of a folder. Processes that were launched together take the time of the launch."""
-    started = time.time()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        import psutil
-
-        started = psutil.Process(os.getppid()).create_time()
-    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(started))
+def now() -> str:
+    """The time, for the name of a folder."""
+    return time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
 def _refuser(name: str) -> Callable[..., NoReturn]:

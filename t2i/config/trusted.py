@@ -70,6 +70,7 @@ RULES = {
     "model": Rule(),
     "dataset": Rule(),
     "metric": Rule(several=True),
+    "backend": Rule(),
 }
 ELSEWHERE = Rule()  # what settings outside of the groups may call: nothing
 

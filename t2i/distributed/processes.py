@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 
 
-def start(mixed_precision: str, timeout: float = 60) -> Accelerator:
+def start(mixed_precision: str, timeout: float = 60, on_cpu: bool = False) -> Accelerator:
     """Join the processes that the environment names, as `accelerate launch` sets it.
 
     mixed_precision: Accelerate's no, fp16 or bf16. timeout: minutes that a process waits for the others before it gives
-    up; it has to outlast what the main process does alone, such as writing a checkpoint. ConfigError for engines that
-    are not supported.
+    up; it has to outlast what the main process does alone, such as writing a checkpoint. on_cpu: leave a GPU alone.
+    ConfigError for engines that are not supported.
     """
     if _requested("DEEPSPEED"):
         raise ConfigError(
@@ -47,7 +47,7 @@ def start(mixed_precision: str, timeout: float = 60) -> Accelerator:
     # Each weight is used once in a forward pass, so keeping its cast copy until the end would only cost memory.
     uncached = AutocastKwargs(cache_enabled=False)
     patient = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))
-    accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[uncached, patient])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, kwargs_handlers=[uncached, patient])
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate leaves fp16 out
         accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
     refuse_fsdp_1(accelerator)

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from omegaconf import DictConfig
-from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from t2i.config import ConfigError
@@ -26,6 +25,7 @@ from t2i.experiment.batteries import battery_facts, check_data, make_batteries
 from t2i.experiment.class_images import load_data
 from t2i.experiment.device import hardware
 from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluation
+from t2i.experiment.optimization import set_up
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
 from t2i.experiment.reference import reference_images
@@ -36,13 +36,12 @@ from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
 from t2i.optim.precision import MIXED_PRECISION
-from t2i.optim.trained_weights import hold_weights
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.runs.folder import INFO, read_info
 from t2i.training import memory
-from t2i.training.loop import Optimization
 from t2i.training.meters import Meter
+from t2i.training.step import Optimization, OptimizerStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,7 @@ class Experiment:
     model: Model
     prompts: Sequence[str] | EmbeddedPrompts  # those of the samples
     optimization: Optimization
+    take_step: OptimizerStep
     examples: Readable
     batteries: dict[str, Battery]  # by the prefix of their errors, the first the one that runs are judged by
     images: ImageEvaluation | None  # None: the model is not judged by its images while it trains
@@ -107,15 +107,10 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         memory.keep_freed()
 
     model.denoiser.to(accelerator.device).train()
-    trained = hold_weights(model.denoiser, plan.precision)
-    optimizer = build(cfg, "optimizer")(list(trained.weights.values()))
-    trained.attach(optimizer)
-    lr_scheduler = build(cfg, "lr_scheduler")(optimizer)
-    trained, prepared = layout.prepare(model, trained, optimizer)
-    plan.ema.track(trained, optimizer)
-    max_grad_norm = cfg.max_grad_norm or float("inf")
-    meter = make_meter(cfg, plan, max_grad_norm, accelerator)
-    state = layout.checkpoint_state(prepared, denoiser=trained, lr_scheduler=lr_scheduler, ema=plan.ema)
+    training = set_up(cfg, plan, model, layout, accelerator)
+    max_grad_norm = training.optimization.max_grad_norm
+    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device)
+    state = {**training.state, "meter": meter}
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
     return Experiment(
@@ -124,30 +119,17 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         data=data,
         model=model,
         prompts=prompts,
-        optimization=Optimization(
-            trained=trained,
-            optimizer=prepared,
-            lr_scheduler=lr_scheduler,
-            ema=plan.ema,
-            max_grad_norm=max_grad_norm,
-        ),
+        optimization=training.optimization,
+        take_step=training.take_step,
         examples=examples,
         batteries=batteries,
         images=images,
         judged_prompts=judged_prompts,
         meter=meter,
         accelerator=accelerator,
-        state={**state, "meter": meter},
+        state=state,
         unquantized=unquantized,
     )
-
-
-def make_meter(cfg: DictConfig, plan: Plan, max_grad_norm: float, accelerator: Accelerator) -> Meter:
-    loss_scale: Callable[[], Tensor] | None = None
-    if (scaler := accelerator.scaler) is not None:
-        one = torch.ones((), device=accelerator.device)
-        loss_scale = partial(scaler.scale, one)
-    return Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device, loss_scale)
 
 
 def tells_cost(cfg: DictConfig, folder: Path) -> bool:
@@ -167,7 +149,9 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
 
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
     """Join the other processes, if there are any; returns also how they divide the network among themselves."""
-    accelerator = processes.start(MIXED_PRECISION[plan.precision.dtype], cfg.process_timeout)
+    in_jax = plan.backend.in_jax
+    mixed = "no" if in_jax else MIXED_PRECISION[plan.precision.dtype]
+    accelerator = processes.start(mixed, cfg.process_timeout, on_cpu=in_jax)
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {
@@ -193,6 +177,7 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
         raise ConfigError(f"{setting}: this model's text encoders are too large to be trained; leave it out")
     frozen_or_rounded = plan.adapter.needs_pretrained or plan.precision.weights == "stochastic"
     model.hold(plan.precision.compute if frozen_or_rounded else torch.float32)
+    plan.backend.check_model(model)
     set_attention(model.denoiser, plan.attention, plan.precision.dtype)
     if cfg.gradient_checkpointing:
         recompute(model.denoiser, cfg.checkpoint_levels)
@@ -205,6 +190,11 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What run.json says of the run's hardware, model, data, battery and weighting."""
     plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
+    facts: dict[str, Any] = {}
+    if plan.backend.in_jax:
+        from t2i.backends.jax.training import device_facts
+
+        facts = {"backend": "jax", **device_facts()}
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
@@ -222,6 +212,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "data_fingerprint": experiment.examples.fingerprint,
         **battery_facts(experiment.batteries),
         "weighting": weighting_table(plan),
+        **facts,
     }
 
 

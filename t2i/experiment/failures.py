@@ -6,6 +6,8 @@ from contextlib import contextmanager, suppress
 
 from t2i.config import ConfigError
 from t2i.config.out_of_memory import advice, lacking
+from t2i.distributed.launch import peers
+from t2i.distributed.peers import PeerFailed
 from t2i.runs.folder import Run
 from t2i.runs.text import one_line
 
@@ -21,6 +23,11 @@ def failures_noted(run: Run) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         run.end("interrupted")
+        raise
+    except PeerFailed:
+        if peers().writes:  # for process 0, if that is the one that died
+            with suppress(OSError):
+                peers().note(str(peers().failure))
         raise
     except BaseException as error:
         known = None if isinstance(error, ConfigError) else remedied(error)

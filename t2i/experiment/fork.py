@@ -121,7 +121,7 @@ def _take_weights(experiment: Experiment, state: Mapping[str, torch.Tensor], nam
             f"{_shape(own.get(key))} here; use its model, its adapter, adapter.rank and adapted_layers"
         )
     experiment.state["denoiser"].load_state_dict(dict(state))
-    experiment.plan.ema.track(trained, optimizer)
+    experiment.optimization.ema.track(trained, optimizer)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -134,7 +134,7 @@ def _take_state(experiment: Experiment, checkpoint: Path, changed: Mapping[str, 
     optimizer, schedule = optimization.optimizer, optimization.lr_scheduler
     fresh = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     before = torch.load(checkpoint / "lr_scheduler.pt", map_location="cpu", weights_only=True)["_last_lr"][0]
-    if isinstance(optimization.ema, NoEMA):
+    if isinstance(experiment.plan.ema, NoEMA):
         del parts["ema"]
     if any(belongs(key, METERED) for key in changed):
         del parts["meter"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from t2i.backends.backend import Backend
 from t2i.config import ConfigError
 from t2i.config.checks import check_fixed
 from t2i.config.instantiate import build, build_all, check_settings, check_signature, check_targets, naming, target_of
@@ -28,7 +29,7 @@ from t2i.models.quantization import check_quantize
 from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
 from t2i.optim.numerics import in_channels_last
-from t2i.optim.precision import Precision, resolve_precision
+from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import hold_weights
 from t2i.tracking import Tracker
 from t2i.training.early_stop import EarlyStop, early_stop_of
@@ -38,6 +39,7 @@ from t2i.training.early_stop import EarlyStop, early_stop_of
 class Plan:
     """The cheap components of a run."""
 
+    backend: Backend
     precision: Precision
     attention: str  # sdpa, math, by_size or xformers
     channels_last: bool
@@ -61,8 +63,10 @@ def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
     check_targets(cfg)
     check_fixed(cfg)
     _check_base(cfg)
+    check_signature(cfg, "backend")
+    backend: Backend = build(cfg, "backend")
     dtype = begun.removesuffix("_sr") if begun and cfg.precision.dtype == "auto" else cfg.precision.dtype
-    precision = resolve_precision(dtype, cfg.precision.weights)
+    precision = backend.precision(dtype, cfg.precision.weights)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
         check_signature(cfg, group)
@@ -85,7 +89,9 @@ def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
         probabilities = timesteps.probabilities(len(diffusion))
     with naming("loss"):
         loss.prepare(diffusion, probabilities)
+    backend.check(_for_backend(cfg, adapter, loss))
     return Plan(
+        backend=backend,
         precision=precision,
         attention=attention,
         channels_last=in_channels_last(cfg.channels_last, precision.dtype),
@@ -100,6 +106,22 @@ def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
         levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
         metrics=_metrics(cfg),
     )
+
+
+def _for_backend(cfg: DictConfig, adapter: Adapter, loss: Weighting) -> dict[str, Any]:
+    """What a backend may refuse, by the names of the settings."""
+    switches = {f"adapter.{name}": getattr(adapter, name, None) for name in ("text_encoder", "dora", "dropout")}
+    return {
+        **{name: cfg[name] for name in ("attention", "compile", "micro_batch_size", "num_workers")},
+        **{name: cfg[name] for name in ("tf32", "cudnn_benchmark", "deterministic")},
+        "channels_last": cfg.channels_last not in ("auto", False),
+        **switches,
+        "adapter.new_tokens": ", ".join(adapter.words.begin_at),
+        "model": cfg.model._target_,
+        "optimizer": target_of(cfg, "optimizer"),
+        "adapter": adapter,
+        "loss": loss,
+    }
 
 
 def _metrics(cfg: DictConfig) -> dict[str, ImageMetric]:

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from omegaconf import DictConfig
 
 from t2i.distributed import processes, slurm
+from t2i.distributed.launch import peers
 from t2i.distributed.processes import Together
 from t2i.evaluation.batteries import evaluate_all, gaps_since_start
 from t2i.evaluation.battery import evaluating
@@ -69,9 +70,12 @@ def run(
     with run.claimed(), naming(folder):
         origin = hold(parent, run, cfg, plan) if parent and run.writes else {}
         before = dict(run.info)
-        run.begin(overrides=overrides, choices=choices or {}, **origin)
+        begun_by = {"launchers": peers().launchers} if peers().launchers else {}
+        run.begin(overrides=overrides, choices=choices or {}, **begun_by, **origin)
+        peers().note = lambda failure: Run.mark(folder, state="failed", error=failure)
+        stopping = Stop(cfg.max_hours, run.writes, slurm.ends_at())
         exactness = numerics(cfg.tf32, cfg.cudnn_benchmark, cfg.deterministic)
-        with Stop(cfg.max_hours, run.writes, slurm.ends_at()) as stop, failures_noted(run), exactness:
+        with stopping as stop, failures_noted(run), peers().blamed(stop.hush), exactness:
             _train(cfg, plan, run, overrides, stop, before)
     if run.writes:
         for line in ended(run.folder, run.info, run.metrics(), cfg.steps):
@@ -114,10 +118,8 @@ def _train(cfg: DictConfig, plan: Plan, run: Run, overrides: list[str], stop: St
         if last_step is None or not to_call.ends_early():  # a run that was killed before its export has ended already
             with stop.patiently():
                 done = train(
-                    model=experiment.model,
-                    diffusion=plan.diffusion,
-                    loss=plan.loss,
-                    optimization=experiment.optimization,
+                    take_step=experiment.take_step,
+                    lr_scheduler=experiment.optimization.lr_scheduler,
                     examples=experiment.examples,
                     schedule=schedule(cfg, done, experiment.accelerator.device),
                     hooks=to_call,

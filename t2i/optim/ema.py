@@ -66,10 +66,15 @@ class EMA(WeightAverage):
         self.trained = trained
         self.shadow = copies(trained)
 
+    def next_decays(self) -> list[float]:
+        """The decay of the next update."""
+        number = self.updates + 1
+        return [min(self.decay, (1 + number) / (10 + number)) if self.warmup else self.decay]
+
     @torch.no_grad()
     def update(self) -> None:
+        [decay] = self.next_decays()
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         move(self.shadow, self.trained, decay, self.updates)
 
     def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:

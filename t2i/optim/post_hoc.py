@@ -68,11 +68,16 @@ class PostHoc(WeightAverage):
         self.trained = trained
         self.averages = {length: copies(trained) for length in self.exponents}
 
+    def next_decays(self) -> list[float]:
+        """β of each average in the next update."""
+        return [(1 - 1 / (self.updates + 1)) ** (gamma + 1) for gamma in self.exponents.values()]
+
     @torch.no_grad()
     def update(self) -> None:
+        decays = self.next_decays()
         self.updates += 1
-        for length, gamma in self.exponents.items():
-            move(self.averages[length], self.trained, (1 - 1 / self.updates) ** (gamma + 1), self.updates)
+        for average, decay in zip(self.averages.values(), decays, strict=True):
+            move(average, self.trained, decay, self.updates)
 
     def applied(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
         return self.trained.replaced(self.averages[self.exported], dtype)

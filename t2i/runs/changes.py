@@ -23,6 +23,7 @@ FREE_KEYS = (
 # Neither do these, which decide whether the run fits into memory.
 MEMORY_KEYS = (
     *("micro_batch_size", "gradient_checkpointing", "checkpoint_levels", "attention", "compile", "channels_last"),
+    "backend",
 )
 # Neither do these, which decide what is recorded of it.
 OBSERVED = ("log_every", "sample_every", "samples")

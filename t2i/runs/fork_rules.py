@@ -111,10 +111,13 @@ def open_parent(cfg: DictConfig, folder: Path, again: bool = False) -> Parent | 
     """
     settings = cfg["from"]
     asked = None if settings.run is None else str(settings.run)
-    parent, config = find_parent(asked, settings.only, folder, again), flat(OmegaConf.to_container(cfg, resolve=True))
+    parent = find_parent(asked, settings.only, folder, again)
+    if parent is None and asked is None:
+        return None
+    config = flat(OmegaConf.to_container(cfg, resolve=True))
     if parent is not None:
         check_fork(parent, config)
-    elif asked is not None and find_run(split(asked)[0]) is None and not has_results(folder):
+    elif find_run(split(asked)[0]) is None and not has_results(folder):
         _check_tool(asked, settings.only, config)
     return parent
 

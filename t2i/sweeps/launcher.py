@@ -3,14 +3,14 @@
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from filelock import Timeout
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from t2i.config import ConfigError
 from t2i.runs.files import lock
@@ -52,8 +52,11 @@ class SweepRunner:
         self.folder, self.place = folder, place
         self.jobs: list[Job] = []
 
-    def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
-        """Run those of these jobs that are not finished: retry failed ones, continue paused ones."""
+    def run(self, configs: Iterable[DictConfig]) -> list[JobReturn]:
+        """Run those of these jobs that are not finished: retry failed ones, continue paused ones.
+
+        The configurations are read once, one after the other: those of a thousand jobs would take a gigabyte.
+        """
         read = [self._read_job(config) for config in configs]
         jobs = {job.folder: job for job in reversed(read)}  # 1e-3 and 0.001 are one job
         new = [jobs[folder] for folder in dict.fromkeys(job.folder for job in read)]
@@ -79,18 +82,20 @@ class SweepRunner:
     def _read_job(self, config: DictConfig) -> Job:
         """A job in the state that its folder shows; refuses a folder that holds a run of another configuration.
 
-        A job whose folder is damaged has failed, with the reason, and the others are run.
+        A job whose folder is damaged has failed, with the reason, and the others are run. config: loses its settings of
+        Hydra's, as copying the others would take longer than all the rest.
         """
-        cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-        job = Job(folder, command_line(config, folder), cfg.steps, cfg.validate_every, cfg.seed)
+        job = Job(folder, command_line(config, folder), config.steps, config.validate_every, config.seed)
         job.overrides = list(config.hydra.overrides.task)
+        with open_dict(config):
+            del config["hydra"]
         job.read_metrics()
         try:
-            as_begun(cfg, folder, job.overrides)
-            if (parent := open_parent(cfg, folder)) is not None and parent.only is None:
+            as_begun(config, folder, job.overrides)
+            if (parent := open_parent(config, folder)) is not None and parent.only is None:
                 job.begins_at = parent.step
-            run = Run(folder, cfg, overrides=job.overrides)
+            run = Run(folder, config, overrides=job.overrides)
         except RunExists as error:
             raise SweepError(f"t2i: {error}") from error
         except (ConfigError, OSError) as error:

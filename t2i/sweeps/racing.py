@@ -41,13 +41,14 @@ class RacingRunner(SweepRunner):
         self.begin = 0  # the step at which all jobs begin, if they are forks
         self.race: Race
 
-    def run(self, configs: Sequence[DictConfig]) -> list[JobReturn]:
+    def run(self, configs: Iterable[DictConfig]) -> list[JobReturn]:
         """Race the settings of these jobs. After an interruption, the records lead to the same decisions again."""
         if self.jobs:
             raise SweepError(
                 "t2i: a race must know all settings when it begins, and this sweeper chooses them on the way; use "
                 "hydra/sweeper=basic, or hydra/launcher=processes"
             )
+        configs = list(configs)
         refuse_unsuitable(configs)
         settings = set(labels([config.hydra.overrides.task for config in configs]))
         seeds = list(dict.fromkeys(config.seed for config in configs))

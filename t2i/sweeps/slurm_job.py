@@ -124,12 +124,12 @@ class SlurmJob(JobAtWork):
     def cause_of_death(self) -> str:
         console = self.job.folder / "console.log"
         own = self.folder / f"{self.id.partition('_')[2]}.log" if self.folder and self.id else None
-        lines = last_lines(console, LINES)
-        for line in [*lines, *(last_lines(own, LINES_OF_SLURM) if own else [])]:
+        lines, of_slurm = last_lines(console, LINES), last_lines(own, LINES_OF_SLURM) if own else []
+        for line in [*lines, *of_slurm]:
             log.warning("%s: | %s", self.job.name, line)
         if self.outcome == "COMPLETED" and not console.is_file():
             return f"it ended, but {self.job.folder} shows nothing of it; all nodes must share this folder"
         code = self._code()
         how = killed_by(code - 128) if code > 128 else f"exit code {code}" if code else ""
-        said = lines[-1].removeprefix("t2i: ") if lines and code <= 128 else ""
-        return ": ".join(filter(None, (f"Slurm job {self.id} {self.outcome}", how, said)))
+        said = [*of_slurm, *lines][-1:] if code <= 128 else []
+        return ": ".join(filter(None, (f"Slurm job {self.id} {self.outcome}", how, *said))).replace(": t2i: ", ": ")

@@ -1,25 +1,20 @@
-"""The training loop: encode, add noise, predict, weigh, step."""
+"""The training loop: step after step, and what is logged, validated, sampled and saved between them.
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+What happens in a step is in t2i.training.step.
+"""
+
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import LRScheduler
 
 from t2i.data.loader import MicroBatches, Readable, loader
-from t2i.diffusion.losses import Weighting
-from t2i.diffusion.process import Diffusion
-from t2i.diffusion.residuals import squared_error
-from t2i.models.model import Model
-from t2i.optim.bad_steps import step_if_finite
-from t2i.optim.ema import WeightAverage
-from t2i.optim.trained_weights import TrainedWeights
 from t2i.rng import step_seed
 from t2i.training.meters import Meter
+from t2i.training.step import OptimizerStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +45,6 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimization:
-    """What turns gradients into a step of the trained weights, and the weights' moving average."""
-
-    trained: TrainedWeights
-    optimizer: torch.optim.Optimizer
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
-    ema: WeightAverage
-    max_grad_norm: float  # longer gradients are clipped to this; infinity: none are
-
-
-@dataclass(frozen=True, kw_only=True)
 class Hooks:
     """What is measured, and what happens between steps; called on every process, with the number of steps done."""
 
@@ -76,22 +60,19 @@ class Hooks:
 
 
 def train(  # noqa: C901  (the loop is meant to be read as one page)
-    model: Model,
-    diffusion: Diffusion,
-    loss: Weighting,
-    optimization: Optimization,
+    take_step: OptimizerStep,
+    lr_scheduler: LRScheduler,
     examples: Readable,
     schedule: Schedule,
     hooks: Hooks,
     accelerator: Accelerator,
 ) -> int:
-    """Train the model's denoiser from the schedule's first step to its last; returns the number of steps done.
+    """Train from the schedule's first step to its last; returns the number of steps done.
 
     Fewer than `schedule.steps` if the run was told to stop or pause, or ends early; then there is a checkpoint of that
     step.
     """
-    optimizer, meter = optimization.optimizer, hooks.meter
-    weights = list(optimization.trained.weights.values())
+    meter = hooks.meter
     micro_batches = MicroBatches(
         schedule.batch_size,
         schedule.micro_batch_size,
@@ -110,23 +91,12 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
     done = schedule.first_step
     for step in range(schedule.first_step, schedule.last_step):
         torch.manual_seed(step_seed(schedule.seed, step, accelerator.process_index))
-        for micro in range(micro_batches.accumulation):
-            batch = next(batches).to(accelerator.device)
-            last = micro == micro_batches.accumulation - 1
-            with nullcontext() if last else accelerator.no_sync(model.denoiser):
-                noised = diffusion.add_noise(batch.x0, batch.noise, batch.t, batch.input_noise)
-                prediction = model.denoise(noised.x, noised.time, batch.text)
-                losses = loss(prediction, noised, batch.weight)
-                # Processes average their gradients; this makes the average that of the full batch.
-                accelerator.backward(losses.sum() * (accelerator.num_processes / schedule.batch_size))
-            meter.examples(losses, squared_error(prediction.detach(), noised), noised.t, batch.items)
-        grad_norm = clip_grad_norm(accelerator, weights, optimization.max_grad_norm)
-        meter.step(step, grad_norm)
-        step_if_finite(optimizer, grad_norm, accelerator.scaler)
-        optimizer.zero_grad()
-        learning_rate = optimization.lr_scheduler.get_last_lr()[0]
-        optimization.lr_scheduler.step()
-        optimization.ema.update()
+        outcome = take_step(batches, micro_batches.accumulation)
+        for counted in outcome.examples:
+            meter.examples(*counted)
+        meter.step(step, outcome.grad_norm, outcome.loss_scale)
+        learning_rate = lr_scheduler.get_last_lr()[0]
+        lr_scheduler.step()
 
         done, metrics = step + 1, {}
         hooks.snapshot(done)
@@ -153,15 +123,3 @@ def train(  # noqa: C901  (the loop is meant to be read as one page)
             break
         meter.pause()
     return done
-
-
-def clip_grad_norm(accelerator: Accelerator, weights: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Clip the gradients to the total norm `max_norm`; returns their norm before.
-
-    Like torch.nn.utils.clip_grad_norm_, but on a CPU shorter gradients are left alone instead of being multiplied by 1.
-    """
-    accelerator.unscale_gradients()
-    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    if norm.device.type != "cpu" or not norm <= max_norm:  # or not finite
-        clip_grads_with_norm_(weights, max_norm, norm)
-    return norm

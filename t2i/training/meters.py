@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +41,10 @@ class Meter:
         num_timesteps: int,
         max_bad_steps: int,
         device: torch.device | None = None,
-        loss_scale: Callable[[], Tensor] | None = None,
     ):
-        """device: None means the CPU. loss_scale: that of the step, in fp16."""
+        """device: None means the CPU."""
         self.batch_size, self.max_grad_norm, self.num_timesteps = batch_size, max_grad_norm, num_timesteps
-        self.max_bad_steps, self.loss_scale = max_bad_steps, loss_scale
+        self.max_bad_steps = max_bad_steps
         self.device = with_float64(device or torch.device("cpu"))
         self.bad_steps = 0  # in a row
         self.unchecked: list[Taken] = []
@@ -68,15 +66,17 @@ class Meter:
         self.bins.index_add_(1, snr_bin, rows.masked_fill(~finite, 0))
         self.counted.append((finite, t, items))
 
-    def step(self, step: int, grad_norm: Tensor) -> None:
-        """Count one optimizer step, which is skipped if `grad_norm`, that before clipping, is not finite."""
+    def step(self, step: int, grad_norm: Tensor, loss_scale: Tensor | None = None) -> None:
+        """Count one optimizer step, which is skipped if `grad_norm`, that before clipping, is not finite.
+
+        loss_scale: that of the step, in fp16.
+        """
         norm = grad_norm.detach().to(self.device).double()
         finite = norm.isfinite()
         counted = torch.stack([norm, norm > self.max_grad_norm, finite]).masked_fill(~finite, 0)
         self.sums += torch.cat([counted, ~finite[None]])
         now = time.perf_counter()
         self.seconds, self.timed_steps, self.clock = self.seconds + now - self.clock, self.timed_steps + 1, now
-        loss_scale = self.loss_scale() if self.loss_scale is not None else None
         self.unchecked.append(Taken(step, finite, self.counted, loss_scale))
         self.counted = []
         if self.device.type == "cpu" or len(self.unchecked) >= UNCHECKED:

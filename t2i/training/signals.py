@@ -84,6 +84,10 @@ class Stop:
         if self._again and self.signum is not None:
             raise Interrupted(self.signum)
 
+    def hush(self) -> None:
+        """Say nothing of further signals: torchrun sends one to the processes that have lost another."""
+        self.answers = False
+
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in the main thread only
             taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]  # as nohup wants

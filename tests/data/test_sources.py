@@ -21,8 +21,9 @@ from t2i.diffusion.timesteps import Uniform
 from t2i.distributed.processes import start
 from t2i.optim.ema import NoEMA
 from t2i.optim.trained_weights import hold_weights
-from t2i.training.loop import Hooks, Optimization, Schedule, train
+from t2i.training.loop import Hooks, Schedule, train
 from t2i.training.meters import Meter
+from t2i.training.step import Optimization, PyTorchStep
 
 T = 20
 SETTINGS = {**image_folders.SHARED, "caption_column": "text", "captions_per_line": False, "validation_share": 0}
@@ -119,21 +120,24 @@ def gradient_of_a_step(examples, batch_size, micro_batch_size):
     hooks = dict.fromkeys(
         ("validate", "sample", "evaluate", "log", "snapshot", "save", "should_stop", "ends_early"), never
     )
+    rates, accelerator = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), start("no")
+    optimization = Optimization(
+        trained=trained, optimizer=optimizer, lr_scheduler=rates, ema=NoEMA(), max_grad_norm=float("inf")
+    )
     train(
-        model,
-        process,
-        loss,
-        Optimization(
-            trained=trained,
-            optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
-            ema=NoEMA(),
-            max_grad_norm=float("inf"),
+        PyTorchStep(
+            model=model,
+            diffusion=process,
+            loss=loss,
+            optimization=optimization,
+            batch_size=batch_size,
+            accelerator=accelerator,
         ),
+        rates,
         examples,
         Schedule(**schedule, batch_size=batch_size, micro_batch_size=micro_batch_size),
         Hooks(**hooks, meter=Meter(batch_size, float("inf"), T, 5)),
-        start("no"),
+        accelerator,
     )
     return [old - new.detach() for old, new in zip(before, model.denoiser.parameters(), strict=True)]
 

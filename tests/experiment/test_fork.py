@@ -216,10 +216,10 @@ MOMENTS = [
     ("t2i.experiment.fork", "copy_records", 1),
     ("t2i.runs.shared_records", "atomic_write", 1),
     ("t2i.experiment.fork", "_say", 1),
-    ("t2i.training.loop", "squared_error", 3),
+    ("t2i.training.step", "squared_error", 3),
     ("t2i.runs.checkpoints", "_write", 2),
     ("t2i.experiment.run", "release", 1),
-    ("t2i.training.loop", "squared_error", 3),
+    ("t2i.training.step", "squared_error", 3),
 ]
 
 

@@ -1,4 +1,7 @@
-"""A loss that ends its job once, at the fourth step, in the way that a file named after the job's seed says."""
+"""A loss that ends its job once, at the fourth step, in the way that a file named after the job's seed says.
+
+A file SEED.RANK ends one of the run's processes.
+"""
 
 import multiprocessing
 import os
@@ -12,7 +15,8 @@ from t2i.diffusion.losses import MinSNR
 class Saboteur(MinSNR):
     def __init__(self, folder: str, seed: int, **settings):
         super().__init__(**settings)
-        self.file, self.calls = Path(folder) / str(seed), 0
+        ranked = Path(folder) / f"{seed}.{os.environ.get('RANK', 0)}"
+        self.file, self.calls = ranked if ranked.is_file() else Path(folder) / str(seed), 0
 
     def __call__(self, prediction, noised, weight=None):
         self.calls += 1

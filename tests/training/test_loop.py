@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.distributed.processes import start
-from t2i.training.loop import clip_grad_norm
+from t2i.training.step import clip_grad_norm
 
 TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
