@@ -6,7 +6,7 @@
 
 After the tests come the sets, one after the other, each arm in a process of its own (arms.py). What the time does not
 suffice for is named and left out; --minutes gives more. The random weights of the larger pipelines go to --folder:
-Stable Diffusion 1.5, 4.3 GB, Stable Diffusion XL, 6 GB, PixArt-Sigma, 2 GB. `busy` is the share of some steps in which
+Stable Diffusion 1.5, 2 GB, Stable Diffusion XL, 6 GB, PixArt-Sigma, 2 GB. `busy` is the share of some steps in which
 the GPU computed, by PyTorch's profiler.
 """
 
@@ -19,18 +19,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from gpu_table import table
+from gpu_tests import run_tests
 from processes import HERE, ArmFailed, Process
-from speed import ALL_ON, EVERY, PLAIN, SCRIPT, Arm, Outcome, comparisons
+from speed import EVERY, PLAIN, Arm, Outcome, comparisons
 
 from t2i.hardware.gpus import visible_gpus
 
-TESTS_SHARE = 0.5  # of the time, at most
+TESTS_SHARE = 0.45  # of the time, at most; what the sets work on is written meanwhile
 LORA = "adapter=lora adapter.rank=16"
 ONCE = "batch_size={0} micro_batch_size={0}"
 BARE_AND_T2I = {"bare": Arm("bare", PLAIN), "t2i": Arm("t2i", PLAIN, ("bare",))}
@@ -52,7 +53,6 @@ SETS: dict[str, dict[str, Any]] = {
             "reference": Arm("reference", PLAIN),
             "bare": Arm("bare", PLAIN),
             "t2i": Arm("t2i", PLAIN, ("reference", "bare")),
-            "t2i-all-on": Arm("t2i", ALL_ON.replace("log_every=1", "log_every=10"), ("bare",)),
         },
         "steps": 50,
     },
@@ -63,7 +63,6 @@ SETS: dict[str, dict[str, Any]] = {
         "arms": {
             "reference-bf16": Arm("reference", f"{PLAIN} precision=bf16"),
             "bare-bf16": Arm("bare", f"{PLAIN} precision=bf16 attention=sdpa"),
-            "t2i-script": Arm("t2i", f"{PLAIN} precision=bf16 precision.weights=fp32 {SCRIPT}", ("reference-bf16",)),
             "t2i-bf16": Arm("t2i", f"{PLAIN} precision=bf16", ("reference-bf16", "bare-bf16")),
             "t2i-bf16_sr": Arm("t2i", f"{PLAIN} precision=bf16_sr", ("reference-bf16",)),
         },
@@ -100,48 +99,16 @@ class Clock:
         return self.until - time.monotonic()
 
 
-def run_tests(device: str, seconds: float, folder: Path) -> dict[str, Any]:
-    """The tests marked gpu, or on a CPU the rehearsal of their comparisons."""
-    chosen = ["-m", "gpu"] if device == "cuda" else ["-m", "not gpu", "tests/gpu"]
-    report = folder / "tests.xml"
-    command = [sys.executable, "-m", "pytest", *chosen, f"--junitxml={report}", "-o", "console_output_style=count"]
-    began, ended = time.monotonic(), ""
-    try:
-        code = subprocess.run(command, cwd=HERE.parent, timeout=seconds).returncode
-        ended = "" if code in (0, 1) else f"pytest ended with code {code}"
-    except subprocess.TimeoutExpired:
-        ended = f"not finished within {seconds:.0f} s"
-    return {"seconds": time.monotonic() - began, "problem": ended, **_counted(report)}
-
-
-def _counted(report: Path) -> dict[str, Any]:
-    """Of pytest's report: how many tests came out in which way; the reasons of those that failed or were skipped."""
-    found: dict[str, Any] = {"passed": 0, "failed": {}, "skipped": {}}
-    cases = ElementTree.parse(report).iter("testcase") if report.is_file() else ()
-    for case in cases:
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
-        bad = next((child for child in case if child.tag in ("failure", "error")), None)
-        skipped = case.find("skipped")
-        if bad is not None:
-            found["failed"][name] = (bad.get("message") or "").partition("\n")[0]
-        elif skipped is not None:
-            found["skipped"][name] = skipped.get("message") or ""
-        else:
-            found["passed"] += 1
-    return found
-
-
-def measure(name: str, device: str, folder: Path, clock: Clock, extra: Sequence[str]) -> dict[str, Any]:
-    """All arms of a set, one after the other."""
+def measure(
+    name: str, common: Sequence[str] | None, device: str, folder: Path, clock: Clock, extra: Sequence[str]
+) -> dict[str, Any]:
+    """All arms of a set, one after the other. common: their overrides; None: what they work on could not be made."""
     chosen = SETS[name]
     outcomes = [Outcome(key, arm) for key, arm in chosen["arms"].items()]
     busy: dict[str, float | None] = {}
-    try:
-        common = prepare(name, folder, clock)
-    except (subprocess.SubprocessError, OSError) as error:
-        common = None
+    if common is None:
         for outcome in outcomes:
-            outcome.problem = f"its pipeline could not be written: {error}"
+            outcome.problem = "its images or its pipeline could not be written; the output says why"
     for outcome in outcomes if common is not None else ():
         try:
             overrides = [*common, *outcome.arm.overrides.split(), *extra]
@@ -199,32 +166,24 @@ class _Deadline:
         self._end()
 
 
-def prepare(name: str, folder: Path, clock: Clock) -> list[str]:
-    """Write what a set works on; returns the overrides for it."""
+def prepare(name: str, folder: Path, clock: Clock) -> list[str] | None:
+    """Write what a set works on; returns the overrides for it, None if it could not be written in time."""
     chosen = SETS[name]
-    images = folder / f"images-{chosen['resolution']}"
-    command = [
-        sys.executable,
-        str(HERE / "pipelines.py"),
-        "--images",
-        str(images),
-        str(chosen["resolution"]),
-        str(IMAGES),
-    ]
+    resolution, pipeline = chosen["resolution"], chosen.get("pipeline")
+    images = folder / f"images-{resolution}"
+    commands = [["pipelines.py", "--images", str(images), str(resolution), str(IMAGES)]]
     overrides = [*EVERY.split(), *chosen["overrides"].split(), f"cache_dir={folder}/cache"]
-    overrides += [f"dataset.path={images}", f"dataset.resolution={chosen['resolution']}"]
-    if pipeline := chosen.get("pipeline"):
+    overrides += [f"dataset.path={images}", f"dataset.resolution={resolution}"]
+    if pipeline:
+        commands.append(["random_pipelines.py", pipeline, str(folder / pipeline)])
         overrides.append(f"model.path={folder / pipeline}")
-    seconds = max(1.0, clock.left)
-    subprocess.run(
-        [*command, *(["--sd15", str(folder / "sd15")] if pipeline == "sd15" else [])], check=True, timeout=seconds
-    )
-    if pipeline not in (None, "sd15"):
-        subprocess.run(
-            [sys.executable, str(HERE / "random_pipelines.py"), pipeline, str(folder / pipeline)],
-            check=True,
-            timeout=seconds,
-        )
+    try:
+        for script, *arguments in commands:
+            program = [sys.executable, str(HERE / script), *arguments]
+            subprocess.run(program, check=True, timeout=max(1.0, clock.left))
+    except (subprocess.SubprocessError, OSError) as error:
+        _say(f"{name}: {error}")
+        return None
     return overrides
 
 
@@ -263,10 +222,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if not options.no_tests:
-            report["tests"] = run_tests(options.device, TESTS_SHARE * clock.left, Path(temporary))
+        with ThreadPoolExecutor(1) as meanwhile:
+            prepared = {name: meanwhile.submit(prepare, name, folder, clock) for name in names}
+            if not options.no_tests:
+                report["tests"] = run_tests(options.device, TESTS_SHARE * clock.left, Path(temporary))
         for name in names:
-            report["sets"].append(measure(name, options.device, folder, clock, options.overrides))
+            common = prepared[name].result()
+            report["sets"].append(measure(name, common, options.device, folder, clock, options.overrides))
             report["minutes"] = (time.monotonic() - clock.began) / 60
             options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(table(report))

@@ -2,8 +2,8 @@
 
     python benchmarks/random_pipelines.py FAMILY FOLDER
 
-The denoiser and the autoencoder are as published (tests/helpers/published.py has their settings). The text encoders
-have their widths and one layer: captions are encoded before anything is timed. What is there already stays.
+The parts are as published (tests/helpers/published.py has their settings), but for text encoders: those that the loop
+of reference.py does not run have one layer, as captions are encoded before anything is timed. What is there stays.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+REFERENCE = ("sd15",)  # families that reference.py trains
 DEPTHS = ("num_hidden_layers", "num_layers")  # names of the number of layers of a text encoder
 SCALE = 0.02  # of the weights
 
@@ -28,12 +29,13 @@ def save(family: str, name: str, folder: Path) -> Path:
     for part, (library, kind) in ((key, value) for key, value in index.items() if isinstance(value, list)):
         if (folder / part / "config.json").is_file():
             print(f"{folder / part}: {kind}", file=sys.stderr, flush=True)
-            _network(library, kind, folder / part).save_pretrained(folder / part)
+            _network(library, kind, folder / part, shallow=family not in REFERENCE).save_pretrained(folder / part)
     (folder / "complete").touch()
     return folder
 
 
-def _network(library: str, kind: str, folder: Path) -> Any:
+def _network(library: str, kind: str, folder: Path, shallow: bool = True) -> Any:
+    """shallow: whether a text encoder has one layer."""
     import diffusers
     import torch
     import transformers
@@ -46,7 +48,7 @@ def _network(library: str, kind: str, folder: Path) -> Any:
     else:
         classes = getattr(transformers, kind)
         config = classes.config_class.from_pretrained(folder)
-        for depth in DEPTHS:
+        for depth in DEPTHS if shallow else ():
             if hasattr(config, depth):
                 setattr(config, depth, 1)
         with init_empty_weights():

@@ -33,7 +33,7 @@ from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
 from t2i.distributed import launch
 from t2i.distributed.ranks import ranks_from_slurm
-from t2i.runs.folder import begun_with
+from t2i.runs.folder import begun_precision, begun_with
 from t2i.runs.fork_rules import open_parent
 from t2i.runs.inheritance import as_parent, with_parents
 from t2i.sweeps.manifest import as_begun, job_folder
@@ -116,7 +116,7 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
     from t2i.experiment.plan import check_the_rest, make_plan
 
-    plan = make_plan(cfg)
+    plan = make_plan(cfg, begun_precision(folder))
     check_the_rest(cfg)
     from t2i.experiment.run import run
 

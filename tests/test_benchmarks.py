@@ -191,16 +191,16 @@ def test_the_table_of_a_gpu_says_what_was_measured_and_what_was_not():
 
 
 def test_the_tests_of_a_gpu_are_counted(tmp_path):
-    from gpu import _counted
+    from gpu_tests import counted
 
     (tmp_path / "t.xml").write_text(
         '<testsuites><testsuite><testcase classname="tests.gpu.x" name="a"/><testcase classname="tests.gpu.x" name="b">'
         '<failure message="assert 1 == 2&#10;more"/></testcase><testcase classname="tests.gpu.x" name="c">'
         '<skipped message="one GPU"/></testcase></testsuite></testsuites>'
     )
-    found = _counted(tmp_path / "t.xml")
+    found = counted(tmp_path / "t.xml")
     assert found == {"passed": 1, "failed": {"x::b": "assert 1 == 2"}, "skipped": {"x::c": "one GPU"}}
-    assert _counted(tmp_path / "none.xml") == {"passed": 0, "failed": {}, "skipped": {}}
+    assert counted(tmp_path / "none.xml") == {"passed": 0, "failed": {}, "skipped": {}}
 
 
 @pytest.mark.slow

@@ -55,14 +55,18 @@ class Plan:
     early_stop: EarlyStop
 
 
-def make_plan(cfg: DictConfig) -> Plan:
-    """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work."""
+def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
+    """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work.
+
+    begun: the precision with which the run began that goes on, perhaps on another type of GPU; precision=auto keeps it.
+    """
     check_targets(cfg)
     check_fixed(cfg)
     _check_base(cfg)
     check_signature(cfg, "backend")
     backend: Backend = build(cfg, "backend")
-    precision = backend.precision(**cfg.precision)
+    dtype = begun.removesuffix("_sr") if begun and cfg.precision.dtype == "auto" else cfg.precision.dtype
+    precision = backend.precision(dtype, cfg.precision.weights)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
         check_signature(cfg, group)

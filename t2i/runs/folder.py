@@ -32,7 +32,7 @@ FOLDERS = ("checkpoints", "validation", "samples", "averages", "model")
 FILES = (INFO, config_file.NAME, METRICS, LOCK)
 REMEDY = "delete this file, and the run continues from its newest checkpoint"
 TYPES = {  # of the fields of run.json that t2i reads
-    **dict.fromkeys(("state", "started", "ended", "error", "stopped", "config_hash", "process"), str),
+    **dict.fromkeys(("state", "started", "ended", "error", "stopped", "config_hash", "process", "precision"), str),
     **dict.fromkeys(("choices", "battery", "final", "early_stop", "parent"), dict),
     **{
         "overrides": list,
@@ -236,6 +236,11 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """The flat configuration of the run in `folder`; {} if there is no run that has begun."""
     began = (folder / INFO).is_file() and (folder / config_file.NAME).is_file() and has_results(folder)
     return flat(read_config(folder)) if began else {}
+
+
+def begun_precision(folder: Path) -> str | None:
+    """The precision with which the run in `folder` began; None if there is no run that has begun."""
+    return read_info(folder).get("precision") if begun_with(folder) else None
 
 
 def _refuse_wrong_kinds(folder: Path) -> None:

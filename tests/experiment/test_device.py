@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 from t2i.experiment.device import hardware, saves_in_background, worker_count
+from t2i.experiment.plan import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,14 @@ def test_the_gpu_and_its_driver_are_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     monkeypatch.setattr("t2i.experiment.device.driver_version", lambda: "550.54.15")
     assert hardware(GPU) == {"device": "cuda", "gpu": "NVIDIA A100-SXM4-80GB", "driver": "550.54.15"}
+
+
+@pytest.mark.parametrize(("here", "begun"), [(True, "fp32"), (False, "bf16"), (False, "bf16_sr"), (True, None)])
+def test_a_run_goes_on_in_its_precision_on_another_type_of_gpu(composed, monkeypatch, here, begun):
+    monkeypatch.setattr("t2i.optim.precision._multiplies_bf16", lambda: here)
+    assert make_plan(composed, begun).precision.dtype == (begun or "bf16").removesuffix("_sr")
+    chosen = OmegaConf.merge(composed, {"precision": {"dtype": "fp32"}})
+    assert make_plan(chosen, begun).precision.dtype == "fp32"  # which is refused later
 
 
 @pytest.mark.parametrize(
