@@ -13,7 +13,8 @@ SHARED = re.compile(r"bus error|shared memory|shm", re.IGNORECASE)
 TORCH_SHARED = re.compile(r"shared memory.*</torch_|</torch_.*No space left", re.DOTALL)  # a file that workers share
 IN_LOADER = re.compile(r"dataloader.*(killed by signal: Killed|MemoryError|allocate|out of memory)", re.I | re.DOTALL)
 ON_HOST = re.compile(
-    r"can.?t allocate memory|cannot allocate memory|not enough memory|unable to allocate|out of memory|bad_alloc",
+    r"can.?t allocate memory|cannot allocate memory|not enough memory|unable to allocate|out of memory|bad_alloc|"
+    r"RESOURCE_EXHAUSTED",  # JAX, of any device
     re.IGNORECASE,
 )
 COMPUTING = (

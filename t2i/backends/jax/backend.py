@@ -18,15 +18,8 @@ if TYPE_CHECKING:
 WEIGHTS = ("replicated", "sliced")
 MODELS = tuple(f"t2i.models.{name}.load" for name in ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3"))
 OFF = (
-    "compile",
-    "channels_last",
-    "tf32",
-    "cudnn_benchmark",
-    "deterministic",
-    "adapter.text_encoder",
-    "adapter.new_tokens",
-    "adapter.dora",
-    "adapter.dropout",
+    *("compile", "channels_last", "tf32", "cudnn_benchmark", "deterministic"),
+    *("adapter.text_encoder", "adapter.new_tokens", "adapter.dora", "adapter.dropout"),
 )
 OTHERWISE = "or backend=torch"
 
