@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from t2i.runs.folder import Run
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     import torch
