@@ -190,16 +190,17 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What run.json says of the run's hardware, model, data, battery and weighting."""
     plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
-    facts: dict[str, Any] = {}
+    devices: dict[str, Any] = {"backend": "torch", "devices": accelerator.num_processes}
     if plan.backend.in_jax:
         from t2i.backends.jax.training import device_facts
 
-        facts = {"backend": "jax", **device_facts()}
+        devices = {"backend": "jax", **device_facts()}
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
         "channels_last": plan.channels_last,
         **hardware(accelerator.device),
+        **devices,
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,
@@ -212,7 +213,6 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "data_fingerprint": experiment.examples.fingerprint,
         **battery_facts(experiment.batteries),
         "weighting": weighting_table(plan),
-        **facts,
     }
 
 

@@ -111,6 +111,7 @@ def _settings(folder: Path) -> DictConfig:
     cfg: DictConfig = OmegaConf.create(began)
     cfg.allowed_targets = []
     cfg.tracker = {"_target_": "t2i.tracking.NoTracker"}
+    cfg.backend = {"_target_": "t2i.backends.pytorch.PyTorch"}  # whatever trained it
     cfg.sample_every = cfg.evaluate_every = 0
     cfg.validation.train_items, cfg.validation.reference, cfg.validation.quantization_cost = 0, None, False
     if cfg.dataset.get("follow_links"):

@@ -27,7 +27,7 @@ from t2i.training.progress import Bar
 log = logging.getLogger(__name__)
 RESOLVED = (  # of run.json: what settings such as auto have come to, and what the run works on
     *("precision", "attention", "channels_last", "device", "gpu", "driver", "threads", "num_processes", "distributed"),
-    *("quantize", "parameters", "trained_parameters", "pictures", "battery", "weighting"),
+    *("backend", "devices", "quantize", "parameters", "trained_parameters", "pictures", "battery", "weighting"),
 )
 LONGEST_TAG = 64  # characters; W&B refuses longer tags
 

@@ -1,6 +1,7 @@
 """Runs with backend=jax are those of PyTorch, with the same records, and each goes on from the other's checkpoints."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,9 +50,13 @@ def test_a_run_is_that_of_pytorch(in_torch, in_jax):
 
 
 def test_a_run_that_was_paused_has_the_same_bits(train, in_jax, tmp_path):
-    folder = tmp_path / "paused"
+    """And finds in the cache what the other run has compiled, as the jobs of a sweep do."""
+    folder, cache = tmp_path / "paused", Path(in_jax.config["cache_dir"]) / "jax"
+    compiled = sorted(file.name for file in cache.glob("jit_*-cache"))
+    assert any(name.startswith("jit_gradients") for name in compiled)
     train(folder, "backend=jax", "stop_at=5")
     again = train(folder, "backend=jax")
+    assert sorted(file.name for file in cache.glob("jit_*-cache")) == compiled
     assert metrics(again) == metrics(in_jax)
     for name in ("denoiser", "ema"):
         file = f"checkpoints/step-000010/{name}.safetensors"

@@ -87,6 +87,10 @@ class OptimizerInJax:
     def param_groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self.optimizer.defaults
+
     def state_dict(self) -> dict[str, Any]:
         """As PyTorch's: the state of each weight under its number."""
         step = int(self.state.step)
