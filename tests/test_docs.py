@@ -76,7 +76,7 @@ def test_the_options_that_a_page_names_exist(page):
     text = page.read_text()
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra", "wandb"}
     own = {Path(file["name"]).stem for file in FILE.finditer(text)}
-    for group, options in re.findall(rf"(?<![\w.])({'|'.join(groups)})=([a-z]\w*(?:,[a-z]\w*)*)", text):
+    for group, options in re.findall(rf"(?<![\w.-])({'|'.join(groups)})=([a-z]\w*(?:,[a-z]\w*)*)", text):
         for option in set(options.split(",")) - own:
             assert (CONF / group / f"{option}.yaml").is_file(), f"{group}={option}"
 
