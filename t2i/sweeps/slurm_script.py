@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from t2i.config.checks import check_batch_size
 from t2i.sweeps.job import SweepError
 
-AGAIN = 75  # exit code of a job that is to be queued again (EX_TEMPFAIL)
+AGAIN = 75  # exit code of a job that has asked Slurm to queue it again (EX_TEMPFAIL)
 EARLY = 60  # seconds by which Slurm's warnings may come before their time
 PLAIN = (  # options that sbatch has under the same name, with hyphens
     *("nodes", "gpus_per_node", "cpus_per_task", "partition", "account", "qos", "constraint", "exclude", "gres"),
@@ -37,7 +37,10 @@ trap '' USR1 USR2  # which would end this shell; the job's processes write a che
 [ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --unbuffered --wait=0 --kill-on-bad-exit=1 {python} -u -m t2i.sweeps.slurm_task {folder}
 code=$?
-[ $code != {again} ] || scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+if [ $code = 0 ] && [ -e {folder}/$SLURM_ARRAY_TASK_ID.again ]; then
+    scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+    exit {again}
+fi
 exit $code
 """
 

@@ -2,8 +2,9 @@
 
     srun python -m t2i.sweeps.slurm_task FOLDER
 
-FOLDER holds jobs.json, in which SLURM_ARRAY_TASK_ID is the number of the job. The first process of a job that has been
-warned and has written its checkpoint ends with the exit code AGAIN: the batch script queues the job again.
+FOLDER holds jobs.json, in which SLURM_ARRAY_TASK_ID is the number of the job. If the job has been warned, its first
+process leaves a file NUMBER.again when the checkpoint is written. If all processes end well, the batch script then
+queues the job again.
 """
 
 import importlib
@@ -22,10 +23,8 @@ from t2i.config import ConfigError
 from t2i.distributed import slurm
 from t2i.runs.config_file import read_config
 from t2i.runs.folder import Run, read_info
-from t2i.sweeps.slurm_script import AGAIN, EARLY
+from t2i.sweeps.slurm_script import EARLY
 from t2i.training.signals import WARNINGS, Interrupted
-
-FAILED = 101  # of processes other than the first: srun reports the largest exit code, which must not be AGAIN
 
 
 class Warned:
@@ -35,6 +34,11 @@ class Warned:
         self.so = False
         for signum in (*WARNINGS, signal.SIGTERM):
             signal.signal(signum, self._note)
+
+    def ignore(self) -> None:
+        """From now on: the run has ended, and Python's own end must not be taken for a failure."""
+        for signum in (*WARNINGS, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if not self.so:
@@ -54,10 +58,13 @@ def main() -> None:
     console = os.open(folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(console, 1)
     os.dup2(console, 2)
-    ends_at = slurm.ends_at()
+    ends_at, first, again = slurm.ends_at(), os.environ.get("SLURM_PROCID", "0") == "0", submission / f"{index}.again"
+    if first:
+        again.unlink(missing_ok=True)
     code = _run(settings["main"], job["arguments"])
-    if int(os.environ.get("SLURM_PROCID", 0)) > 0:  # the first process may still be writing the checkpoint
-        sys.exit(max(code, FAILED) if 0 < code < 128 and not warned.so else 0)
+    warned.ignore()
+    if not first:  # its end must not end the first process, which may still be writing the checkpoint
+        sys.exit(code if 0 < code < 128 and not warned.so else 0)
     interrupted = warned.so or (code > 128 and _info(folder).get("state") == "interrupted") or out_of_time(folder)
     if not interrupted or _slurm_ends_it():
         sys.exit(code)
@@ -68,7 +75,7 @@ def main() -> None:
         Run.mark(folder, state="failed", error=reason, process=secrets.token_hex(8))
         sys.exit(1)
     print("t2i: the job is queued again", file=sys.stderr)
-    sys.exit(AGAIN)
+    again.touch()
 
 
 def _run(function: list[str], arguments: list[str]) -> int:

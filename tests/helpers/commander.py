@@ -1,7 +1,8 @@
 """A loss that does something to its own job at every fourth step, as a file named after the job's seed says.
 
-The file holds one shell command per line, each of which is executed once. After one that begins with WAIT, the step
-lasts until the run has been warned; JOB is the run's job in Slurm. A file SEED.steps gets a line for each step.
+The file holds one shell command per line, each of which is executed once. JOB is the run's job in Slurm. After a line
+that begins with WAIT, the step lasts until the run has been warned; then, what follows THEN is executed. A file
+SEED.steps gets a line for each step.
 """
 
 import os
@@ -37,13 +38,18 @@ class Commander(MinSNR):
         command, *others = file.read_text().splitlines() or [""]
         if not each:
             file.write_text("".join(f"{line}\n" for line in others))
-        deaf = "trap '' USR1 USR2 TERM; "  # Slurm's signals reach every process of the job
-        job = {"JOB": this_job() or ""}
-        subprocess.run(deaf + command.removeprefix("WAIT "), shell=True, check=True, env=os.environ | job)
+        at_once, _, then = command.removeprefix("WAIT ").partition(" THEN ")
+        _shell(at_once)
         end = time.monotonic() + PATIENCE
         while command.startswith("WAIT ") and not _warned():
             assert time.monotonic() < end, f"no signal after {command}"
             time.sleep(0.05)
+        _shell(then or "true")
+
+
+def _shell(command: str) -> None:
+    deaf = "trap '' USR1 USR2 TERM; "  # Slurm's signals reach every process of the job
+    subprocess.run(deaf + command, shell=True, check=True, env=os.environ | {"JOB": this_job() or ""})
 
 
 def _warned() -> bool:

@@ -27,8 +27,7 @@ DEEDS = {
     0: [
         "kill -9 $(cat launcher.pid)",  # while two jobs run and two wait
         "WAIT scontrol requeue $JOB",
-        "WAIT scontrol update JobId=$JOB TimeLimit=1",  # Slurm sends USR2 before
-        "scontrol update JobId=$JOB TimeLimit=20",
+        "WAIT scontrol update JobId=$JOB TimeLimit=1 THEN scontrol update JobId=$JOB TimeLimit=20",
     ],
     1: ["WAIT scancel --signal=USR1 $JOB", "WAIT scancel --signal=USR2 $JOB"],
     2: ["WAIT scancel --signal=TERM $JOB", "WAIT scancel --full --signal=USR1 $JOB"],
