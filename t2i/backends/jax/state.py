@@ -91,14 +91,21 @@ class State:
             self._computing = before
 
     def replace_moments(self, moments: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-        """Go on from these moments. Raises KeyError where they are not those of the optimizer."""
+        """Go on from these moments, and from zero for weights without any.
+
+        Raises KeyError or ValueError where they are not those of the optimizer and the weights.
+        """
+
+        def replaced(name: str, kind: str, array: Array) -> Array:
+            if name not in moments:
+                return jnp.zeros_like(array)
+            given = to_numpy(moments[name][kind])
+            if given.shape != array.shape:
+                raise ValueError(f"{kind} of {name} is {given.shape} and not {array.shape}")
+            return jax.device_put(given, array.sharding)
+
         self.moments = {
-            name: {
-                kind: jax.device_put(to_numpy(moments[name][kind]), array.sharding)
-                if name in moments
-                else jnp.zeros_like(array)
-                for kind, array in kinds.items()
-            }
+            name: {kind: replaced(name, kind, array) for kind, array in kinds.items()}
             for name, kinds in self.moments.items()
         }
         self.step = jax.device_put(np.int32(step), self.devices.replicated)
