@@ -115,7 +115,6 @@ def machine(monkeypatch, tmp_path):
         ({"smi": DIVIDED, "visible": "MIG-22,GPU-bb"}, ["MIG-22", "GPU-bb"]),
         ({"visible": "0,1"}, ["0", "1"]),  # nobody knows better
     ],
-    ids=str,
 )
 def test_gpus_are_found_and_named_as_cuda_names_them(machine, means, expected):
     machine(**means)
