@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from t2i.data.batches import Batch
@@ -100,7 +101,8 @@ def clip_grad_norm(accelerator: Accelerator, weights: Sequence[Tensor], max_norm
     Like torch.nn.utils.clip_grad_norm_, but on a CPU shorter gradients are left alone instead of being multiplied by 1.
     """
     accelerator.unscale_gradients()
-    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    total = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    norm = total.full_tensor() if isinstance(total, DTensor) else total  # of sharded gradients
     if norm.device.type != "cpu" or not norm <= max_norm:  # or not finite
-        clip_grads_with_norm_(weights, max_norm, norm)
+        clip_grads_with_norm_(weights, max_norm, total)
     return norm
