@@ -30,7 +30,7 @@ validate_every=-5                               | validate_every=-5 must be at l
 sample_every=-5                                 | sample_every=-5 must be at least 0
 save_every=-5                                   | save_every=-5 must be at least 0
 keep_checkpoints=0                              | keep_checkpoints=0 must be at least 1
-num_workers=-1                                  | num_workers=-1 must be at least 0
+num_workers=-1                                  | num_workers=-1 must be a whole number, at least 0, or auto
 threads=0                                       | threads=0 must be at least 1, or null for all cores
 threads=many                                    | threads=many must be at least 1, or null for all cores
 stop_at=0                                       | stop_at=0 must be at least 1, or null to go to the end

@@ -83,6 +83,7 @@ def submitted(sweep: Path) -> list[int]:
     return [len(json.loads(file.read_text())["jobs"]) for file in files]
 
 
+@pytest.mark.long
 def test_no_step_is_lost_but_those_since_a_warning_and_nothing_is_submitted_twice(launch, tmp_path):
     deeds, rough, quiet = tmp_path / "deeds", tmp_path / "multirun/rough", tmp_path / "multirun/quiet"
     sweep = ("seed=0,1,2,3", f"steps={STEPS}", "validate_every=12")
