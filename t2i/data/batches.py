@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.diffusion.devices import upload
 from t2i.diffusion.timesteps import Distribution
+from t2i.hardware.uploads import upload
 from t2i.models.tokens import upload_text
 from t2i.rng import generators
 

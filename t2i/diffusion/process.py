@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.diffusion.devices import Uploaded, upload
 from t2i.diffusion.shift import Shift
+from t2i.hardware.uploads import Uploaded, upload
 
 # The smallest alpha² from which predicting epsilon teaches anything; Diffusers may leave less at zero terminal SNR.
 SMALLEST_SIGNAL = 1e-6

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError, check_positive
-from t2i.diffusion.devices import Uploaded
 from t2i.diffusion.process import Diffusion, Noised
+from t2i.hardware.uploads import Uploaded
 
 
 def residual(prediction: Tensor, noised: Noised) -> Tensor:

@@ -18,13 +18,13 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from t2i.data.latent_cache import Encoded
-from t2i.diffusion.devices import upload, with_float64
 from t2i.diffusion.process import Diffusion
 from t2i.diffusion.residuals import mean_error
 from t2i.distributed.processes import assigned
 from t2i.evaluation.image_battery import spread
 from t2i.evaluation.metrics import snr_bins
 from t2i.evaluation.noise_levels import NoiseLevels, Origin
+from t2i.hardware.uploads import upload, with_float64
 from t2i.models.model import Model
 from t2i.models.tokens import upload_text
 from t2i.optim.ema import WeightAverage

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
-from t2i.diffusion.devices import upload
 from t2i.diffusion.process import Diffusion, Noised
+from t2i.hardware.uploads import upload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.packing import pack, unpack

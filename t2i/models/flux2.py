@@ -14,7 +14,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Content, Model
 from t2i.models.packing import patchify, unpatchify

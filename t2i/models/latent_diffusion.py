@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.model import Content
 from t2i.models.parts import PipelineParts
 from t2i.models.prompts import EmbeddedPrompts

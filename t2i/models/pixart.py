@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DMod
 from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Model

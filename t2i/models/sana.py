@@ -13,7 +13,7 @@ from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.cross_attended import CrossAttended
 from t2i.models.model import Content, Model

@@ -17,7 +17,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from t2i.diffusion.devices import Uploaded, upload
+from t2i.hardware.uploads import Uploaded, upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.latent_diffusion import LatentDiffusion
 from t2i.models.model import Content, Model

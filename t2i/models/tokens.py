@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.model_folder import NO_LIMIT
 
 

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 from t2i.models.base_settings import on_a_base
 from t2i.models.model import Model
 from t2i.models.pipeline_parts import open_pipeline

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from t2i.diffusion.devices import with_float64
 from t2i.evaluation.metrics import NUM_SNR_BINS
+from t2i.hardware.uploads import with_float64
 
 log = logging.getLogger(__name__)
 UNCHECKED = 100  # steps on a GPU, at most, until one without a finite gradient is noticed

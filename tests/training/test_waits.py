@@ -77,7 +77,7 @@ KNOWN = """
 from pathlib import Path
 from helpers.pretended_cuda.device import pretended
 import torch
-from t2i.diffusion.devices import upload
+from t2i.hardware.uploads import upload
 
 with pretended(Path("/")) as watch:
     gpu = torch.device("cuda")

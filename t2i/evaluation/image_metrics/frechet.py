@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.diffusion.devices import with_float64
 from t2i.evaluation.image_metrics import jackknife
 from t2i.evaluation.image_metrics.features import Network, features, identity
 from t2i.evaluation.image_metrics.jackknife import Clusters
 from t2i.evaluation.image_metrics.metric import Judged, Scores
+from t2i.hardware.uploads import with_float64
 
 
 class Moments(NamedTuple):
