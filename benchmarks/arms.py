@@ -10,7 +10,6 @@ stdout by a line of JSON.
 import json
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 from t2i.config.compose import compose
 from t2i.hardware.gpus import driver_version
 from t2i.optim.numerics import numerics
+from t2i.training.recorder import peak_memory_gb
 
 FOREVER = 10**6  # steps; the other end of the pipe decides
 
@@ -73,7 +73,7 @@ class Turns:
                         yield
                     took = _now() - start
                 busy = busy_share(profile.events(), took)
-            self.answer(seconds=seconds, peak_gb=peak_gb(), busy=busy)
+            self.answer(seconds=seconds, peak_gb=peak_memory_gb(), busy=busy)
 
 
 def busy_share(events: Iterable[Any], seconds: float) -> float:
@@ -94,14 +94,6 @@ def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def peak_gb() -> float:
-    """Peak memory of this process, or of what it has on the GPU; 10⁹ bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def machine() -> dict[str, Any]:

@@ -97,6 +97,7 @@ def launch(arguments: list[str]) -> None:
     import sweep_of_1000  # by that name the jobs' processes find the stand-in
 
     import t2i.train
+    from t2i.hardware.host_memory import peak_memory
 
     t2i.train.main, command = sweep_of_1000.stand_in, t2i.train.main
     sys.argv = ["t2i train", "-m", *arguments]
@@ -110,7 +111,7 @@ def launch(arguments: list[str]) -> None:
         "code": code,
         "seconds": time.perf_counter() - begun,
         "cpu": used.ru_utime + used.ru_stime,
-        "peak_mb": used.ru_maxrss * 1024 / 1e6,
+        "peak_mb": peak_memory() / 1e6,
     }
     print(json.dumps(facts), flush=True)
 
@@ -151,17 +152,17 @@ def configuration(overrides: list[str]) -> dict[str, Any]:
 def run_compare(folder: Path) -> dict[str, float]:
     """`t2i compare` of the sweep: seconds, cpu (seconds), peak_mb, page_mb."""
     begun = time.perf_counter()
-    program = "import resource, sys, t2i.compare as c; c.main(sys.argv[1:]); "
-    program += "u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_maxrss, u.ru_utime + u.ru_stime)"
+    program = "import sys, time, t2i.compare as c; c.main(sys.argv[1:]); "
+    program += "from t2i.hardware.host_memory import peak_memory; print(peak_memory(), time.process_time())"
     done = subprocess.run(
         [sys.executable, "-c", program, "multirun/big"], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
     )
     page = folder / "multirun" / "big" / "comparison" / "comparison.html"
-    kilobytes, cpu = done.stdout.splitlines()[-1].split()
+    peak, cpu = done.stdout.splitlines()[-1].split()
     return {
         "seconds": time.perf_counter() - begun,
         "cpu": float(cpu),
-        "peak_mb": int(kilobytes) * 1024 / 1e6,
+        "peak_mb": int(peak) / 1e6,
         "page_mb": page.stat().st_size / 1e6,
     }
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from helpers.dying import train_and_die
+from helpers.runs import untimed
 
 from t2i.runs import checkpoints
 
@@ -43,7 +44,7 @@ def left_by(folder):
         part = checkpoints.safetensors.torch.load_file(folder / "checkpoints/step-000040" / f"{name}.safetensors")
         state |= {f"{name}.{key}": value for key, value in part.items()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in lines]
+    metrics = untimed(lines)
     return state, metrics
 
 

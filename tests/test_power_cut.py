@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers.runs import compose
+from helpers.runs import compose, untimed
 from safetensors.torch import load_file
 
 from t2i.experiment.plan import make_plan
@@ -24,7 +24,6 @@ from t2i.runs.records import read_metrics
 
 CUTS = 50
 SETTINGS = ["steps=40", "save_every=5", "validate_every=10", "sample_every=20", "keep_checkpoints=2", "threads=1"]
-TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
 
 @contextmanager
@@ -53,8 +52,7 @@ def disk(tmp_path):
 
 
 def results(folder: Path):
-    lines = read_metrics(folder).values()
-    metrics = [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+    metrics = untimed(read_metrics(folder).values())
     weights = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     return metrics, {name: weight.clone() for name, weight in weights.items()}  # without a view of the file
 

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
-from huggingface_hub import snapshot_download
 
 from t2i.config import ConfigError
 from t2i.hub import check_reachable, is_repository
@@ -49,6 +48,8 @@ def read_prompts(
 
 def _fetched(path: str, setting: str) -> list[Path]:
     """The files with prompts of a data set of the Hub: those of its split train, or all if none is called so."""
+    from huggingface_hub import snapshot_download
+
     check_reachable(setting, path, "dataset")
     try:
         folder = Path(

@@ -28,7 +28,7 @@ from t2i.experiment.image_evaluation import ImageEvaluation, make_image_evaluati
 from t2i.experiment.optimization import set_up
 from t2i.experiment.plan import Plan
 from t2i.experiment.quantization_cost import cache_file, unquantized_errors
-from t2i.experiment.reference import reference_images
+from t2i.experiment.reference_images import reference_images
 from t2i.models.attention import recompute, set_attention
 from t2i.models.base_adapters import adapter_facts
 from t2i.models.compiling import compile_denoiser

@@ -1,5 +1,7 @@
-"""How much memory this process may still take: of the machine, and of the control groups that limit it."""
+"""How much memory this process has taken, and may still take: of the machine, and of its control groups."""
 
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import psutil
 
 GROUPS = Path("/sys/fs/cgroup")
 OF_PROCESS = Path("/proc/self/cgroup")
+OWN_STATUS = Path("/proc/self/status")
 # The files of a control group: its limit, what is in use, and in memory.stat the part of it that can be dropped.
 VERSIONS = {
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -17,6 +20,15 @@ VERSIONS = {
 def available_memory() -> int:
     """In bytes."""
     return min([psutil.virtual_memory().available, *_left_in_groups()])
+
+
+def peak_memory() -> int:
+    """The most that this process has held, in bytes; not what its parent held before it, which Linux also counts."""
+    try:
+        status = dict(line.split(":", 1) for line in OWN_STATUS.read_text().splitlines())
+        return int(status["VmHWM"].removesuffix("kB")) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -85,6 +84,8 @@ def _complete_tokenizer(tokenizer: Any, folder: Path, kind: str) -> str:
         return kind
     if any((folder / name).is_file() for name in VOCABULARIES):
         return kind
+    import transformers
+
     fast = f"{kind}Fast"
     return fast if not kind.endswith("Fast") and hasattr(transformers, fast) else kind
 

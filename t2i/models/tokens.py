@@ -1,23 +1,25 @@
 """Captions as tokens, as the stock pipelines pad and cut them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from t2i.hardware.uploads import upload
 from t2i.models.model_folder import NO_LIMIT
 
+if TYPE_CHECKING:  # the import takes a second, and settings are checked before
+    from transformers import PreTrainedTokenizerBase
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None) -> Tensor:
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", captions: Sequence[str], length: int | None = None) -> Tensor:
     """[B, L], padded to `length` and cut at it; None: the length that the tokenizer was saved with."""
     return padded(tokenizer, captions, length)[0]
 
 
 def padded(
-    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], length: int | None = None
+    tokenizer: "PreTrainedTokenizerBase", captions: Sequence[str], length: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Token ids, and a mask that is 1 where they are not padding, each [B, L]; for `length` see `token_ids`."""
     length = length or tokenizer.model_max_length
@@ -25,20 +27,20 @@ def padded(
     return tokens.input_ids, tokens.attention_mask
 
 
-def lengths(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str]) -> list[int]:
+def lengths(tokenizer: "PreTrainedTokenizerBase", captions: Sequence[str]) -> list[int]:
     """The number of tokens of each caption, with those that begin and end it, before it is cut."""
     tokens = tokenizer(list(captions), truncation=False, verbose=False).input_ids if captions else []
     return [len(ids) for ids in tokens]
 
 
-def with_length(tokenizer: PreTrainedTokenizerBase, encoder: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def with_length(tokenizer: "PreTrainedTokenizerBase", encoder: Mapping[str, Any]) -> "PreTrainedTokenizerBase":
     """The tokenizer of a CLIP, with the length of its encoder, whose settings are given, if its own files say none."""
     if tokenizer.model_max_length == NO_LIMIT and str(encoder.get("model_type", "")).startswith("clip"):
         tokenizer.model_max_length = encoder.get("max_position_embeddings", 77)
     return tokenizer
 
 
-def forget_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+def forget_calls(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Reset padding and truncation, which the last call has set and which would be saved in tokenizer.json."""
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
@@ -49,7 +51,7 @@ def plain(captions: Sequence[str]) -> list[str]:
     return [caption.lower().strip() for caption in captions]
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], thinking: bool) -> list[str]:
+def chat(tokenizer: "PreTrainedTokenizerBase", captions: Sequence[str], thinking: bool) -> list[str]:
     """Each caption as the user's turn of a conversation with a language model, whose answer is to begin."""
     settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
     turns = [[{"role": "user", "content": caption}] for caption in captions]

@@ -1,8 +1,6 @@
 """Records a run while it trains: in the run folder first, then in the tracker and the terminal."""
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.evaluation.battery import Battery
+from t2i.hardware.host_memory import peak_memory
 from t2i.image_grid import grid
 from t2i.runs.errors_file import write_errors
 from t2i.runs.files import numbered, numbered_file, replacing
@@ -144,5 +143,4 @@ def peak_memory_gb() -> float:
     """Peak memory so far in GB (10⁹ bytes): of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory() / 1e9

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.runs import untimed
 from safetensors.torch import load_file
 
 pytest.importorskip("jax")
 
 pytestmark = pytest.mark.slow  # JAX compiles for seconds to minutes
-TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 LORA = ["adapter=lora", "adapter.rank=2", "ema=post_hoc", "ema.snapshots=4", "error=huber", "optimizer=adafactor"]
 MEMORY = ["micro_batch_size=8", "batch_size=16", "gradient_checkpointing=true", "backend.weights=sliced"]
 
 
 def metrics(run):
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in run.metrics()]
+    return untimed(run.metrics())
 
 
 def assert_follows(run, other, rel):

@@ -326,6 +326,13 @@ def test_the_command_line_answers_before_diffusers_would_be_imported(arguments, 
     assert min(taken) < share * min(imports)
 
 
+@pytest.mark.slow
+def test_checks_of_settings_import_no_large_library():
+    """Of those that they do without; each takes about a second."""
+    code = "import sys, t2i.experiment.plan; print({'transformers', 'datasets', 'pandas', 'jax'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
 def test_the_command_line_does_not_import_torch():
     code = "import sys, t2i.train; print(sorted({'torch', 'diffusers', 'wandb', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from helpers.launch import ACCELERATE, train
+from helpers.runs import untimed
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -168,8 +169,5 @@ def test_a_fork_in_two_processes_is_the_trunk_that_goes_on(launch, folder):
     trunk, fork = folder / "multirun" / "trunk", folder / "multirun" / "fork"
     first, second = weights(trunk), weights(fork)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    timeless = [
-        [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in metrics(run)]
-        for run in (trunk, fork)
-    ]
+    timeless = [untimed(metrics(run)) for run in (trunk, fork)]
     assert timeless[0] == timeless[1]

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 from helpers.dying import train_and_die
-from helpers.runs import compose
+from helpers.runs import compose, untimed
 from safetensors.torch import load_file, save_file
 
 from t2i.config import ConfigError
@@ -33,7 +33,7 @@ def left_by(folder, step=9):
         elif file.suffix == ".pt":
             state[file.name] = torch.load(file, weights_only=True)
     errors = {file.name: file.read_bytes() for file in (folder / "validation").glob("*.parquet")}
-    metrics = [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in lines(folder)]
+    metrics = untimed(lines(folder))
     return state, metrics, errors
 
 

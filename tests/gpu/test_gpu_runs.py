@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from helpers.runs import untimed
 from safetensors.torch import load_file
 
 # Relative differences: of one prediction, and of what ten steps have made of it.
@@ -34,7 +35,7 @@ def weights(run):
 
 
 def timeless(run):
-    return [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in lines(run)]
+    return untimed(lines(run))
 
 
 @pytest.fixture(scope="session")

@@ -167,3 +167,14 @@ def test_memory_is_what_the_machine_and_the_control_groups_leave(
     monkeypatch.setattr(host_memory, "OF_PROCESS", tmp_path / "own")
     monkeypatch.setattr(host_memory.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10**6}))
     assert host_memory.available_memory() == expected
+
+
+def test_the_peak_is_that_of_the_process_and_not_of_the_large_one_that_started_it():
+    """As the notebook of a sweep may be."""
+    held = bytearray(500_000_000)
+    program = "from t2i.hardware.host_memory import peak_memory; print(peak_memory()); x = bytearray(300_000_000); "
+    program += "print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < len(held) / 2
+    assert after - before > 290e6

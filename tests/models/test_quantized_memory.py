@@ -12,22 +12,20 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import save_file
 
 READ = """
-import json, os, resource, sys, torch
+import json, os, sys, torch
 from diffusers import SD3Transformer2DModel
+from t2i.hardware.host_memory import peak_memory
 from t2i.models import quantized
 from t2i.models.parts import PipelineParts
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 torch.set_num_threads(1)
 for quantize in (None, "nf4", "int8"):
     if os.fork() == 0:  # a process of its own, whose libraries are imported
-        before = peak()
+        before = peak_memory()
         parts = PipelineParts(sys.argv[1], {"transformer": SD3Transformer2DModel}, True, None,
                               {"transformer": torch.bfloat16}, quantize)
         sum(weight.detach().sum(dtype=torch.float32).item() for weight in parts["transformer"].parameters())
-        print(json.dumps([quantize, peak() - before]), flush=True)
+        print(json.dumps([quantize, peak_memory() - before]), flush=True)
         os._exit(0)
     os.wait()
 """

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.runs import untimed
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -21,7 +22,7 @@ def weights(run: Path) -> dict:
 
 def measured(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in lines]
+    return untimed(lines)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.runs import untimed
 from hydra.core.utils import JobReturn, JobStatus
 from safetensors.torch import load_file
 
@@ -29,7 +30,7 @@ def decisions(sweep: Path) -> dict:
 def results(run: Path) -> tuple[list[dict], dict]:
     """The lines of its metrics, and its exported weights if it has finished."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{k: v for k, v in line.items() if not k.startswith(("speed", "memory"))} for line in lines]
+    kept = untimed(lines)
     weights = run / "model/unet/diffusion_pytorch_model.safetensors"
     return kept, load_file(weights) if weights.is_file() else {}
 

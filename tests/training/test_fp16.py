@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from helpers.runs import untimed
 from safetensors.torch import load_file
 
 LARGE = 2.0**40  # a loss scale at which every gradient overflows
@@ -29,15 +30,16 @@ def trained(run, step):
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(train, tmp_path, scaler, adapter):
     """While its loss scale falls and grows."""
-    scaler(init_scale=2.0**26, growth_interval=2)
+    scaler(init_scale=2.0**22, growth_interval=1)
     settings = (*SETTINGS, f"adapter={adapter}", "steps=8", "save_every=100")
     whole = train(tmp_path / "whole", *settings)
     train(tmp_path / "run", *settings, "stop_at=3")
     resumed = train(tmp_path / "run", *settings)
     assert state(resumed, 8) == state(whole, 8)
-    assert state(whole, 8)["scale"] != 2.0**26
-    ours, theirs = ({key: value for key, value in run.final.items() if "speed" not in key} for run in (resumed, whole))
-    assert ours == theirs
+    fallen = sum(line["train/skipped"] for line in whole.metrics() if "train/skipped" in line)
+    assert fallen > 0
+    assert state(whole, 8)["scale"] > 2.0 ** (22 - fallen)
+    assert untimed(resumed.metrics()) == untimed(whole.metrics())
     files = sorted(file.relative_to(whole.folder) for file in (whole.folder / "model").rglob("*.safetensors"))
     assert files
     for file in files:

@@ -7,13 +7,12 @@ import signal
 
 import pytest
 import torch
+from helpers.runs import untimed
 from safetensors.torch import load_file
 
 from t2i.config import ConfigError
 from t2i.distributed.processes import start
 from t2i.training.step import clip_grad_norm
-
-TIMINGS = ("speed/images_per_second", "speed/hours", "memory/peak_gb")
 
 
 def weights(run, name="unet/diffusion_pytorch_model"):
@@ -21,7 +20,7 @@ def weights(run, name="unet/diffusion_pytorch_model"):
 
 
 def metrics(run):
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in run.metrics()]
+    return untimed(run.metrics())
 
 
 def assert_same(first, second):

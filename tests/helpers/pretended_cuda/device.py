@@ -60,12 +60,12 @@ class Watch(TorchDispatchMode):
         self.waits.append(Wait(self.during, what, tuple(where)))
 
     def made_up(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """What the device sends back: on the CPU, with values of no meaning."""
+        """What the device sends back: on the CPU, with values of no meaning; masks as of captions of unequal length."""
         shape, dtype = tuple(tensor.shape), dtype or tensor.dtype
         with no_dispatch():
             if dtype.is_floating_point:
                 return torch.rand(shape, generator=self.values).to(dtype)
-            return torch.ones(shape, dtype=dtype)
+            return torch.ones(shape, dtype=dtype).tril() if len(shape) > 1 else torch.ones(shape, dtype=dtype)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
