@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from t2i.backends.backend import Backend
+from t2i.backends.backend import Backend, Parts, Training
 from t2i.config import ConfigError
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.residuals import Huber, SmoothL1, Squared
@@ -13,6 +13,8 @@ from t2i.models.lora import LoRA, NoAdapter
 from t2i.optim.precision import Precision, resolve_precision
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from t2i.models.model import Model
 
 WEIGHTS = ("replicated", "sliced")
@@ -26,8 +28,6 @@ OTHERWISE = "or backend=torch"
 
 class Jax(Backend):
     """JAX on all devices of this process."""
-
-    in_jax = True
 
     def __init__(self, weights: str):
         """weights: replicated, or sliced over the devices."""
@@ -102,3 +102,26 @@ class Jax(Backend):
         from t2i.backends.jax.networks import network_of
 
         network_of(model.denoiser, {})
+
+    def start(self, precision: Precision, timeout: float) -> "Accelerator":
+        """PyTorch stays on the CPU."""
+        from t2i.distributed import processes
+
+        return processes.start("no", timeout, on_cpu=True)
+
+    def prepare(self, parts: Parts) -> Training:
+        from t2i.backends.jax.training import train_in_jax
+
+        return train_in_jax(parts, self.sliced)
+
+    def facts(self, accelerator: "Accelerator") -> dict[str, Any]:
+        from t2i.backends.jax.devices import Devices
+
+        devices = Devices()
+        first = devices.mesh.devices.flat[0]
+        return {
+            "backend": "jax",
+            "device": first.platform,
+            "gpu": None if first.platform == "cpu" else first.device_kind,
+            "devices": len(devices),
+        }
