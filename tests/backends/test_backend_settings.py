@@ -31,13 +31,6 @@ def test_without_jax_the_remedy_is_said(monkeypatch):
         make_plan(compose("backend=jax"))
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="backend=jax uses all devices of the machine in one process"):
-        Jax("replicated")
-
-
 def test_jax_is_imported_by_its_own_package_alone():
     """Whoever imports the package knows that JAX is there: backend.py, which says so, imports it in functions."""
     package = Path(t2i.__file__).parent

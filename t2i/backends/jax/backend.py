@@ -1,7 +1,6 @@
 """The settings of backend=jax, and what it refuses. JAX itself is imported only when it is needed."""
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ OTHERWISE = "or backend=torch"
 
 
 class Jax(Backend):
-    """JAX on all devices of this process."""
+    """JAX on all devices of all processes."""
 
     def __init__(self, weights: str):
         """weights: replicated, or sliced over the devices."""
@@ -35,11 +34,6 @@ class Jax(Backend):
             raise ConfigError(f"backend.weights={weights} is not known; choose from {', '.join(WEIGHTS)}")
         if importlib.util.find_spec("jax") is None:
             raise ConfigError("backend=jax needs the package jax; pip install 't2i[jax]', or on a TPU 't2i[tpu]'")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise ConfigError(
-                "backend=jax uses all devices of the machine in one process; start it with `t2i train`, without "
-                "accelerate launch or torchrun"
-            )
         self.sliced = weights == "sliced"
 
     def precision(self, dtype: str, weights: str) -> Precision:
@@ -50,9 +44,9 @@ class Jax(Backend):
             raise ConfigError(
                 f"precision.weights=stochastic is not supported by backend=jax; use precision=bf16, {OTHERWISE}"
             )
-        import jax
+        from t2i.backends.jax.devices import all_devices
 
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = all_devices()[0].platform == "cpu"
         if dtype == "auto" and not on_cpu:
             dtype = "bf16"
         chosen = resolve_precision(dtype, weights) if on_cpu else Precision(dtype, weights)
@@ -91,7 +85,8 @@ class Jax(Backend):
         from t2i.backends.jax.optimizers import refuse_unknown
 
         refuse_unknown(settings["optimizer"])
-        count, micro = len(Devices()), settings["micro_batch_size"]
+        devices, micro = Devices(), settings["micro_batch_size"]
+        count = len(devices.own)
         if micro % count:
             raise ConfigError(
                 f"micro_batch_size={micro} is not a multiple of the {count} devices that share it; try "
@@ -104,7 +99,7 @@ class Jax(Backend):
         network_of(model.denoiser, {})
 
     def start(self, precision: Precision, timeout: float) -> "Accelerator":
-        """PyTorch stays on the CPU."""
+        """PyTorch stays on the CPU, and so do its ways between the processes."""
         from t2i.distributed import processes
 
         return processes.start("no", timeout, on_cpu=True)

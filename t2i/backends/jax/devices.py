@@ -13,6 +13,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from torch import Tensor
 
+from t2i.backends.jax.processes import join
+
 AXIS = "data"  # of the mesh: examples are divided along it, and with weights=sliced weights, too
 
 
@@ -24,7 +26,7 @@ class Devices:
 
         devices: None: all of all processes.
         """
-        row = devices or sorted(jax.devices(), key=lambda each: (each.process_index, each.id))
+        row = devices or all_devices()
         self.mesh = Mesh(np.array(row), (AXIS,))
         self.sliced = sliced
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -76,6 +78,12 @@ class Devices:
             )
             for name, each in arrays.items()
         }
+
+
+def all_devices() -> list[Any]:
+    """Those of all processes, process by process."""
+    join()
+    return sorted(jax.devices(), key=lambda each: (each.process_index, each.id))
 
 
 def complete(array: Array) -> Array:
