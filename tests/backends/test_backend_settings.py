@@ -31,6 +31,13 @@ def test_without_jax_the_remedy_is_said(monkeypatch):
         make_plan(compose("backend=jax"))
 
 
+@installed
+def test_fsdp_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"FSDP is PyTorch's; backend=jax shards with backend\.weights=sliced"):
+        Jax("replicated")
+
+
 def test_jax_is_imported_by_its_own_package_alone():
     """Whoever imports the package knows that JAX is there: backend.py, which says so, imports it in functions."""
     package = Path(t2i.__file__).parent

@@ -1,6 +1,7 @@
 """The settings of backend=jax, and what it refuses. JAX itself is imported only when it is needed."""
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ class Jax(Backend):
             raise ConfigError(f"backend.weights={weights} is not known; choose from {', '.join(WEIGHTS)}")
         if importlib.util.find_spec("jax") is None:
             raise ConfigError("backend=jax needs the package jax; pip install 't2i[jax]', or on a TPU 't2i[tpu]'")
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise ConfigError(
+                "FSDP is PyTorch's; backend=jax shards with backend.weights=sliced, and its processes are started by "
+                "torchrun or accelerate launch --multi_gpu"
+            )
         self.sliced = weights == "sliced"
 
     def precision(self, dtype: str, weights: str) -> Precision:

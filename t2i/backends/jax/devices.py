@@ -69,14 +69,14 @@ class Devices:
         return {name: put(self.by_example, to_numpy(each)) for name, each in tensors.items()}
 
     def on_own(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The same weights on the devices of this process. All processes must call it if they are sliced."""
+        """The same weights, complete on this process's devices. All processes must call it if weights are sliced."""
         if self.own is self:
             return dict(arrays)
+        whole = complete(dict(arrays)) if self.sliced and arrays else arrays
+        build, place = jax.make_array_from_single_device_arrays, self.own.replicated
         return {
-            name: jax.make_array_from_single_device_arrays(
-                each.shape, self.own.replicated, [shard.data for shard in complete(each).addressable_shards]
-            )
-            for name, each in arrays.items()
+            name: build(each.shape, place, [shard.data for shard in each.addressable_shards])
+            for name, each in whole.items()
         }
 
 
@@ -86,15 +86,18 @@ def all_devices() -> list[Any]:
     return sorted(jax.devices(), key=lambda each: (each.process_index, each.id))
 
 
-def complete(array: Array) -> Array:
-    """The same array, complete on each of its devices. All processes must call it if it is not yet."""
-    if array.is_fully_replicated:
-        return array
-    return jax.jit(_same, out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
+def complete(arrays: Any) -> Any:
+    """The same arrays, complete on each of their devices. All processes must call it, with arrays of one mesh.
+
+    It waits: two processes that put together several things at once may begin with different ones, and wait for ever.
+    """
+    mesh = jax.tree.leaves(arrays)[0].sharding.mesh
+    whole = jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(arrays)
+    return jax.block_until_ready(whole)
 
 
-def _same(array: Array) -> Array:
-    return array
+def _same(arrays: Any) -> Any:
+    return arrays
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -107,7 +110,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 def to_torch(array: Array) -> Tensor:
     """A copy in host memory; waits for the devices. All processes must call it for what is divided among them."""
-    whole = array if array.is_fully_addressable else complete(array)
+    whole = array if array.is_fully_addressable or array.is_fully_replicated else complete(array)
     return torch.from_numpy(np.array(whole, copy=True))
 
 
