@@ -91,8 +91,7 @@ class Jax(Backend):
         from t2i.backends.jax.optimizers import refuse_unknown
 
         refuse_unknown(settings["optimizer"])
-        devices, micro = Devices(), settings["micro_batch_size"]
-        count = len(devices.own)
+        count, micro = len(Devices().own), settings["micro_batch_size"]
         if micro % count:
             raise ConfigError(
                 f"micro_batch_size={micro} is not a multiple of the {count} devices that share it; try "
