@@ -45,6 +45,15 @@ def test_the_page_asks_for_nothing_and_runs_only_its_own_script(tmp_path):
     assert "script-src &#39;sha256-" in text
 
 
+def test_no_password_of_the_environment_is_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", secret := """hf_<&'"averysecretvalue""")
+    run = write_run(tmp_path / "run", state="failed", error=f"no access with {secret}")
+    (run / "train.log").write_text(f"token {secret}\n")
+    text = page_of(run)
+    assert "averysecretvalue" not in text
+    assert text.count("[secret]") >= 2
+
+
 def test_nothing_that_a_run_says_becomes_part_of_the_page(tmp_path):
     folder = tmp_path / "<img src=x onerror=alert(2)>"
     info = {"state": "failed", "error": f"{HOSTILE} \x1b[31m", "device": HOSTILE, "packages": {HOSTILE: HOSTILE}}
