@@ -1,7 +1,6 @@
 """What trains a model: weights, optimizer, schedule, average and the step, with PyTorch or another backend."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import Accelerator
 from omegaconf import DictConfig
@@ -10,6 +9,7 @@ from t2i.backends.jax.backend import Jax
 from t2i.config.instantiate import build
 from t2i.distributed.processes import Layout
 from t2i.experiment.plan import Plan
+from t2i.models.converted import users_cache
 from t2i.models.model import Model
 from t2i.optim.trained_weights import hold_weights
 from t2i.runs.checkpoints import Stateful
@@ -41,7 +41,7 @@ def set_up(cfg: DictConfig, plan: Plan, model: Model, layout: Layout, accelerato
             dtype=plan.precision.dtype,
             batch_size=cfg.batch_size,
             max_grad_norm=max_grad_norm,
-            cache=Path(cfg.cache_dir).expanduser() / "jax",
+            cache=users_cache() / "jax",  # programs for the processor
         )
         there = train_in_jax(model, own, torch_optimizer, plan.ema, plan.diffusion, plan.loss, settings)
         optimization = Optimization(
