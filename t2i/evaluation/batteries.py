@@ -22,7 +22,12 @@ HELD_OUT, TRAIN, REFERENCE = HEADLINES
 
 
 def evaluate_all(
-    batteries: Mapping[str, Battery], model: Model, diffusion: Diffusion, ema: WeightAverage, accelerator: Accelerator
+    batteries: Mapping[str, Battery],
+    model: Model,
+    diffusion: Diffusion,
+    ema: WeightAverage,
+    accelerator: Accelerator,
+    step: int,
 ) -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
     """The metrics of all batteries, and by battery the errors [N, K] as `evaluate` returns them.
 
@@ -31,7 +36,7 @@ def evaluate_all(
     metrics: dict[str, float] = {}
     errors = {}
     for name, battery in batteries.items():
-        measured, errors[name] = evaluate(battery, model, diffusion, ema, accelerator)
+        measured, errors[name] = evaluate(battery, model, diffusion, ema, accelerator, step)
         headlines = {HEADLINES[name].format(prefix): measured[f"val/{prefix}loss"] for prefix in errors[name]}
         metrics |= measured if name == HELD_OUT else headlines
     return metrics | gaps(metrics), errors

@@ -132,13 +132,19 @@ def summary(errors: np.ndarray, snr: np.ndarray, to_v: np.ndarray) -> dict[str, 
 
 
 def evaluate(
-    battery: Battery, model: Model, diffusion: Diffusion, ema: WeightAverage, accelerator: Accelerator
+    battery: Battery, model: Model, diffusion: Diffusion, ema: WeightAverage, accelerator: Accelerator, step: int
 ) -> tuple[dict[str, float], dict]:
-    """Metrics as val/... (raw weights) and val/ema/..., and the errors [N, K] they are computed from, by prefix."""
+    """Metrics as val/... (raw weights) and val/ema/..., and the errors [N, K] they are computed from, by prefix.
+
+    Before the first step an average is that of equal weights, so they are measured once.
+    """
     metrics, errors = {}, {}
     for prefix, weights in ema.variants().items():
-        with weights, evaluating(model.denoiser):
-            errors[prefix] = battery.errors(model, diffusion, accelerator)
+        if step == 0 and errors:
+            errors[prefix] = next(iter(errors.values()))
+        else:
+            with weights, evaluating(model.denoiser):
+                errors[prefix] = battery.errors(model, diffusion, accelerator)
         means = summary(errors[prefix], battery.levels.snr(diffusion), battery.levels.to_v(diffusion))
         metrics |= {f"val/{prefix}{name}": value for name, value in means.items()}
     return metrics, errors

@@ -181,7 +181,7 @@ def hooks(experiment: Experiment, run: Run, recorder: Recorder, stop: Stop, writ
 
     def validate(step: int) -> dict[str, float]:
         with uncompiled(cfg.compile):
-            metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator)
+            metrics, errors = evaluate_all(experiment.batteries, model, plan.diffusion, ema, accelerator, step)
         for name, battery in experiment.batteries.items():
             recorder.errors(step, battery, errors[name], name)
         at_start = metrics if step == 0 else next((line for line in run.metrics() if line["step"] == 0), {})

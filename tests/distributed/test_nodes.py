@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.launch import OPTIONS, WITH_HELPERS
 from helpers.runs import free_port
 from safetensors.torch import load_file
 
@@ -21,32 +22,20 @@ from t2i.distributed.messages import Connection, Listener, introduce
 from t2i.distributed.peers import PeerFailed, Peers
 
 TORCHRUN = Path(sys.executable).parent / "torchrun"
-OPTION = """# A loss that ends one process.
-_target_: saboteur.Saboteur
-folder: ???
-seed: ${seed}
-snr_gamma: 5.0
-normalize: false
-error: ${error}
-"""
 
 
 @pytest.fixture
 def on_two_nodes(small, tmp_path):
     """Train on two nodes with a process each, where process 1 does a deed at the fourth step; returns their output."""
-    (tmp_path / "options" / "loss").mkdir(parents=True)
-    (tmp_path / "options" / "loss" / "saboteur.yaml").write_text(OPTION)
 
     def train(flags: list[str], *settings: str, deed: str | None = None) -> list[tuple[int, str]]:
         folder = tmp_path / (deed or "none")
         folder.mkdir(exist_ok=True)
         if deed:
             (folder / "0.1").write_text(deed)
-        program = ["-m", "t2i.train", "--config-dir", "options", "loss=saboteur", f"loss.folder={folder}", *small]
+        program = ["-m", "t2i.train", "--config-dir", str(OPTIONS), "loss=saboteur", f"loss.folder={folder}", *small]
         program += ["micro_batch_size=4", "allowed_targets=[saboteur]", "sample_every=0", "threads=1", *settings]
-        helpers = Path(__file__).resolve().parent.parent / "helpers"
-        paths = os.pathsep.join([str(helpers), os.environ.get("PYTHONPATH", "")])
-        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        variables = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": WITH_HELPERS}
         port, agents = free_port(), []
         for node in range(2):
             own = [flag.format(node=node, port=port) for flag in flags]

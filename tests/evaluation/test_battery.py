@@ -1,3 +1,6 @@
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import diffusers
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +12,7 @@ from t2i.config import ConfigError
 from t2i.data.latent_cache import encode
 from t2i.data.openmoji import openmoji
 from t2i.diffusion.process import Diffusion
-from t2i.evaluation.battery import make_battery, summary
+from t2i.evaluation.battery import evaluate, make_battery, summary
 from t2i.evaluation.noise_levels import LogSNRs, Origin, Timesteps, choose_levels
 from t2i.models.schedulers import flow_matching
 from t2i.models.stable_diffusion import load
@@ -171,6 +174,20 @@ def test_summary_means():
     assert found["x0_mse"] == pytest.approx((2 / 4 + 2 / 1 + 4 / 0.5) / 3)
     assert found["v_mse"] == pytest.approx((5 * 2 / 4 + 2 * 2 / 1 + 1.5 * 4 / 0.5) / 3)
     assert [found[f"snr_bin_{i}/eps"] for i in range(3)] == [4.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_before_the_first_step_weights_and_their_average_are_measured_at_once(encoded, step):
+    process, measured = diffusion(), battery(encoded)
+    model, forwards = Oracle(number_the_items(measured), process, 0.1), []
+    model.denoiser = torch.nn.Identity()
+    original = model.denoise
+    model.denoise = lambda x, t, text: forwards.append(len(x)) or original(x, t, text)
+    ema = SimpleNamespace(variants=lambda: {"": nullcontext(), "ema/": nullcontext()})
+    metrics, errors = evaluate(measured, model, process, ema, Accelerator(), step)
+    assert sum(forwards) == 3 * 16 * (1 if step == 0 else 2)
+    assert np.array_equal(errors[""], errors["ema/"])
+    assert metrics["val/loss"] == metrics["val/ema/loss"]
 
 
 @pytest.mark.parametrize("log_snr", [(-5, 5), None])

@@ -1,4 +1,4 @@
-"""Commands for `t2i.train` in several processes, with gloo on the CPU."""
+"""Commands for `t2i.train`, in several processes with gloo on the CPU, and with losses of the tests' own."""
 
 import os
 import subprocess
@@ -9,6 +9,9 @@ from pathlib import Path
 from helpers.runs import free_port
 
 ACCELERATE = Path(sys.executable).parent / "accelerate"
+HELPERS = Path(__file__).resolve().parent
+OPTIONS = HELPERS / "options"  # loss=saboteur, loss=commander, which are imported from
+WITH_HELPERS = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])  # this PYTHONPATH
 CORRUPTED = ("double free or corruption", "malloc(): ", "free(): ", "corrupted ")  # how glibc's last words begin
 
 
