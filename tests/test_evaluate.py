@@ -2,19 +2,20 @@
 
 import errno
 import json
-import subprocess
-import sys
-import time
+import multiprocessing
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.dying import train_and_die
 from PIL import Image
 
 from t2i import image_grid
 from t2i.cli import failing
 from t2i.config import ConfigError
 from t2i.evaluate import choose, main
+from t2i.evaluation.image_battery import TOGETHER
 from t2i.runs.image_files import all_images
 from t2i.runs.scores_file import read_scores
 
@@ -238,19 +239,22 @@ def test_lora_weights_on_their_base_draw_what_their_run_draws(train, small_pipel
 
 @pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on(small, tmp_path):
-    """The run goes on from its checkpoint before, with the same bits, and keeps the images that it had drawn."""
-    command = [sys.executable, "-m", "t2i.train", *small, "evaluate_every=10", "evaluation.steps=25", *FEW[2:]]
-    command += ["evaluation.seeds=[0,1,2,3,4,5,6,7]", f"hydra.run.dir={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(tmp_path.glob("run/images/*/*/*.png"))) < 16:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/images/*/*/*.png")}
-    assert 16 <= len(before) < 100
-    subprocess.run(command, check=True, capture_output=True)
-    after = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/images/*/*/*.png")}
-    whole_batches = len(before) // 16 * 16
-    assert sum(after[file] == time for file, time in before.items()) >= whole_batches
-    assert len(after) > len(before)
+    """The run goes on from its checkpoint before, and keeps the batches that it had drawn; all has the same bits."""
+    settings = [*small, "evaluate_every=10", "evaluation.seeds=[0,1,2,3,4,5,6,7]", *FEW]
+
+    def train(folder, call):
+        """Killed while the image is written for which `sync` is called so often: 16 + 1 times for a batch."""
+        arguments = (folder, settings, "t2i.evaluation.image_battery", "sync", call, signal.SIGKILL)
+        process = multiprocessing.get_context("spawn").Process(target=train_and_die, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode, {file: file.stat().st_mtime_ns for file in folder.glob("images/*/*/[0-9]*.png")}
+
+    code, before = train(tmp_path / "run", TOGETHER + 1 + 3)
+    assert (code, len(before)) == (-signal.SIGKILL, TOGETHER + 2)
+    kept = {file: file.read_bytes() for file in before}
+    code, after = train(tmp_path / "run", -1)
+    assert (code, len(after)) == (0, 6 * 8)
+    assert sum(after[file] == time for file, time in before.items()) == TOGETHER
+    assert all(file.read_bytes() == content for file, content in kept.items())
     assert "images/nearest_reference" in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from t2i.optim.precision import Precision
@@ -37,7 +36,6 @@ class Parts:
     batch_size: int  # images per optimizer step, over all processes
     max_grad_norm: float  # infinity: gradients are not clipped
     max_bad_steps: int
-    cache_dir: Path
     accelerator: "Accelerator"
     layout: "Layout"
 

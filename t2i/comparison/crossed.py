@@ -59,8 +59,11 @@ def spread(influence: np.ndarray, weight: np.ndarray, factors: Sequence[np.ndarr
     factors: the level of each vote, from 0, of judges, training seeds and prompts, in this order; those that have a
     single level say nothing about others, and are left out.
     floor: the least variance.
+    Infinite where nothing tells how far votes spread: there is one vote, or no factor has two levels.
     """
     factors = [np.unique(factor, return_inverse=True)[1] for factor in factors if len(np.unique(factor)) > 1]
+    if len(weight) < 2 or not factors:
+        return Spread(np.inf, np.ones(1), np.ones(1))
     weight = np.abs(weight) / np.abs(weight).sum()
     uncorrelated = float(np.square(influence).sum()) * len(weight) / (len(weight) - 1)
     terms = np.maximum(_terms(influence, weight, factors), 0)

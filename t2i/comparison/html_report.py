@@ -22,6 +22,7 @@ from t2i.comparison.tables import bin_names, difference_rows, run_rows, variant_
 from t2i.comparison.tradeoff import judgements, points, tradeoff
 from t2i.comparison.verdicts import AnyMetric, Comparison
 from t2i.comparison.wording import sentences, weights_name, word_notes
+from t2i.config.secrets import redact
 from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs.files import replacing
 
@@ -90,7 +91,7 @@ def write_page(
         strip_uri=lambda images: data_uri("webp", strip(images).save, format="webp", quality=90),
     )
     with replacing(folder / "comparison.html") as file:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(redact(text), encoding="utf-8")
 
 
 def _people_section(people: People, folder: Path) -> dict[str, Any]:

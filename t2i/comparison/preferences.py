@@ -58,8 +58,6 @@ def win_rate(won: np.ndarray, factors: Sequence[np.ndarray]) -> WinRate:
     factors: judge, training seed and prompt of each vote, [N] each; see `spread`.
     """
     votes, rate = len(won), float(won.mean())
-    if votes < 2 or all(len(np.unique(factor)) < 2 for factor in factors):
-        return WinRate(rate, 0.0, 1.0, 1.0, votes, 1.0)
     single = (np.square(won - rate).sum() + (1 - rate) ** 2 + rate**2) / (votes + 2)
     known = spread((won - rate) / votes, np.full(votes, 1 / votes), factors, floor=single / votes)
     smoothed = (votes * rate + 1) / (votes + 2)

@@ -1,5 +1,6 @@
 """Passwords and keys in the environment: they are blanked in everything that t2i writes."""
 
+import html
 import json
 import os
 import re
@@ -20,13 +21,14 @@ BLANK = "[secret]"
 
 
 def secrets() -> list[str]:
-    """The values that look like secrets, longest first, as they are and as JSON, a Python text or a URL has them."""
+    """The values that look like secrets, longest first, as they are and as JSON, Python, a URL or a page has them."""
     values = {
         value
         for name, value in ((name, value.strip()) for name, value in os.environ.items())
         if len(value) >= SHORTEST and NAMES.search(name) and not PLACES.search(name)
     }
     forms = {form for value in values for form in (value, repr(value)[1:-1], quote(value, ""))}
+    forms |= {html.escape(value).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for value in values}
     forms |= {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in values for ascii_only in (True, False)}
     return sorted(forms, key=len, reverse=True)
 

@@ -11,6 +11,7 @@ from t2i.data.images import Facts
 from t2i.data.masks import Mask
 
 log = logging.getLogger(__name__)
+LONGEST = 1_000_000  # characters of an image's captions; a tokenizer takes minutes for more
 POLICIES = ("stop", "skip")
 
 
@@ -48,6 +49,8 @@ def _problem(caption: Any) -> str:
         return f"has a caption that is not text: {caption!r}"
     if not texts or not all(text.strip() for text in texts):
         return f"has an empty caption: {caption!r}"
+    if (length := sum(map(len, texts))) > LONGEST:
+        return f"has a caption of {length} characters; it may have {LONGEST}"
     return ""
 
 

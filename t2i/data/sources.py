@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
 from t2i.config import ConfigError, check_positive
 from t2i.data.datasets import CachedSettings, loader_of
@@ -209,3 +209,8 @@ def _check_keys(name: str, given: Mapping[str, Any], kind: type) -> None:
         if key in COMMON:
             remedy = f"dataset.{key}, which holds for all sources"
         raise ConfigError(f"{name}.{key} is not a setting of a source; use {remedy}")
+    for key, expected in get_type_hints(kind).items():
+        value = given.get(key)
+        if key in given and not (isinstance(value, expected) and isinstance(value, bool) == (expected is bool)):
+            wanted = {bool: "true or false", int: "a whole number"}.get(expected, "a text; put it in quotes")
+            raise ConfigError(f"{name}.{key}={value} must be {wanted}")

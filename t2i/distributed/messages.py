@@ -3,6 +3,7 @@
 import json
 import secrets
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,16 +45,20 @@ class Connection:
             *lines, self.buffer = (self.buffer + received).split(b"\n")
             if not received or len(self.buffer) > LONGEST:
                 return None
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError):
+            messages = [json.loads(line) for line in lines]
+            return messages if all(isinstance(message, dict) for message in messages) else None
+        except (OSError, ValueError, RecursionError):
             return None
 
-    def read_one(self, timeout: float | None) -> dict[str, Any]:
-        """The next message. Raises OSError or ValueError if none comes within `timeout` seconds."""
-        self.socket.settimeout(timeout)
-        while not (messages := self.read()):
-            if messages is None:
-                raise ConnectionError("closed")
+    def read_one(self, timeout: float) -> dict[str, Any]:
+        """The next message. Raises OSError if none comes within `timeout` seconds, however slowly a stranger sends."""
+        deadline = time.monotonic() + timeout
+        messages: list[dict[str, Any]] | None = []
+        while not messages:
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            messages = self.read()
+            if messages is None or (not messages and time.monotonic() > deadline):
+                raise ConnectionError("closed, silent, or not a process of this run")
         self.socket.settimeout(None)
         first, *self.waiting = messages
         return first

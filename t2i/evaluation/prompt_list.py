@@ -81,7 +81,7 @@ def _from_file(file: Path, column: str | None, setting: str) -> list[str]:
 
 def _from_table(file: Path, column: str | None, setting: str) -> list[str]:
     try:
-        table = _table(file)
+        table = _table(file, (column,) if column else COLUMNS)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise ConfigError(f"{setting}={file} can't be read ({one_line(error)})") from error
     names = table.column_names
@@ -89,18 +89,25 @@ def _from_table(file: Path, column: str | None, setting: str) -> list[str]:
     if chosen not in names:
         wanted = f"evaluation.column={column}" if column else f"one of {', '.join(COLUMNS)}"
         raise ConfigError(f"{setting}={file} has the columns {', '.join(names)}, but not {wanted}")
-    values = table[chosen].to_pylist()
-    if not all(isinstance(value, str | None) for value in values):
+    if names.count(chosen) > 1:
+        raise ConfigError(f"{setting}={file} has {names.count(chosen)} columns {chosen}; leave one")
+    kind = table[chosen].type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise ConfigError(f"evaluation.column={chosen} of {file} holds something other than texts")
-    return [value for value in values if value is not None]
+    return [value for value in table[chosen].unify_dictionaries().unique().to_pylist() if value is not None]
 
 
-def _table(file: Path) -> pa.Table:
+def _table(file: Path, columns: Sequence[str]) -> pa.Table:
+    """The table; of Parquet these columns alone, in which equal texts stay one."""
     if file.suffix.lower() == ".parquet":
-        with pq.ParquetFile(file) as opened:
-            if opened.metadata.num_rows > MOST_ROWS:
-                raise ValueError(f"it has {opened.metadata.num_rows} rows")
-            return opened.read()
+        facts = pq.read_metadata(file)
+        if facts.num_rows > MOST_ROWS:
+            raise ValueError(f"it has {facts.num_rows} rows")
+        flat = {facts.schema.column(number).path for number in range(facts.num_columns)}
+        with pq.ParquetFile(file, read_dictionary=[name for name in columns if name in flat]) as opened:
+            wanted = [name for name in columns if name in opened.schema_arrow.names]
+            return opened.read(wanted) if wanted else opened.schema_arrow.empty_table()
     if file.stat().st_size > LARGEST:
         raise ValueError(f"it has {file.stat().st_size} bytes")
     if file.suffix.lower() == ".jsonl":

@@ -1,7 +1,5 @@
 """What trains a model: weights, optimizer, schedule, average and the step, with the backend of the plan."""
 
-from pathlib import Path
-
 from accelerate import Accelerator
 from omegaconf import DictConfig
 
@@ -37,7 +35,6 @@ def set_up(
         batch_size=cfg.batch_size,
         max_grad_norm=cfg.max_grad_norm or float("inf"),
         max_bad_steps=cfg.max_bad_steps,
-        cache_dir=Path(cfg.cache_dir).expanduser(),
         accelerator=accelerator,
         layout=layout,
     )

@@ -13,6 +13,7 @@ from t2i.comparison.results import Result
 from t2i.config import ConfigError
 from t2i.runs.files import lock
 from t2i.runs.folder import INFO, read_info
+from t2i.runs.links import is_path
 from t2i.runs.parentage import complete_steps
 from t2i.sweeps.manifest import MANIFEST
 
@@ -62,7 +63,7 @@ def _newest(folder: Path) -> float:
 def _origins(run: Result) -> list[Path]:
     """The runs that a run has begun with, also those of which it took the weights alone."""
     parent = run.info.get("parent", {}).get("run")
-    own = [Path(os.path.realpath(run.folder / parent))] if isinstance(parent, str) else []
+    own = [Path(os.path.realpath(run.folder / parent))] if is_path(parent) else []
     return own + [folder for folder, _ in run.ancestors]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from t2i.comparison.page_parts import template
+from t2i.config.secrets import redact
 from t2i.runs.files import replacing
 from t2i.runs.full_disk import naming
 
@@ -25,4 +26,4 @@ def write(file: Path, name: str, **values: Any) -> None:
         **values,
     )
     with naming(file), replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(redact(text), encoding="utf-8")

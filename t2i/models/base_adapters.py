@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from t2i.config import ConfigError
 from t2i.models.converted import converted, piece_of
-from t2i.models.lora_reading import DENOISER, check_file, read_lora
+from t2i.models.lora_reading import DENOISER, check_file, read_lora, settings_beside
 from t2i.models.lora_settings import AVERAGED
 from t2i.models.low_rank import AnyLayers
 from t2i.models.merging import merge_into
@@ -62,7 +63,8 @@ def split_scale(text: str) -> tuple[str, float]:
     place, colon, end = text.rpartition(":")
     if colon and not Path(text).expanduser().exists():
         with suppress(ValueError):
-            return place, float(end)
+            if math.isfinite(scale := float(end)):
+                return place, scale
     return text, 1.0
 
 
@@ -73,7 +75,7 @@ def use_adapters(parts: PipelineParts, adapters: Sequence[BaseAdapter]) -> None:
         for file in parts.files(name):
             key.update(piece_of(file))
     for adapter in adapters:
-        key.update(adapter.file.read_bytes() + str(adapter.scale).encode())
+        key.update(adapter.file.read_bytes() + settings_beside(adapter.file) + str(adapter.scale).encode())
     write = partial(write_merged, parts, adapters)
     folder = converted("adapters", key.hexdigest()[:16], write, holds=FACTS)
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Another autoencoder in the place of the base's own: `model.vae`."""
 
 import hashlib
-import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from t2i.hub import check_reachable
 from t2i.models.converted import converted, piece_of
 from t2i.models.parts import PipelineParts
 from t2i.models.single_file_base import is_single_file
+from t2i.runs.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ def use_vae(parts: PipelineParts, vae: str) -> None:
     own = parts.config("vae")
     folder = _folder(parts, vae)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.vae={vae}: its config.json can't be read ({error}); choose another") from error
+        config = read_json(folder / "config.json", "choose another")
+    except ConfigError as error:
+        raise ConfigError(f"model.vae={vae}: {error}") from error
     if config.get("_class_name") != own.get("_class_name"):
         raise ConfigError(
             f"model.vae={vae} is a {config.get('_class_name')}, and the model has a {own.get('_class_name')}; choose "

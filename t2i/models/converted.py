@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from t2i.runs.records import sync_tree
+
 PIECE = 2**20  # bytes of a file that are read at its beginning, middle and end
+
+
+def users_cache() -> Path:
+    """The cache of whoever runs t2i. No configuration chooses it, as `cache_dir`: what is in it may be executed."""
+    return Path(os.environ.get("T2I_CACHE", "~/.cache/t2i")).expanduser()
 
 
 def converted(kind: str, key: str, write: Callable[[Path], None], holds: str = "model_index.json") -> Path:
@@ -14,12 +21,13 @@ def converted(kind: str, key: str, write: Callable[[Path], None], holds: str = "
 
     kind: the cache's folder for such. key: of the content that it is made from. holds: a file of a complete folder.
     """
-    folder = Path(os.environ.get("T2I_CACHE", "~/.cache/t2i")).expanduser() / kind / key
+    folder = users_cache() / kind / key
     if (folder / holds).is_file():
         return folder
     partial = folder.with_name(f"{key}.{uuid4().hex[:8]}")
     try:
         write(partial)
+        sync_tree(partial)
         partial.rename(folder)
     except OSError:
         if not (folder / holds).is_file():  # else another process was faster

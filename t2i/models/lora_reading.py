@@ -1,13 +1,13 @@
 """Files of LoRA weights by kohya's scripts, Diffusers and peft, as adapters of a network's layers."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -17,8 +17,10 @@ from t2i.models.lora_files import UNET
 from t2i.models.low_rank import AnyLayers, LowRank
 from t2i.models.original_names import unet_names
 from t2i.models.portable import CLIP_PREFIX
+from t2i.runs.links import read_regular
 
 DENOISER = "denoiser"
+LARGEST = 10_000_000  # bytes of peft's settings
 ENCODERS = {"lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 ENDINGS = {  # the end of a weight's name -> what it is
     **dict.fromkeys(("lora_A.weight", "lora_down.weight", "lora.down.weight", "lora_A.default.weight"), "down"),
@@ -67,7 +69,10 @@ def read_lora(file: Path, networks: Mapping[str, nn.Module], setting: str = "ada
         weights.setdefault(found, {})[kind] = tensor
     read: dict[str, Any] = {}
     for (part, layer), of_layer in weights.items():
-        adapter = _adapter(of_layer, layer, settings.get(part, {}))
+        try:
+            adapter = _adapter(of_layer, layer, settings.get(part, {}))
+        except ConfigError as error:
+            raise ConfigError(f"{chosen}: the adapter of {layer} {error}; use another file") from error
         if adapter is None:
             raise ConfigError(f"{chosen}: the adapter of {layer} is incomplete, or of a kind that t2i does not know")
         read.setdefault(part, {})[layer] = adapter
@@ -99,16 +104,28 @@ def _read(file: Path, chosen: str) -> tuple[dict[str, Tensor], dict[str, dict[st
         with safe_open(file, framework="pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 it is no mapping
             metadata = opened.metadata() or {}
-        flat = json.loads(metadata.get("lora_adapter_metadata") or "{}")
-        beside = file.with_name("adapter_config.json")
-        own = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    except (SafetensorError, OSError, ValueError) as error:
+        flat = _settings(metadata.get("lora_adapter_metadata") or "{}")
+        own = _settings(settings_beside(file) or "{}")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{chosen} can't be read ({error})") from error
-    settings: dict[str, dict[str, Any]] = {DENOISER: dict(own)}
+    settings: dict[str, dict[str, Any]] = {DENOISER: own}
     for key, value in flat.items():
         part, _, name = key.partition(".")
         settings.setdefault(DENOISER if part in ("unet", "transformer") else part, {})[name] = value
     return state, settings
+
+
+def settings_beside(file: Path) -> bytes:
+    """Peft's own file of settings, in the folder of a file of adapters; nothing if there is none."""
+    beside = file.expanduser().with_name("adapter_config.json")
+    return read_regular(beside, LARGEST).encode() if beside.is_file() else b""
+
+
+def _settings(text: str | bytes) -> dict[str, Any]:
+    settings = json.loads(text)
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are not an object")
+    return settings
 
 
 def _split(name: str) -> tuple[str | None, str]:
@@ -154,27 +171,44 @@ def _denoiser_places(layers: Iterable[str]) -> dict[str, str]:
 
 
 def _adapter(weights: Mapping[str, Tensor], layer: str, settings: Mapping[str, Any]) -> LowRank | Factors | None:
-    if {"down", "up"} <= weights.keys():
-        return _low_rank(weights, layer, settings)
-    kind, alpha = kind_of(weights), weights.get("alpha")
-    if kind is None or not weights.keys() <= {*kind.weights, "alpha"}:
+    """None if weights are missing. Raises ConfigError for values that no training leaves behind."""
+    is_lora, kind, alpha = {"down", "up"} <= weights.keys(), kind_of(weights), weights.get("alpha")
+    if not is_lora and (kind is None or not weights.keys() <= {*kind.weights, "alpha"}):
         return None
+    for name, value in weights.items():
+        if not (value.is_floating_point() and value.float().isfinite().all()):
+            raise ConfigError(f"holds weights that are no finite numbers ({name})")
+        if name not in ("alpha", "magnitude") and value.ndim < 2:
+            raise ConfigError(f"holds a matrix of the shape {list(value.shape)} ({name})")
+    if is_lora:
+        return _low_rank(weights, layer, settings)
+    assert kind is not None
     tensors = {name: value.float() for name, value in weights.items() if name != "alpha"}
-    return Factors(kind, tensors, None if alpha is None or not kind.scaled else float(alpha))
+    return Factors(kind, tensors, None if alpha is None or not kind.scaled else _finite(alpha))
 
 
 def _low_rank(weights: Mapping[str, Tensor], layer: str, settings: Mapping[str, Any]) -> LowRank:
     down = weights["down"].float()
     rank = down.shape[0]
-    alpha = weights.get("alpha", torch.tensor(_alpha(settings, layer, rank)))
+    alpha = _finite(weights["alpha"]) if "alpha" in weights else _alpha(settings, layer, rank)
     magnitude = weights.get("magnitude")
-    return LowRank(down, weights["up"].float(), float(alpha), None if magnitude is None else magnitude.float())
+    return LowRank(down, weights["up"].float(), alpha, None if magnitude is None else magnitude.float())
 
 
 def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> float:
     """The alpha of a layer by peft's settings; by default the rank, as without settings."""
-    alpha = settings.get("lora_alpha", rank)
-    for pattern, value in (settings.get("alpha_pattern") or {}).items():
+    alpha, patterns = settings.get("lora_alpha", rank), settings.get("alpha_pattern")
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         if layer == pattern or layer.endswith(f".{pattern}"):
             alpha = value
-    return float(alpha) * (rank**0.5 if settings.get("use_rslora") else 1.0)
+    return _finite(alpha) * (rank**0.5 if settings.get("use_rslora") else 1.0)
+
+
+def _finite(alpha: Any) -> float:
+    try:
+        number = float(alpha)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ConfigError(f"has an alpha that is no number ({alpha!r:.40})") from error
+    if not math.isfinite(number):
+        raise ConfigError(f"has an alpha that is no finite number ({number})")
+    return number

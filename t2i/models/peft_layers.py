@@ -52,13 +52,17 @@ def _note_initial_values(network: nn.Module) -> None:
 
 def add_layers(network: Any, layers: AnyLayers, setting: str, dropout: float = 0.0) -> None:
     """Add the adapters of a file. setting: by which it was chosen."""
-    inject(network, _config_of(layers, dropout), setting)
+    try:
+        config = _config_of(layers, dropout)
+    except LookupError as error:  # some of the factors of a layer
+        raise ConfigError(f"{setting}: its adapters are incomplete ({error}); use another file") from error
+    inject(network, config, setting)
     modules = dict(network.named_modules())
     for name, layer in layers.items():
         try:
             with torch.no_grad():
                 layer.put(modules[name])
-        except RuntimeError as error:  # of another shape
+        except (RuntimeError, LookupError) as error:  # of another shape, or incomplete
             raise ConfigError(
                 f"{setting} is for another model: its adapter of {name} does not fit the layer of this one ({error})"
             ) from error

@@ -84,7 +84,10 @@ def kind_of_file(file: Path) -> str | None:
             shapes = {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in names}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"model.path={file} can't be read ({error}); copy it again") from error
-    kind = infer_diffusers_model_type(shapes)
+    try:
+        kind = infer_diffusers_model_type(shapes)
+    except (IndexError, KeyError) as error:  # it looks at the shapes of some weights
+        raise ConfigError(f"model.path={file} holds weights of shapes that no model has; use another file") from error
     if kind == "v1" and "model.diffusion_model.input_blocks.0.0.weight" not in shapes:  # which it says of all others
         return None
     return kind

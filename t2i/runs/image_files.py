@@ -14,6 +14,7 @@ from t2i.runs.files import NUMBERED, Types, atomic_write, check_fields, read_jso
 from t2i.runs.links import refuse_links_out
 
 INDEX = "index.json"
+MOST = 1_000_000  # images of a battery; a hundred thousand take days
 IN_NAME = 8  # characters of the hash that name the folder
 REMEDY = "delete its folder, and the images are drawn again"
 
@@ -61,6 +62,8 @@ def read_images(folder: Path) -> ImageFiles:
         type(seed) is int for seed in index["seeds"]
     ):
         raise ConfigError(f"{file}: prompts must be texts, and seeds integers; {REMEDY}")
+    if len(index["prompts"]) * len(index["seeds"]) > MOST or any(not 0 <= seed < 2**64 for seed in index["seeds"]):
+        raise ConfigError(f"{file}: prompts and seeds are too many, or seeds too large; {REMEDY}")
     return ImageFiles(folder, **{name: index[name] for name in types}, weights=index.get("weights"))
 
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from t2i.config import ConfigError
-from t2i.config.keys import belongs, flat
+from t2i.config.keys import belongs, flat, key_of, set_by
 from t2i.config.moved_targets import ADDED
 from t2i.runs.changes import FREE_KEYS
 from t2i.runs.config_file import read_config
@@ -19,7 +19,6 @@ from t2i.runs.folder import INFO, has_results, read_info
 from t2i.runs.parentage import find_run, split
 
 FROM = re.compile(r"\+?from(?:\.run)?=(.*)", re.DOTALL)
-KEY = re.compile(r"[+~]*([\w.@/-]+)(=|$)")
 # What concerns the parent alone, and permissions, which count only where they are typed.
 NOT_INHERITED = (
     *("run", "sweep", "from", "stop_at", "max_hours", "hub", "hydra"),
@@ -59,16 +58,10 @@ def values(override: str) -> list[str]:
         return []  # Hydra will say what is wrong with it
 
 
-def key_of(argument: str) -> str:
-    """The key of an override, without the package of a group; "" of what is none, such as an option."""
-    found = KEY.match(argument)
-    return found[1].partition("@")[0] if found and not argument.startswith("-") else ""
-
-
 def overrides_of(run: Path) -> list[str]:
     """What a run hands down of its command line."""
     texts = read_info(run).get("overrides", []) if (run / INFO).is_file() else []
-    kept = [text for text in texts if not belongs(key_of(text).replace("/", "."), NOT_INHERITED)]
+    kept = [text for text in texts if not any(belongs(key, NOT_INHERITED) for key in set_by(text))]
     for text in kept:
         if _parsed(text) is None:
             raise ConfigError(f"{run / INFO}: {text!a} among its overrides is none; begin with another run")

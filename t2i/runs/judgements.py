@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from t2i.config import ConfigError
 from t2i.runs.files import Types
 from t2i.runs.full_disk import naming
-from t2i.runs.links import read_regular, refuse_links_out
-from t2i.runs.records import sync
+from t2i.runs.links import is_path, open_in_place, read_regular, refuse_links_out
+from t2i.runs.records import is_count, sync
 
 NAME, LOCK = "judgements.jsonl", ".judgements.lock"
 LARGEST = 500_000_000  # bytes: a million votes
@@ -103,7 +103,7 @@ class Judgements:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         is_new = not self.file.exists()
-        with naming(self.file), open(self.file, "a+b", opener=_open_in_place, buffering=0) as file:
+        with naming(self.file), open(self.file, "a+b", opener=open_in_place, buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 1, 0))
             torn = size and file.read(1) != b"\n"
@@ -122,11 +122,6 @@ class Judgements:
 
 def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _open_in_place(path: str, flags: int) -> int:
-    """Open a file that is neither a link, which would be followed, nor a pipe, which would block."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _parse(text: str) -> tuple[dict[tuple[str, str], Vote], int]:
@@ -153,8 +148,9 @@ def _object(line: str) -> Any:
 def _vote(content: Any) -> Vote | None:
     if not _has(content, VOTE) or not all(_has(content[side], SHOWN) for side in ("left", "right")):
         return None
-    paths = content["left"]["run"] + content["right"]["run"]
-    if content["choice"] not in CHOICES or content["prompt"] < 0 or "\0" in paths:
+    if content["choice"] not in CHOICES or not is_count(content["prompt"]) or not 0 <= content["seed"] < 2**64:
+        return None
+    if not all(is_path(content[side]["run"]) and is_count(content[side]["step"]) for side in ("left", "right")):
         return None
     fields: dict[str, Any] = {key: content[key] for key in VOTE}
     fields |= {side: Shown(**{key: content[side][key] for key in SHOWN}) for side in ("left", "right")}

@@ -4,9 +4,11 @@ Reading through links is fine: users link checkpoints and configurations of othe
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from t2i.config import ConfigError
 from t2i.runs.text import printable
@@ -54,6 +56,11 @@ def _is_log_of_wandb(path: Path, root: Path) -> bool:
     return "wandb" in parts[:-1] and path.parent.name == "logs" and path.suffix == ".log"
 
 
+def is_path(value: Any) -> bool:
+    """Whether the value of a JSON file can name a file: the system takes no null character and no lone surrogate."""
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+
+
 def read_regular(file: Path, largest: int, errors: str = "strict") -> str:
     """The text of a file. Raises ValueError for a pipe or device, which may never end, and beyond `largest` bytes."""
     found = file.stat()
@@ -62,3 +69,8 @@ def read_regular(file: Path, largest: int, errors: str = "strict") -> str:
     if found.st_size > largest:
         raise ValueError(f"it has {found.st_size} bytes")
     return file.read_text(encoding="utf-8", errors=errors)
+
+
+def open_in_place(path: str, flags: int) -> int:
+    """An opener of a file that is neither a link, which would be followed, nor a pipe, which would block."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

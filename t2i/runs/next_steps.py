@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t2i.config.keys import belongs, key_of, set_by
 from t2i.runs.changes import called
 from t2i.runs.parentage import complete_steps
 
-OF_THE_FOLDER = ("run=", "sweep=", "hydra")  # overrides that say where a run is, not what it is
+# Not repeated: where a run is and where it paused; and, as it may be a stranger's, what is allowed and how Hydra works.
+LEFT_OUT = ("run", "sweep", "stop_at", "hydra", "allowed_targets", "dataset.follow_links")
 
 
 class Step(NamedTuple):
@@ -51,13 +53,13 @@ def _again(folder: Path, info: Mapping[str, Any], in_sweep: bool) -> Step:
     what = f"go on from its checkpoint of step {saved[-1]}" if saved else "begin again (it has no checkpoint yet)"
     if in_sweep:
         return Step(f"{what}: repeat the command of the sweep", "")
-    overrides = [text for text in _overrides(info) if not text.startswith((*OF_THE_FOLDER, "stop_at="))]
+    overrides = [text for text in _overrides(info) if not any(belongs(key, LEFT_OUT) for key in set_by(text))]
     return Step(what, _command("t2i", "train", *overrides, f"run={called(folder)}"))
 
 
 def _overrides(info: Mapping[str, Any]) -> list[str]:
     overrides = info.get("overrides")
-    return [text for text in overrides if isinstance(text, str)] if isinstance(overrides, list) else []
+    return [text for text in overrides if isinstance(text, str) and key_of(text)] if isinstance(overrides, list) else []
 
 
 def as_typed(folder: Path) -> str:

@@ -21,6 +21,7 @@ from t2i.runs.changes import FREE_KEYS, OBSERVED, called
 from t2i.runs.config_file import read_config
 from t2i.runs.files import NUMBERED
 from t2i.runs.folder import INFO, has_results, read_info
+from t2i.runs.links import is_path
 from t2i.runs.records import is_count
 
 MANIFEST = "manifest.json"  # of a complete checkpoint
@@ -181,7 +182,7 @@ def lineage(folder: Path, info: Mapping[str, Any]) -> list[tuple[Path, int]]:
     found = []
     ancestors = info.get("ancestors")
     for entry in ancestors if isinstance(ancestors, list) else ():
-        if isinstance(entry, dict) and isinstance(entry.get("run"), str) and is_count(entry.get("step")):
+        if isinstance(entry, dict) and is_path(entry.get("run")) and is_count(entry.get("step")):
             found.append((Path(os.path.realpath(folder / entry["run"])), entry["step"]))
     return found
 
@@ -191,7 +192,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     if not _has_begun(folder):
         return None
     parent = read_info(folder).get("parent")
-    return parent if isinstance(parent, dict) and is_count(parent.get("step")) else None
+    known = isinstance(parent, dict) and is_count(parent.get("step")) and is_path(parent.get("run"))
+    return parent if known else None
 
 
 def _has_begun(folder: Path) -> bool:
@@ -205,7 +207,7 @@ def _goes_on(folder: Path) -> bool:
 
 def _refuse_another(folder: Path, recorded: Mapping[str, Any], asked: str, run: Path | None, step: int | None) -> None:
     before = f"{recorded.get('asked')}"
-    same_place = run is not None and os.path.realpath(run) == os.path.realpath(folder / str(recorded.get("run")))
+    same_place = run is not None and os.path.realpath(run) == os.path.realpath(folder / recorded["run"])
     if not (same_place or split(asked)[0] == split(before)[0]) or step not in (None, recorded["step"]):
         raise ConfigError(
             f"{folder} holds a run that began with {before} at step {recorded['step']}, not with {asked}; use another "

@@ -74,7 +74,11 @@ def _read(file: Path) -> StoredScores:
         table = opened.read()
     facts = json.loads((table.schema.metadata or {})[KEY])
     refuse_deep(facts, file, REMEDY)
-    if facts.keys() != TYPES.keys() or not all(isinstance(facts[key], kind) for key, kind in TYPES.items()):
+    if (
+        not isinstance(facts, dict)
+        or facts.keys() != TYPES.keys()
+        or not all(isinstance(facts[key], kind) for key, kind in TYPES.items())
+    ):
         raise ValueError("its facts are not those of scores")
     if facts["better"] not in ("higher", "lower") or not all(isinstance(note, str) for note in facts["notes"]):
         raise ValueError("its facts are not those of scores")

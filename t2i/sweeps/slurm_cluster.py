@@ -23,6 +23,7 @@ from t2i.config import ConfigError
 from t2i.config.secrets import redact
 from t2i.distributed.slurm import PATIENCE
 from t2i.runs.files import atomic_write, read_json
+from t2i.runs.links import open_in_place
 from t2i.runs.text import one_line
 from t2i.sweeps.job import Job, SweepError
 from t2i.sweeps.process import Losses
@@ -33,6 +34,7 @@ from t2i.sweeps.slurm_script import SlurmOptions
 log = logging.getLogger(__name__)
 SUBMITTED = ".slurm"  # the folder of a sweep's submissions; the sweep's other folders are runs
 JOBS, SCRIPT = "jobs.json", "job.sh"
+REMEDY = "end its jobs with scancel, and delete its folder"
 SMALLEST_ARRAY = 1000  # jobs that an array may have on every cluster that does not say otherwise
 
 
@@ -123,19 +125,21 @@ class SlurmCluster:
             ],
         }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        if redact(text) != text:
+        script = self.options.script(folder, os.environ.get("PYTHONPATH"))
+        if redact(text) != text or redact(script) != script:
             raise ConfigError(
                 "an override holds a password of the environment, which would be written to a file for Slurm's nodes; "
                 "leave it in the environment"
             )
         folder.mkdir(parents=True)
         atomic_write(folder / JOBS, text)
-        (folder / SCRIPT).write_text(self.options.script(folder, os.environ.get("PYTHONPATH")))
+        (folder / SCRIPT).write_text(script)
         return folder
 
     def _sbatch(self, folder: Path, jobs: int, after: str | None) -> str:
         """Submit what `_write` has written; returns the number of the array."""
-        flags = [*self.options.flags(self.folder.parent.name, jobs), f"--output={folder}/%a.log"]
+        flags = self.options.flags(self.folder.parent.name, jobs)
+        flags.append(f"--output={str(folder).replace('%', '%%')}/%a.log")  # %a: the number of the job
         flags += [f"--dependency=afterany:{after}"] if after else []
         command = ["sbatch", "--parsable", *flags, str(folder / SCRIPT)]
         settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10 * PATIENCE}
@@ -156,7 +160,7 @@ class SlurmCluster:
         If the command is killed while sbatch runs, the next command waits for it here, and finds its jobs in the queue.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
+        with open(self.folder / "lock", "a", opener=open_in_place) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:  # the file system knows no locks
@@ -172,10 +176,21 @@ class SlurmCluster:
             if entry.ended or folder.parent != self.folder:
                 continue
             if folder not in contents:
-                contents[folder] = read_json(folder / JOBS, "end the jobs with scancel")["jobs"]
-            begun = contents[folder][int(job.partition("_")[2])]
-            found[Path(begun["folder"])] = Earlier(job, folder, begun["arguments"])
+                contents[folder] = submitted(folder)
+            index = job.partition("_")[2]
+            if index.isdecimal() and int(index) < len(contents[folder]):
+                run, arguments = contents[folder][int(index)]
+                found[run] = Earlier(job, folder, arguments)
         return found
+
+
+def submitted(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Run folder and arguments of each job in a submission. Raises ConfigError if its file is damaged."""
+    jobs = read_json(folder / JOBS, REMEDY).get("jobs")
+    try:
+        return [(Path(job["folder"]), list(map(str, job["arguments"]))) for job in jobs or ()]
+    except (TypeError, LookupError) as error:
+        raise ConfigError(f"{folder / JOBS} does not hold jobs; {REMEDY}") from error
 
 
 def _largest_array() -> int:

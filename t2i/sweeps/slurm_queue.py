@@ -74,6 +74,7 @@ def parse(shown: str) -> dict[str, Entry]:
     """What squeue has printed in the format of this module."""
     entries = {}
     for line in shown.splitlines():
-        job, index, state, reason, script = line.split("|", 4)
-        entries[f"{job}_{index}"] = Entry(state, reason, script)
+        if line.count("|") >= 4:  # the rest belongs to another job, whose script's name has line breaks
+            job, index, state, reason, script = line.split("|", 4)
+            entries[f"{job}_{index}"] = Entry(state, reason, script)
     return entries

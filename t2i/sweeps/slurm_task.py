@@ -22,7 +22,9 @@ from typing import Any
 from t2i.config import ConfigError
 from t2i.distributed import slurm
 from t2i.runs.config_file import read_config
+from t2i.runs.files import NUMBERED, atomic_write, read_json
 from t2i.runs.folder import Run, read_info
+from t2i.runs.records import is_count
 from t2i.sweeps.slurm_script import EARLY
 from t2i.training.signals import WARNINGS, Interrupted
 
@@ -101,7 +103,10 @@ def _info(folder: Path) -> dict[str, Any]:
 def out_of_time(folder: Path) -> bool:
     """Whether the run has paused because of max_hours, rather than at stop_at."""
     info = _info(folder)
-    return info.get("state") == "paused" and info.get("paused_at") != read_config(folder).get("stop_at")
+    try:
+        return info.get("state") == "paused" and info.get("paused_at") != read_config(folder).get("stop_at")
+    except ConfigError:
+        return False
 
 
 def _slurm_ends_it() -> bool:
@@ -114,8 +119,8 @@ def _slurm_ends_it() -> bool:
 
 def newest_step(folder: Path) -> int:
     """The step of the run's newest checkpoint; -1 if there is none."""
-    names = (path.name.removeprefix("step-") for path in folder.glob("checkpoints/step-*"))
-    return max((int(name) for name in names if name.isdigit()), default=-1)
+    steps = (NUMBERED.fullmatch(path.name) for path in folder.glob("checkpoints/step-*"))
+    return max((int(step[1]) for step in steps if step), default=-1)
 
 
 class Vain:
@@ -127,12 +132,12 @@ class Vain:
 
     def reason(self, progress: bool, at_limit: bool, step: int) -> str | None:
         """Why the job is not worth being queued again; None if it is."""
-        before = json.loads(self.file.read_text()) if self.file.is_file() else {"stops": 0, "limits": 0}
+        before = self._count()
         if progress:
             self.file.unlink(missing_ok=True)
             return None
         now = {"stops": before["stops"] + 1, "limits": before["limits"] + at_limit}
-        self.file.write_text(json.dumps(now))
+        atomic_write(self.file, json.dumps(now))
         where = f"at step {step}" if step >= 0 else "before the first checkpoint"
         remedy = "raise hydra.launcher.timeout_min, or encode the data before with t2i encode"
         if now["limits"] >= 2:
@@ -140,6 +145,14 @@ class Vain:
         if now["stops"] > self.retries:
             return f"it was stopped {now['stops']} times without getting any further, each time {where}; {remedy}"
         return None
+
+    def _count(self) -> dict[str, int]:
+        """That of a file which a crash has damaged begins anew."""
+        try:
+            found = read_json(self.file, "") if self.file.is_file() else {}
+        except ConfigError:
+            found = {}
+        return {name: found[name] if is_count(found.get(name)) else 0 for name in ("stops", "limits")}
 
 
 if __name__ == "__main__":

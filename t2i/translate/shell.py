@@ -11,6 +11,7 @@ from t2i.config import ConfigError
 from t2i.translate.scripts import SCRIPTS
 
 SCRIPT = re.compile(r"\btrain_\w+\.py\b")
+LONGEST = 100_000  # characters: a few lines that double a variable stand for any number
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 ASSIGNMENTS = re.compile(r"\s*(?:(?:export|set|%env)\s+)?(?=[A-Za-z_]\w*=)")
 EXPANDED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|\$(?:\{(\w+)\}|(\w+))", re.DOTALL)
@@ -121,7 +122,10 @@ def _expanded(line: str, variables: Mapping[str, str]) -> str:
             return VARIABLE.sub(lambda inner: _value(inner, variables, r"\1"), part)
         return _value(found, variables, "") if part[0] == "$" else part
 
-    return EXPANDED.sub(fill, line)
+    expanded = EXPANDED.sub(fill, line)
+    if len(expanded) > max(LONGEST, len(line)):
+        raise ConfigError(f"a line has more than {LONGEST} characters when its variables are filled in; write it out")
+    return expanded
 
 
 def _value(found: re.Match, variables: Mapping[str, str], in_quotes: str) -> str:

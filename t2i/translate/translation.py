@@ -8,6 +8,7 @@ from t2i.config import ConfigError
 from t2i.config.compose import compose, compose_defaults, groups
 from t2i.config.keys import flat
 from t2i.config.secrets import redact
+from t2i.runs.text import printable, printable_lines
 from t2i.translate import writing
 from t2i.translate.arguments import Arguments, default_of, parse
 from t2i.translate.launching import program
@@ -47,16 +48,23 @@ class Translation:
         return {key if key in defaults else f"+{key}": value for key, value in kept.items()}
 
     def text(self) -> str:
-        """The command, and the rest as comments of the shell."""
-        lines = [writing.command(self.program, self.overrides())]
-        if self.unknown:
-            lines += ["", "# Not understood:", *(f"# - {redact(line)}" for line in self.unknown)]
-        if self.differs:
-            lines += ["", "# What differs:", *(f"# - {line}" for line in self.differs)]
-        if self.unused:
-            lines += ["", "# Flags without a meaning here:"]
-            lines += [f"# - --{flag}: {why}" for flag, why in self.unused.items()]
-        return "\n".join(lines)
+        """The command, and the rest as comments of the shell.
+
+        The script may be anybody's: what is pasted runs nothing of it, and holds no password of the environment.
+        """
+        command = redact(writing.command(self.program, self.overrides()))
+        if printable_lines(command) != command:
+            raise ConfigError(f"the command holds control characters, which a terminal would obey: {command!a}")
+        unused = [f"--{flag}: {why}" for flag, why in self.unused.items()]
+        about = {
+            "Not understood": self.unknown,
+            "What differs": self.differs,
+            "Flags without a meaning here": unused,
+        }
+        for title, lines in about.items():
+            if lines:
+                command += "".join(["\n\n# ", title, ":", *(f"\n# - {printable(redact(line))}" for line in lines)])
+        return command
 
 
 def translate(command: Command, images: int | None = None) -> Translation:

@@ -1,12 +1,13 @@
 """Runs with backend=jax are those of PyTorch, with the same records, and each goes on from the other's checkpoints."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.runs import untimed
 from safetensors.torch import load_file
+
+from t2i.models.converted import users_cache
 
 pytest.importorskip("jax")
 
@@ -22,6 +23,13 @@ def metrics(run):
 def assert_follows(run, other, rel):
     for ours, theirs in zip(metrics(run), metrics(other), strict=True):
         assert ours == pytest.approx(theirs, rel=rel)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2I_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +58,11 @@ def test_a_run_is_that_of_pytorch(in_torch, in_jax):
 
 
 def test_a_run_that_was_paused_has_the_same_bits(train, in_jax, tmp_path):
-    """And finds in the cache what the other run has compiled, as the jobs of a sweep do."""
-    folder, cache = tmp_path / "paused", Path(in_jax.config["cache_dir"]) / "jax"
+    """And finds in the cache what the other run has compiled, as the jobs of a sweep do.
+
+    That is the user's own, wherever `cache_dir` is: programs are executed, and a configuration may be a stranger's.
+    """
+    folder, cache = tmp_path / "paused", users_cache() / "jax"
     compiled = sorted(file.name for file in cache.glob("jit_*-cache"))
     assert any(name.startswith("jit_gradients") for name in compiled)
     train(folder, "backend=jax", "stop_at=5")

@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from t2i.comparison.bradley_terry import ADDED, fit
+from t2i.comparison.preferences import win_rate
 from t2i.comparison.significance import holm
 
 DIFFERENT = np.array([0.0, 0.8, -0.5, 0.3])
@@ -70,3 +71,13 @@ def test_at_most_5_percent_of_families_of_six_differences_between_equals_seem_pr
         covered += [lead.low <= 0 <= lead.high for lead in leads]
     assert alarms <= 25
     assert 0.94 <= np.mean(covered) <= 0.99
+
+
+@pytest.mark.parametrize("votes", [1, 3])
+def test_votes_that_have_nothing_to_be_compared_with_say_nothing(votes):
+    """The first one of all; and those of one judge on one prompt of one training seed."""
+    same = np.zeros(votes, dtype=int)
+    lead = fit(same, same + 1, np.ones(votes), (same, same, same)).lead(0, 1)
+    assert (lead.low, lead.high, lead.p) == (-np.inf, np.inf, 1.0)
+    rate = win_rate(np.ones(votes), (same, same, same))
+    assert (rate.low, rate.high, rate.p) == (0, 1, 1)

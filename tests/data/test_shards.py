@@ -6,6 +6,8 @@ import pytest
 from helpers import packing
 from helpers.image_folders import content
 
+from t2i.data.images import Facts
+from t2i.data.records import Item
 from t2i.data.shards import BadShard, Columns, Rows, Tar
 
 TXT, FIELD = Columns("image", "txt"), Columns("image", "text")
@@ -135,3 +137,8 @@ def test_names_and_folders_may_have_dots(tmp_path):
     with (tmp_path / "a.tar").open("rb") as file:
         found = {item.name: item.problem or item.caption for item in Tar(file, Columns("image", "txt"))}
     assert found == {"v1.0/0.05": "v1.0/0.05.txt", "v1.0/0.10": "v1.0/0.10.txt", "a": "a.txt"}
+
+
+def test_a_caption_that_a_tokenizer_would_take_minutes_for_is_left_out():
+    item = Item("shard 0: 1", ["a" * 600_000, "b" * 600_000], bytes, Facts("", 1, 1, ""))
+    assert item.problem == "has a caption of 1200000 characters; it may have 1000000"

@@ -199,6 +199,14 @@ def test_sources_by_name_and_of_the_hub(mine, tmp_path):
         ({"repeats": 2}, "dataset.sources.0 has no path; name a folder of images, or a class_prompt"),
         ({"path": "mine", "class_images": 5}, "dataset.sources.0.class_images needs a class_prompt"),
         ({"class_prompt": " "}, "dataset.sources.0.class_prompt=  must be a text"),
+        ({"path": ["mine"]}, r"dataset.sources.0.path=\['mine'\] must be a text; put it in quotes"),
+        ({"path": "mine", "masks": 5}, "dataset.sources.0.masks=5 must be a text"),
+        (
+            {"path": "mine", "dataset": "hub", "image_column": None},
+            "dataset.sources.0.image_column=None must be a text",
+        ),
+        ({"path": "mine", "keep_tags": True}, "dataset.sources.0.keep_tags=True must be a whole number"),
+        ({"path": "mine", "split_folders": 1}, "dataset.sources.0.split_folders=1 must be true or false"),
         ("mine", r"dataset.sources.0=mine must be settings, such as \{path: mine\}"),
     ],
 )

@@ -191,12 +191,34 @@ def test_an_error_of_its_own_stays_what_it_is(connected, monkeypatch):
         raise RuntimeError("shapes differ")
 
 
-def test_strangers_at_the_port_are_sent_away():
+@pytest.mark.parametrize(
+    "said", [b'{"secret": "guessed", "rank": 1, "host": "elsewhere"}', b"[]", b"3", b"[" * 90_000, b"GET / HTTP/1.1"]
+)
+def test_strangers_at_the_port_are_sent_away(said):
     listener = Listener()
-    stranger = Connection(socket.create_connection(("127.0.0.1", listener.port)), 0, "")
-    stranger.send(secret="guessed", rank=1, host="elsewhere")
+    stranger = socket.create_connection(("127.0.0.1", listener.port))
+    stranger.sendall(said + b"\n")
     assert listener.accept(timeout=2) is None
-    assert stranger.read() is None
+    with suppress(ConnectionResetError):
+        assert stranger.recv(1) == b""
+
+
+def test_a_stranger_that_dribbles_does_not_keep_the_others_waiting():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    stop = threading.Event()
+
+    def dribble():
+        while not stop.wait(0.02):
+            one.send(b" ")
+
+    threading.Thread(target=dribble, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(OSError, match="not a process of this run"):
+        Connection(other, 1, "host").read_one(timeout=0.2)
+    stop.set()
+    assert time.monotonic() - began < 2
 
 
 def test_restarted_processes_find_the_run_that_their_agents_began(tmp_path, monkeypatch):

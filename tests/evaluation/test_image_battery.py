@@ -3,6 +3,8 @@
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,7 +20,7 @@ from t2i.evaluation.image_battery import (
     write_batch,
 )
 from t2i.runs.image_files import all_images, images_folder, read_images
-from t2i.runs.scores_file import StoredScores, read_scores, stored_metrics, write_scores
+from t2i.runs.scores_file import KEY, StoredScores, read_scores, stored_metrics, write_scores
 
 PROMPTS = ["red apple", "cat face", "sun"]
 
@@ -124,6 +126,15 @@ def test_scores_are_read_as_they_were_written(tmp_path):
 def test_damaged_scores_are_named(tmp_path, content):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "clip_score.parquet").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"clip_score\.parquet can't be read.*computes it again"):
+        read_scores(tmp_path, "clip_score")
+
+
+@pytest.mark.parametrize("facts", [b"[]", b"{}", b"[" * 100_000])
+def test_facts_that_are_none_are_named(tmp_path, facts):
+    table = pa.table({"row": [0], "image": [0], "value": [1.0]}).replace_schema_metadata({KEY: facts})
+    (tmp_path / "scores").mkdir()
+    pq.write_table(table, tmp_path / "scores" / "clip_score.parquet")
     with pytest.raises(ConfigError, match=r"clip_score\.parquet can't be read.*computes it again"):
         read_scores(tmp_path, "clip_score")
 

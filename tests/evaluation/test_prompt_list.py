@@ -94,3 +94,18 @@ def test_a_data_set_of_the_hub_is_read_by_its_tables(tmp_path, monkeypatch):
         read_prompts("someone/prompts")
     with pytest.raises(ConfigError, match=r"evaluation.prompts=someone/other is not on this machine"):
         read_prompts("someone/other")
+
+
+def test_equal_texts_of_a_table_are_read_once(tmp_path):
+    """Some kilobytes of Parquet can stand for any number of them."""
+    once = pa.array(["a" * 100_000, "red apple"])
+    numbers = pa.array([0, 1, None, *[0] * 1_000_000], pa.int32())
+    pq.write_table(pa.table({"text": pa.DictionaryArray.from_arrays(numbers, once)}), tmp_path / "many.parquet")
+    assert (tmp_path / "many.parquet").stat().st_size < 300_000
+    assert read_prompts(str(tmp_path / "many.parquet")) == ["a" * 100_000, "red apple"]
+
+
+def test_of_two_columns_of_one_name_neither_is_taken(tmp_path):
+    (tmp_path / "x.csv").write_text("prompt,prompt\na,b\n")
+    with pytest.raises(ConfigError, match=r"x.csv has 2 columns prompt; leave one"):
+        read_prompts(str(tmp_path / "x.csv"))

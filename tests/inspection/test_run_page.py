@@ -45,6 +45,15 @@ def test_the_page_asks_for_nothing_and_runs_only_its_own_script(tmp_path):
     assert "script-src &#39;sha256-" in text
 
 
+def test_no_password_of_the_environment_is_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", secret := """hf_<&'"averysecretvalue""")
+    run = write_run(tmp_path / "run", state="failed", error=f"no access with {secret}")
+    (run / "train.log").write_text(f"token {secret}\n")
+    text = page_of(run)
+    assert "averysecretvalue" not in text
+    assert text.count("[secret]") >= 2
+
+
 def test_nothing_that_a_run_says_becomes_part_of_the_page(tmp_path):
     folder = tmp_path / "<img src=x onerror=alert(2)>"
     info = {"state": "failed", "error": f"{HOSTILE} \x1b[31m", "device": HOSTILE, "packages": {HOSTILE: HOSTILE}}
@@ -133,11 +142,11 @@ def test_names_that_are_nearly_right_are_answered(tmp_path, monkeypatch):
 
 
 def test_what_differs_from_the_defaults_comes_with_them(tmp_path):
-    overrides = ["optimizer.lr=0.001", "seed=3", "loss=mse"]
+    overrides = ["optimizer.lr=0.0007", "seed=3", "loss=mse"]
     run = show.read(write_run(tmp_path / "run", *overrides, choices={"loss": "mse", "optimizer": "adamw"}))
     found = {setting.key: (setting.value, setting.default) for setting in changed(run)}
     assert found["loss"] == ("mse", "minsnr")
-    assert found["optimizer.lr"] == ("1e-3", "7e-4")
+    assert found["optimizer.lr"] == ("7e-4", "1e-3")
     assert found["seed"] == ("3", "0")
     assert "lr_scheduler.num_training_steps" not in found
     assert "run" not in found

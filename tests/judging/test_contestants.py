@@ -99,3 +99,16 @@ def test_what_a_vote_keeps_of_an_image_names_its_run_relative_to_the_votes_and_i
     shown = model.shown(0, 0, tmp_path.resolve())
     assert (shown.run, shown.step) == ("snr_gamma-5_seed-1", 200)
     assert shown.sha256 != model.shown(1, 0, tmp_path.resolve()).sha256
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompts": ["p"] * 30_000, "seeds": list(range(30_000))}, {"seeds": [10**400]}, {"seeds": [-1]}],
+    ids=["many", "huge", "negative"],
+)
+def test_an_index_that_stands_for_more_images_than_any_has_is_named(changes, tmp_path):
+    folder = draw_images(tmp_path / "one")
+    index = json.loads((folder / INDEX).read_text()) | changes
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"index.json: prompts and seeds are too many, or seeds too large"):
+        read_contest([folder, draw_images(tmp_path / "other")])

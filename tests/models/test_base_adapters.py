@@ -215,3 +215,65 @@ def test_a_lora_for_another_model_is_named(lora, layout, tmp_path):
         build(compose(*settings), "model")
     with pytest.raises(ConfigError, match=r"is for another model: .*"):
         load("tiny", adapters=str(lora[0] / KOHYA))
+
+
+HOSTILE = {
+    "settings that are a list": {"metadata": []},
+    "settings nested without an end": {"metadata": "[" * 100_000},
+    "an alpha that is text": {"metadata": {"unet.lora_alpha": "x"}},
+    "an alpha beyond a float": {"metadata": {"unet.lora_alpha": 10**400}},
+    "an alpha that is no number": {"metadata": {"unet.lora_alpha": float("nan")}},
+    "patterns that are a list, of an alpha of null": {"metadata": {"unet.alpha_pattern": [1], "unet.lora_alpha": None}},
+    "a matrix without rows and columns": {"weight": torch.tensor(1.0)},
+    "weights that are not finite": {"weight": torch.full((2, 32), float("nan"))},
+    "whole numbers": {"weight": torch.ones(2, 32, dtype=torch.int64)},
+    "several alphas of a layer": {"alpha": torch.ones(3)},
+    "a part of the factors": {"only": "lokr_w1"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_training_leaves_behind_is_refused_and_never_merged(lora, layout, tmp_path, name):
+    changes = HOSTILE[name]
+    state = load_file(lora[0] / AVERAGED)
+    first = next(key for key in state if key.startswith("unet.") and "lora_A" in key)
+    layer = first.removesuffix("lora_A.weight")
+    if "weight" in changes:
+        state[first] = changes["weight"]
+    if "alpha" in changes:
+        state[f"{layer}alpha"] = changes["alpha"]
+    if "only" in changes:
+        state = {f"{layer}{changes['only']}": torch.ones(3, 3)}
+    metadata = changes.get("metadata", {})
+    text = metadata if isinstance(metadata, str) else json.dumps(metadata)
+    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
+    with pytest.raises(ConfigError, match=r"x.safetensors"):
+        load(str(layout("sd15")), adapters=[str(tmp_path / "x.safetensors")])
+
+
+def test_peft_s_settings_beside_a_file_belong_to_it(lora, layout, tmp_path):
+    """The alpha in them counts, so a base with the file merged is another one when they change."""
+    state = {
+        f"base_model.model.{key.removeprefix('unet.')}": value for key, value in load_file(lora[0] / AVERAGED).items()
+    }
+    state = {key: value for key, value in state.items() if "text_encoder" not in key}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    networks = []
+    for alpha in (1, 2, [3]):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+        if alpha == [3]:
+            with pytest.raises(ConfigError, match="has an alpha that is no number"):
+                load(str(layout("sd15")), adapters=[str(tmp_path)])
+        else:
+            networks.append(load(str(layout("sd15")), adapters=[str(tmp_path)]).denoiser.state_dict())
+    base = load(str(layout("sd15"))).denoiser.state_dict()
+    for key, value in base.items():
+        once, twice = networks[0][key] - value, networks[1][key] - value
+        assert torch.allclose(twice, 2 * once, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "[" * 100_000])
+def test_settings_of_an_autoencoder_that_are_none_are_named(layout, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"model.vae=.*config.json .*; choose another"):
+        load(str(layout("sd15")), vae=str(tmp_path))

@@ -22,6 +22,7 @@ from t2i.models import clip_vocabulary, single_file_base, stable_diffusion, stab
 from t2i.models.lora import NoAdapter
 from t2i.models.schedulers import pretrained_scheduler
 from t2i.models.single_file import SINGLE
+from t2i.models.single_file_base import kind_of_file
 
 LOAD = {"sd15": stable_diffusion.load, "sd21": stable_diffusion.load, "sdxl": stable_diffusion_xl.load}
 
@@ -198,3 +199,10 @@ def test_a_transformer_is_read_bit_by_bit(tmp_path, family, original, prefix):
     assert read.denoiser.state_dict().keys() == expected.keys()
     assert all(torch.equal(read.denoiser.state_dict()[name], value) for name, value in expected.items())
     assert len(read.prompts(["red apple"])) == 1
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(3), torch.tensor(1.0)], ids=["vector", "number"])
+def test_weights_of_shapes_that_no_model_has_are_named(tmp_path, weight):
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": weight}, tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match=r"x.safetensors holds weights of shapes that no model has"):
+        kind_of_file(tmp_path / "x.safetensors")

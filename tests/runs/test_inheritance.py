@@ -1,6 +1,7 @@
 """A run that begins with another has its settings: the command line that `from=RUN` stands for."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.runs.inheritance import as_parent, with_parents
+from t2i.runs.next_steps import next_steps
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,7 @@ def test_nothing_that_allows_or_leads_elsewhere_is_handed_down():
     """The parent may be a stranger's."""
     refused = ["allowed_targets=[os]", "+dataset.follow_links=true", "hydra.run.dir=/x", "hydra/launcher=joblib"]
     refused += ["hub.push=true", "run=a", "sweep=b", "stop_at=3", "from.run=c", "~hydra.callbacks"]
+    refused += ["+loss@hub=mse", "+loss@_global_.hydra.job=mse", "loss@x:allowed_targets=mse"]
     begun("base", *refused, "steps=10")
     assert with_parents(["from=base"]) == ["steps=10", "from.run=base"]
 
@@ -98,3 +101,17 @@ def test_defaults_that_have_changed_since_are_those_of_the_parent():
         "max_grad_norm": 2.0,
         "from.run": "base",
     }
+
+
+def test_the_command_to_go_on_with_a_run_allows_nothing_and_leaves_hydra_alone(tmp_path):
+    """A page shows it to be pasted, and the run may be a stranger's."""
+    refused = [
+        "allowed_targets=[os]",
+        "++hydra.callbacks.x._target_=os.system",
+        "+loss@hydra.job=mse",
+        "hydra/launcher=x",
+    ]
+    refused += ["+dataset.follow_links=true", "--config-dir=/tmp/theirs", "-m", "stop_at=3", "run=a"]
+    step = next_steps(tmp_path / "b", "killed", {"overrides": [*refused, "steps=10"]})[0]
+    assert shlex.split(step.command)[:3] == ["t2i", "train", "steps=10"]
+    assert len(shlex.split(step.command)) == 4

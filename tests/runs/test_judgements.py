@@ -127,3 +127,16 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert Judgements(tmp_path).read() == ({}, 0)
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
         Judgements(tmp_path).add(VOTE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"prompt": 10**25}, {"prompt": 10**400}, {"seed": -1}, {"seed": 10**400}),
+        *({"left": {"run": "\ud800", "step": 1, "sha256": "1"}}, {"right": {"run": "a", "step": -1, "sha256": "1"}}),
+    ],
+    ids=str,
+)
+def test_numbers_and_names_that_no_vote_has_make_a_line_damaged(changes):
+    line = {**vars(VOTE), "left": vars(VOTE.left), "right": vars(VOTE.right)}
+    assert module._parse(json.dumps(line | changes)) == ({}, 1)

@@ -7,8 +7,10 @@ import pytest
 from helpers.runs import compose
 from omegaconf import OmegaConf
 
+from t2i.comparison.results import read_results
 from t2i.config import ConfigError
 from t2i.config.keys import flat
+from t2i.inspection.deletion import choose
 from t2i.runs.changes import changes
 from t2i.runs.fork_rules import check_fork, open_parent
 from t2i.runs.parentage import Parent, find_parent, lineage, release, reserve, reserved
@@ -227,3 +229,15 @@ def test_what_changes_nothing_that_is_computed_is_free(tmp_path, monkeypatch):
     assert changes({"dataset.sources.mine.path": "pics"}, {"dataset.sources.mine.path": "./pics"}) == {}
     counted = {"early_stop.patience": 3}
     assert list(changes(before | counted, now | counted)) == ["validate_every"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_no_ancestor(base, cfg, tmp_path, name):
+    """A run folder may be a stranger's: whoever reads it goes on."""
+    entry = {"run": name, "step": 3, "asked": name}
+    fork = write(cfg, tmp_path / "fork", [], ancestors=[entry], parent=entry)
+    (fork / "metrics.jsonl").touch()
+    assert [folder.name for folder, _ in lineage(fork, json.loads((fork / "run.json").read_text()))] in ([], [name])
+    with pytest.raises(ConfigError, match=r"did not begin with|began with"):
+        find_parent("base", None, fork)
+    choose(read_results([tmp_path]))

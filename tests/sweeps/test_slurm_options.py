@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 import t2i.config.resolvers  # noqa: F401 - ${micro_batch:}
 from t2i.config import CONF, ConfigError
 from t2i.sweeps.job import SweepError
+from t2i.sweeps.slurm_cluster import submitted
 from t2i.sweeps.slurm_queue import parse
 from t2i.sweeps.slurm_script import SlurmOptions
-from t2i.sweeps.slurm_task import Vain
+from t2i.sweeps.slurm_task import Vain, newest_step
 
 
 def options(**changed) -> SlurmOptions:
@@ -80,3 +81,27 @@ def test_a_job_is_in_vain_after_two_limits_or_some_stops_without_progress(tmp_pa
     others = Vain(tmp_path / "1.json", retries=2)
     assert [others.reason(False, False, step=-1) for _ in range(2)] == [None, None]
     assert "stopped 3 times without getting any further, each time before the first" in others.reason(False, False, -1)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"stops": "x"}', '{"stops": -1, "limits": null}', "[" * 100_000])
+def test_a_count_that_a_crash_has_damaged_begins_anew(content, tmp_path):
+    (tmp_path / "0.json").write_text(content)
+    vain = Vain(tmp_path / "0.json", retries=1)
+    assert [bool(vain.reason(False, False, step=4)) for _ in range(2)] == [False, True]
+
+
+def test_only_checkpoints_are_steps(tmp_path):
+    for name in ("step-000003", "step-²", "step-000009.tmp", "step-x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert newest_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"jobs": [3]}', '{"jobs": {"a": 1}}', '{"jobs": [{"folder": 3}]}'])
+def test_a_damaged_submission_is_named(content, tmp_path):
+    (tmp_path / "jobs.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"jobs.json .*; end its jobs with scancel, and delete its folder"):
+        submitted(tmp_path)
+
+
+def test_a_script_whose_name_has_line_breaks_costs_its_own_line_only():
+    assert list(parse("11|0|RUNNING|None|/a\nb/job.sh\n12|3|RUNNING|None|/c/job.sh\n")) == ["11_0", "12_3"]

@@ -1,6 +1,8 @@
 """`t2i translate`: a command of Diffusers' scripts is read as the shell and the script read it; each flag counts."""
 
+import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -377,3 +379,37 @@ def test_the_command_prints_what_can_be_pasted(tmp_path, capsys):
 
 def test_the_page_has_every_flag():
     assert documentation() in (DOCS / "coming-from-diffusers.md").read_text()
+
+
+BASE = "accelerate launch train_text_to_image.py --pretrained_model_name_or_path=m --dataset_name=d --max_train_steps=1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "--validation_prompts '$(touch harm)' '`touch harm`' --output_dir \"a'; touch harm; '\"",
+        "--nonsense 'x' 'y\ntouch harm\n#'",
+        "--report_to 'x\ntouch harm\n#'",
+        "--nonsense 'x\rtouch harm' --variant 'a\n\ntouch harm'",
+    ],
+)
+def test_what_is_pasted_runs_nothing_of_a_script(stranger, tmp_path):
+    text = translate(read_text(f"{BASE} {stranger}", {})).text()
+    pasted = f"t2i() {{ :; }}\naccelerate() {{ :; }}\n{text}"
+    subprocess.run(["bash", "-e"], input=pasted.encode(), cwd=tmp_path, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_no_control_character_or_password_of_the_environment_is_in_it(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_averysecretvalue")
+    with pytest.raises(ConfigError, match=r"the command holds control characters.*\\x1b"):
+        translate(read_text(f"{BASE} --output_dir '\x1b[2J'", {})).text()
+    text = translate(read_text(f'{BASE} --validation_prompts "$HF_TOKEN"', os.environ)).text()
+    assert "hf_averysecretvalue" not in text
+
+
+def test_a_few_lines_do_not_stand_for_gigabytes():
+    with pytest.raises(ConfigError, match="a line has more than 100000 characters when its variables are filled in"):
+        read_text("A=xx\n" + "A=$A$A\n" * 40 + BASE, {})

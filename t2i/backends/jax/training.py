@@ -21,6 +21,7 @@ from t2i.data.batches import Batch
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion, Noised
 from t2i.diffusion.residuals import Huber
+from t2i.models.converted import users_cache
 from t2i.models.low_rank import lora_layers
 from t2i.training.step import Counted, Optimization, OptimizerStep, Outcome
 
@@ -70,7 +71,7 @@ def train_in_jax(parts: Parts, sliced: bool) -> Training:
 
     Its weights in PyTorch become a copy. sliced: whether each device holds a part of the weights only.
     """
-    keep_compiled(parts.cache_dir / "jax")
+    keep_compiled(users_cache() / "jax")  # programs for the processor: in nobody else's cache
     denoiser: Any = parts.model.denoiser
     own, optimizer, loss = parts.own, parts.optimizer, parts.loss
     scales = {name: float(layer.scaling["default"]) for name, layer in lora_layers(denoiser).items()}
