@@ -75,6 +75,6 @@ def test_the_jobs_of_a_sweep_compile_once_and_are_compared_with_pytorch(small, t
     assert "2 finished" in run("t2i.train", *jobs)
     for name in ("gradients", "update", "predict"):
         assert len([*(tmp_path / "cache" / "jax").glob(f"jit_{name}-*-cache")]) == 1
-    run("t2i.train", *small, *settings, "loss.snr_gamma=1", "run=multirun/jobs/in-torch")
+    run("t2i.train", *small, *settings, "loss.snr_gamma=1", "run=jobs/in-torch")
     said = run("t2i.compare", "multirun/jobs")
-    assert "backend" in said
+    assert "snr_gamma=1 backend=torch" in said
