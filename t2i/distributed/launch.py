@@ -45,6 +45,19 @@ def connect() -> None:
         _peers = Peers(rank, size, connections, tuple(welcome["launchers"]))
 
 
+def coordinator() -> str:
+    """An address of process 0, host:port, for another library by which the processes find each other.
+
+    The same in all processes; it does not come before process 0 asks for it, too.
+    """
+    store, key = _common_store(), f"{_key()}/coordinator"
+    if _peers.rank == 0:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    return f"{os.environ['MASTER_ADDR']}:{store.get(key).decode()}"
+
+
 def agent() -> str:
     """This process's parent, an agent of torchrun, which outlives restarts of its processes."""
     import psutil

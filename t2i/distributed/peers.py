@@ -48,8 +48,9 @@ class Peers:
         self.hush: Callable[[], None] = lambda: None
         self._name: str | None = None
         self._news, self._named = threading.Event(), threading.Event()
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="peers")
         if connections:
-            threading.Thread(target=self._listen, daemon=True, name="peers").start()
+            self._listener.start()
 
     def agree(self, propose: Callable[[], str]) -> str:
         """What process 0 proposes for the name of the run, the same in all processes."""
@@ -62,6 +63,11 @@ class Peers:
                     raise PeerFailed(self.failure)
         assert self._name is not None
         return self._name
+
+    def outlive(self, patience: float) -> None:
+        """Wait until those processes have ended to which this one has connections; at most so many seconds."""
+        if self.connections:
+            self._listener.join(patience)
 
     @contextmanager
     def reporting(self) -> Generator[None]:

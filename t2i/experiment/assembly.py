@@ -35,7 +35,6 @@ from t2i.models.compiling import compile_denoiser
 from t2i.models.model import Model
 from t2i.models.prompts import EmbeddedPrompts
 from t2i.models.quantization import count_parameters
-from t2i.optim.precision import MIXED_PRECISION
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
 from t2i.runs.folder import INFO, read_info
@@ -107,10 +106,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         memory.keep_freed()
 
     model.denoiser.to(accelerator.device).train()
-    training = set_up(cfg, plan, model, layout, accelerator)
-    max_grad_norm = training.optimization.max_grad_norm
-    meter = Meter(cfg.batch_size, max_grad_norm, len(plan.diffusion), cfg.max_bad_steps, accelerator.device)
-    state = {**training.state, "meter": meter}
+    training, state = set_up(cfg, plan, model, layout, accelerator)
     if accelerator.scaler is not None:  # fp16
         state["scaler"] = accelerator.scaler
     return Experiment(
@@ -125,7 +121,7 @@ def assemble(cfg: DictConfig, plan: Plan, folder: Path) -> Experiment:
         batteries=batteries,
         images=images,
         judged_prompts=judged_prompts,
-        meter=meter,
+        meter=training.meter,
         accelerator=accelerator,
         state=state,
         unquantized=unquantized,
@@ -149,9 +145,7 @@ def _unquantized(cfg: DictConfig, plan: Plan, model: Model, battery: Battery, ac
 
 def _launch(cfg: DictConfig, plan: Plan, folder: Path) -> tuple[Accelerator, processes.Layout]:
     """Join the other processes, if there are any; returns also how they divide the network among themselves."""
-    in_jax = plan.backend.in_jax
-    mixed = "no" if in_jax else MIXED_PRECISION[plan.precision.dtype]
-    accelerator = processes.start(mixed, cfg.process_timeout, on_cpu=in_jax)
+    accelerator = plan.backend.start(plan.precision, cfg.process_timeout)
     layout: processes.Layout = processes.Replicated(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         switches = {
@@ -190,17 +184,12 @@ def load_model(cfg: DictConfig, plan: Plan, autocast: Callable[[Callable], Calla
 def describe(experiment: Experiment) -> dict[str, Any]:
     """What run.json says of the run's hardware, model, data, battery and weighting."""
     plan, data, accelerator = experiment.plan, experiment.data, experiment.accelerator
-    devices: dict[str, Any] = {"backend": "torch", "devices": accelerator.num_processes}
-    if plan.backend.in_jax:
-        from t2i.backends.jax.training import device_facts
-
-        devices = {"backend": "jax", **device_facts()}
     return {
         "precision": plan.precision.name,
         "attention": plan.attention,
         "channels_last": plan.channels_last,
         **hardware(accelerator.device),
-        **devices,
+        **plan.backend.facts(accelerator),
         "threads": torch.get_num_threads(),
         "num_processes": accelerator.num_processes,
         "distributed": accelerator.distributed_type.value,

@@ -3,7 +3,9 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +15,7 @@ from t2i.evaluation.metrics import NUM_SNR_BINS
 from t2i.hardware.uploads import with_float64
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 UNCHECKED = 100  # steps on a GPU, at most, until one without a finite gradient is noticed
 
 
@@ -71,16 +74,23 @@ class Meter:
 
         loss_scale: that of the step, in fp16.
         """
+        self._add(step, grad_norm, loss_scale)
+        self._tick()
+        if self.device.type == "cpu" or len(self.unchecked) >= UNCHECKED:
+            self.check()
+
+    def _add(self, step: int, grad_norm: Tensor, loss_scale: Tensor | None) -> None:
         norm = grad_norm.detach().to(self.device).double()
         finite = norm.isfinite()
         counted = torch.stack([norm, norm > self.max_grad_norm, finite]).masked_fill(~finite, 0)
         self.sums += torch.cat([counted, ~finite[None]])
-        now = time.perf_counter()
-        self.seconds, self.timed_steps, self.clock = self.seconds + now - self.clock, self.timed_steps + 1, now
         self.unchecked.append(Taken(step, finite, self.counted, loss_scale))
         self.counted = []
-        if self.device.type == "cpu" or len(self.unchecked) >= UNCHECKED:
-            self.check()
+
+    def _tick(self) -> None:
+        """A step has been taken since the clock was last looked at."""
+        now = time.perf_counter()
+        self.seconds, self.timed_steps, self.clock = self.seconds + now - self.clock, self.timed_steps + 1, now
 
     def check(self) -> None:
         """Warn of the steps since the last check that were skipped; waits for the device.
@@ -90,11 +100,20 @@ class Meter:
         if not self.unchecked:
             return
         steps, self.unchecked = self.unchecked, []
-        for taken, finite in zip(steps, torch.stack([taken.finite for taken in steps]).tolist(), strict=True):
+        finite_steps = self._awaited(lambda: torch.stack([taken.finite for taken in steps]).tolist())
+        for taken, finite in zip(steps, finite_steps, strict=True):
             if finite:
                 self.bad_steps = 0
             else:
                 self._warn(taken)
+
+    def _awaited(self, ask: Callable[[], Answer]) -> Answer:
+        """What the device answers; the time that it still needs for the steps before counts as theirs."""
+        began = time.perf_counter()
+        answer = ask()
+        self.clock = time.perf_counter()
+        self.seconds += self.clock - began
+        return answer
 
     def _warn(self, taken: Taken) -> None:
         step, suspects = taken.step, list[str]()
@@ -120,6 +139,7 @@ class Meter:
 
     def gather(self, accelerator: Accelerator) -> None:
         """Add the counts of all processes to those of the main process; every process must call it."""
+        self.check()
         if accelerator.num_processes > 1:
             self.bins = accelerator.reduce(self.bins.to(accelerator.device)).to(self.device)
             if not accelerator.is_main_process:

@@ -31,10 +31,10 @@ def test_without_jax_the_remedy_is_said(monkeypatch):
         make_plan(compose("backend=jax"))
 
 
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="backend=jax uses all devices of the machine in one process"):
+@installed
+def test_fsdp_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"FSDP is PyTorch's; backend=jax shards with backend\.weights=sliced"):
         Jax("replicated")
 
 

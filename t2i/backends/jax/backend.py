@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from t2i.backends.backend import Backend
+from t2i.backends.backend import Backend, Parts, Training
 from t2i.config import ConfigError
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.residuals import Huber, SmoothL1, Squared
@@ -13,6 +13,8 @@ from t2i.models.lora import LoRA, NoAdapter
 from t2i.optim.precision import Precision, resolve_precision
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from t2i.models.model import Model
 
 WEIGHTS = ("replicated", "sliced")
@@ -25,9 +27,7 @@ OTHERWISE = "or backend=torch"
 
 
 class Jax(Backend):
-    """JAX on all devices of this process."""
-
-    in_jax = True
+    """JAX on all devices of all processes."""
 
     def __init__(self, weights: str):
         """weights: replicated, or sliced over the devices."""
@@ -35,10 +35,10 @@ class Jax(Backend):
             raise ConfigError(f"backend.weights={weights} is not known; choose from {', '.join(WEIGHTS)}")
         if importlib.util.find_spec("jax") is None:
             raise ConfigError("backend=jax needs the package jax; pip install 't2i[jax]', or on a TPU 't2i[tpu]'")
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise ConfigError(
-                "backend=jax uses all devices of the machine in one process; start it with `t2i train`, without "
-                "accelerate launch or torchrun"
+                "FSDP is PyTorch's; backend=jax shards with backend.weights=sliced, and its processes are started by "
+                "torchrun or accelerate launch --multi_gpu"
             )
         self.sliced = weights == "sliced"
 
@@ -50,9 +50,9 @@ class Jax(Backend):
             raise ConfigError(
                 f"precision.weights=stochastic is not supported by backend=jax; use precision=bf16, {OTHERWISE}"
             )
-        import jax
+        from t2i.backends.jax.devices import all_devices
 
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = all_devices()[0].platform == "cpu"
         if dtype == "auto" and not on_cpu:
             dtype = "bf16"
         chosen = resolve_precision(dtype, weights) if on_cpu else Precision(dtype, weights)
@@ -91,7 +91,7 @@ class Jax(Backend):
         from t2i.backends.jax.optimizers import refuse_unknown
 
         refuse_unknown(settings["optimizer"])
-        count, micro = len(Devices()), settings["micro_batch_size"]
+        count, micro = len(Devices().own), settings["micro_batch_size"]
         if micro % count:
             raise ConfigError(
                 f"micro_batch_size={micro} is not a multiple of the {count} devices that share it; try "
@@ -102,3 +102,26 @@ class Jax(Backend):
         from t2i.backends.jax.networks import network_of
 
         network_of(model.denoiser, {})
+
+    def start(self, precision: Precision, timeout: float) -> "Accelerator":
+        """PyTorch stays on the CPU, and so do its ways between the processes."""
+        from t2i.distributed import processes
+
+        return processes.start("no", timeout, on_cpu=True)
+
+    def prepare(self, parts: Parts) -> Training:
+        from t2i.backends.jax.training import train_in_jax
+
+        return train_in_jax(parts, self.sliced)
+
+    def facts(self, accelerator: "Accelerator") -> dict[str, Any]:
+        from t2i.backends.jax.devices import Devices
+
+        devices = Devices()
+        first = devices.mesh.devices.flat[0]
+        return {
+            "backend": "jax",
+            "device": first.platform,
+            "gpu": None if first.platform == "cpu" else first.device_kind,
+            "devices": len(devices),
+        }

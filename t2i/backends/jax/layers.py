@@ -4,11 +4,13 @@ Products are in the type of the weights, as with autocast: a network whose matri
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from t2i.backends.jax.attention import Attend
 
 ADAPTED, DOWN, UP = "base_layer", "lora_A.default", "lora_B.default"  # peft's names in a layer that LoRA adapts
 
@@ -19,10 +21,11 @@ class Part:
 
     weights: Mapping[str, Array]
     scales: Mapping[str, float]  # alpha / rank of the layers that LoRA adapts, by their names
+    attend: Attend  # the attention of query, key and value
     name: str = ""
 
     def __getitem__(self, name: str) -> "Part":
-        return Part(self.weights, self.scales, f"{self.name}.{name}" if self.name else name)
+        return replace(self, name=f"{self.name}.{name}" if self.name else name)
 
     def __contains__(self, name: str) -> bool:
         inner = f"{self[name].name}."
@@ -120,7 +123,7 @@ def attention(part: Part, x: Array, context: Array, heads: int) -> Array:
     """Attention of x, [B, N, C], to the context, [B, M, D]. The scores are float32, also between bfloat16."""
     query, key, value = linear(part["to_q"], x), linear(part["to_k"], context), linear(part["to_v"], context)
     split = [each.reshape(*each.shape[:2], heads, -1) for each in (query, key, value)]
-    mixed = jax.nn.dot_product_attention(*split)
+    mixed = part.attend(*split)
     return linear(part["to_out.0"], mixed.reshape(query.shape))
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from t2i.backends.jax.attention import Attend, by_xla
 from t2i.backends.jax.layers import Part, conv, linear, normalized, rms_norm, sinusoids
 from t2i.backends.jax.network import Network
 from t2i.config import ConfigError
@@ -36,8 +37,15 @@ class SD3(Network):
     arguments = MappingProxyType({"hidden_states": "x", "timestep": "time", "pooled_projections": "pooled"})
     inputs = ("encoder_hidden_states", "pooled")
 
-    def __call__(self, weights: Mapping[str, Array], x: Array, time: Array, text: Mapping[str, Array]) -> Array:
-        net = Part(weights, self.scales)
+    def __call__(
+        self,
+        weights: Mapping[str, Array],
+        x: Array,
+        time: Array,
+        text: Mapping[str, Array],
+        attend: Attend = by_xla,
+    ) -> Array:
+        net = Part(weights, self.scales, attend)
         tokens = _patches(net["pos_embed"], x)
         emb = _embedded(net["time_text_embed.timestep_embedder"], sinusoids(time, TIME_CHANNELS, flip=True, shift=0))
         emb = emb + _embedded(net["time_text_embed.text_embedder"], text["pooled"])
@@ -86,7 +94,7 @@ class SD3(Network):
             names = (("add_q_proj", "norm_added_q"), ("add_k_proj", "norm_added_k"), ("add_v_proj", ""))
             parts.append([self._heads(part, name, norm, context) for name, norm in names])
         query, key, value = (jnp.concatenate(each, axis=1) for each in zip(*parts, strict=True))
-        mixed = jax.nn.dot_product_attention(query, key, value)
+        mixed = part.attend(query, key, value)
         mixed = mixed.reshape(*mixed.shape[:2], -1)
         return mixed[:, : x.shape[1]], mixed[:, x.shape[1] :]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,7 +33,7 @@ class State:
         self.weights = self.devices.put_weights(weights)
         self.moments = self._initial_moments()
         self.averages: list[Weights] = []
-        self.step = jax.device_put(np.int32(0), self.devices.replicated)  # those with a finite gradient
+        self.step = self.devices.put(np.array(0, np.int32), self.devices.replicated)  # those with a finite gradient
         self.steps = 0  # all; tells whether the host's copies are old
         self._computing: Weights | None = None
 
@@ -49,8 +50,8 @@ class State:
 
     def take_step(
         self, batches: Iterable[Mapping[str, Tensor]], lr: float, decays: Sequence[float]
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """One optimizer step. batches: see `Compiled.losses`.
+    ) -> tuple[list[tuple[Array, Array]], Array]:
+        """One optimizer step, for which nothing waits. batches: see `Compiled.losses`; of each process its own.
 
         Returns for each micro-batch the losses and squared errors of its examples, and the norm of the gradients.
         """
@@ -63,28 +64,28 @@ class State:
         self.weights, self.moments = state["weights"], state["moments"]
         self.averages, self.step = state["averages"], state["step"]
         self.steps += 1
-        return [(to_torch(losses), to_torch(squares)) for losses, squares in counted], to_torch(norm)
+        return counted, norm
 
     def predict(self, x: Tensor, time: Tensor, text: Mapping[str, Tensor]) -> Tensor:
-        """The prediction, [B, C, h, w].
+        """The prediction, [B, C, h, w], on this process's devices.
 
-        Batches are filled up to powers of two, so that few shapes are compiled, and to a multiple of the devices.
+        All processes must call it equally often if weights are sliced. Batches are filled up to powers of two, so
+        that few shapes are compiled, and to a multiple of the devices.
         """
-        count = len(x)
-        padded = max(len(self.devices), 1 << (count - 1).bit_length())
-        padded += -padded % len(self.devices)
+        own, count = self.devices.own, len(x)
+        padded = max(len(own), 1 << (count - 1).bit_length())
+        padded += -padded % len(own)
         rows = np.minimum(np.arange(padded), count - 1)
-        inputs = self.devices.put_examples(
-            {"x": x[rows], "time": time[rows], **{name: text[name][rows] for name in text}}
-        )
-        weights = self.weights if self._computing is None else self._computing
-        return to_torch(self._predict(weights, self.frozen, inputs.pop("x"), inputs.pop("time"), inputs))[:count]
+        inputs = own.put_examples({"x": x[rows], "time": time[rows], **{name: text[name][rows] for name in text}})
+        weights = self.devices.on_own(self.weights) if self._computing is None else self._computing
+        frozen = self.devices.on_own(self.frozen)
+        return to_torch(self._predict(weights, frozen, inputs.pop("x"), inputs.pop("time"), inputs))[:count]
 
     @contextmanager
     def computing_with(self, weights: Mapping[str, Tensor]) -> Generator[None]:
         """Within, predictions are made with these weights."""
         before = self._computing
-        self._computing = self.devices.put_weights(weights)
+        self._computing = self.devices.own.put_weights(weights)
         try:
             yield
         finally:
@@ -102,13 +103,13 @@ class State:
             given = to_numpy(moments[name][kind])
             if given.shape != array.shape:
                 raise ValueError(f"{kind} of {name} is {given.shape} and not {array.shape}")
-            return jax.device_put(given, array.sharding)
+            return self.devices.put(given, array.sharding)
 
         self.moments = {
             name: {kind: replaced(name, kind, array) for kind, array in kinds.items()}
             for name, kinds in self.moments.items()
         }
-        self.step = jax.device_put(np.int32(step), self.devices.replicated)
+        self.step = self.devices.put(np.array(step, np.int32), self.devices.replicated)
 
     @cached_property
     def _zeros(self) -> Any:
@@ -121,7 +122,7 @@ class State:
     @cached_property
     def _gradients(self) -> Any:
         places = {name: each.sharding for name, each in self.weights.items()}
-        return jax.jit(self.compiled.gradients, donate_argnums=2, out_shardings=(places, self.devices.replicated))
+        return jax.jit(self.compiled.gradients, donate_argnums=2, out_shardings=(places, self.devices.by_example))
 
     @cached_property
     def _update(self) -> Any:
@@ -132,4 +133,5 @@ class State:
 
     @cached_property
     def _predict(self) -> Any:
-        return jax.jit(self.compiled.predict, out_shardings=self.devices.replicated)
+        own = self.devices.own
+        return jax.jit(replace(self.compiled, devices=own).predict, out_shardings=own.replicated)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from t2i.backends.jax.attention import attention_on
 from t2i.backends.jax.devices import Devices
 from t2i.backends.jax.network import Network
 from t2i.backends.jax.optimizers import Optimizer
@@ -39,7 +40,7 @@ class Compiled:
         """The network's prediction. frozen: the weights that are not trained."""
         exact = "highest" if self.dtype == jnp.float32 else None  # TPUs and some GPUs multiply float32 in fewer bits
         with jax.default_matmul_precision(exact):
-            return self.network(self._cast({**frozen, **weights}), x, time, text)
+            return self.network(self._cast({**frozen, **weights}), x, time, text, attention_on(self.devices))
 
     def losses(
         self, weights: Weights, frozen: Weights, batch: Mapping[str, Array]

@@ -1,15 +1,16 @@
 """Training in JAX: what takes the place of PyTorch's network, weights, optimizer and average, and the step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import torch
 from torch import Tensor
 
+from t2i.backends.backend import Parts, Training
 from t2i.backends.jax.devices import Devices, keep_compiled
+from t2i.backends.jax.meter import MeterInJax
 from t2i.backends.jax.network import Network
 from t2i.backends.jax.networks import network_of
 from t2i.backends.jax.optimizers import optimizer_of
@@ -20,35 +21,11 @@ from t2i.data.batches import Batch
 from t2i.diffusion.losses import Weighting
 from t2i.diffusion.process import Diffusion, Noised
 from t2i.diffusion.residuals import Huber
+from t2i.models.converted import users_cache
 from t2i.models.low_rank import lora_layers
-from t2i.models.model import Model
-from t2i.optim.ema import WeightAverage
-from t2i.optim.trained_weights import NetworkWeights
-from t2i.training.step import Counted, OptimizerStep, Outcome
+from t2i.training.step import Counted, Optimization, OptimizerStep, Outcome
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}  # precision.dtype -> JAX's
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What training in JAX depends on."""
-
-    sliced: bool  # whether each device holds a part of the weights only
-    recomputed: int | None  # levels of the UNet whose activations are recomputed; None: all
-    dtype: str  # of products: fp32 or bf16
-    batch_size: int
-    max_grad_norm: float
-    cache: Path  # where compiled functions are kept
-
-
-@dataclass(frozen=True)
-class InJax:
-    """What takes the place of PyTorch's weights, optimizer and average."""
-
-    trained: WeightsInJax
-    optimizer: OptimizerInJax
-    ema: AverageInJax
-    take_step: OptimizerStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,47 +66,37 @@ class JaxStep(OptimizerStep):
         return inputs | {name: batch.text[name] for name in self.network.inputs}
 
 
-def train_in_jax(
-    model: Model,
-    own: NetworkWeights,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
-    diffusion: Diffusion,
-    loss: Weighting,
-    settings: Settings,
-) -> InJax:
+def train_in_jax(parts: Parts, sliced: bool) -> Training:
     """Move the model's denoiser to JAX's devices; its predictions are made there from now on.
 
-    own: its weights in PyTorch, which become a copy.
+    Its weights in PyTorch become a copy. sliced: whether each device holds a part of the weights only.
     """
-    keep_compiled(settings.cache)
-    denoiser: Any = model.denoiser
+    keep_compiled(users_cache() / "jax")  # programs for the processor: in nobody else's cache
+    denoiser: Any = parts.model.denoiser
+    own, optimizer, loss = parts.own, parts.optimizer, parts.loss
     scales = {name: float(layer.scaling["default"]) for name, layer in lora_layers(denoiser).items()}
-    network = network_of(denoiser, scales, settings.recomputed)
+    network = network_of(denoiser, scales, parts.recomputed)
     compiled = Compiled(
         network=network,
-        devices=Devices(settings.sliced),
-        batch_size=settings.batch_size,
-        max_grad_norm=settings.max_grad_norm,
-        dtype=DTYPES[settings.dtype],
+        devices=Devices(sliced),
+        batch_size=parts.batch_size,
+        max_grad_norm=parts.max_grad_norm,
+        dtype=DTYPES[parts.precision.dtype],
         error=type(loss.error).__name__,
     )
     frozen = {name: weight for name, weight in denoiser.named_parameters() if name not in own.parameters}
     frozen |= dict(denoiser.named_buffers())
     state = State(compiled, lambda: optimizer_of(optimizer.param_groups[0], type(optimizer)), own.weights, frozen)
     denoiser.forward = Forward(denoiser, state)
-    trained, ema = WeightsInJax(own, state), AverageInJax(average, state)
+    trained, ema = WeightsInJax(own, state), AverageInJax(parts.ema, state)
     ema.track(trained, optimizer)
-    step = JaxStep(state=state, network=network, diffusion=diffusion, loss=loss, optimizer=optimizer, ema=ema)
-    return InJax(trained, OptimizerInJax(optimizer, [*own.weights], state), ema, step)
-
-
-def device_facts() -> Mapping[str, Any]:
-    """What run.json says of the devices."""
-    devices = Devices()
-    first = devices.mesh.devices.flat[0]
-    return {
-        "device": first.platform,
-        "gpu": None if first.platform == "cpu" else first.device_kind,
-        "devices": len(devices),
-    }
+    optimization = Optimization(
+        trained=trained,
+        optimizer=OptimizerInJax(optimizer, [*own.weights], state),
+        lr_scheduler=parts.lr_scheduler,
+        ema=ema,
+        max_grad_norm=parts.max_grad_norm,
+    )
+    step = JaxStep(state=state, network=network, diffusion=parts.diffusion, loss=loss, optimizer=optimizer, ema=ema)
+    meter = MeterInJax(parts.batch_size, parts.max_grad_norm, len(parts.diffusion), parts.max_bad_steps)
+    return Training(optimization, step, meter)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from t2i.backends.jax.attention import Attend, by_xla
 from t2i.backends.jax.layers import Part, attention, conv, group_norm, layer_norm, linear, sinusoids, upsample
 from t2i.backends.jax.network import Network
 from t2i.config import ConfigError
@@ -53,9 +54,16 @@ class UNet(Network):
     def inputs(self) -> tuple[str, ...]:
         return ("encoder_hidden_states", *(("text_embeds", "time_ids") if self.time_ids_dim else ()))
 
-    def __call__(self, weights: Mapping[str, Array], x: Array, time: Array, text: Mapping[str, Array]) -> Array:
+    def __call__(
+        self,
+        weights: Mapping[str, Array],
+        x: Array,
+        time: Array,
+        text: Mapping[str, Array],
+        attend: Attend = by_xla,
+    ) -> Array:
         """The prediction in float32, [B, C, h, w]. x: [B, C, h, w], time: [B], text: see `inputs`."""
-        unet, context = Part(weights, self.scales), text["encoder_hidden_states"]
+        unet, context = Part(weights, self.scales, attend), text["encoder_hidden_states"]
         emb = self._embedding(unet, time, text)
         depth = len(self.heads)
         hidden = conv(unet["conv_in"], x.transpose(0, 2, 3, 1))
