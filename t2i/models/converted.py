@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+from t2i.runs.full_disk import naming
 from t2i.runs.records import sync_tree
 
 PIECE = 2**20  # bytes of a file that are read at its beginning, middle and end
@@ -26,8 +27,9 @@ def converted(kind: str, key: str, write: Callable[[Path], None], holds: str = "
         return folder
     partial = folder.with_name(f"{key}.{uuid4().hex[:8]}")
     try:
-        write(partial)
-        sync_tree(partial)
+        with naming(folder):
+            write(partial)
+            sync_tree(partial)
         partial.rename(folder)
     except OSError:
         if not (folder / holds).is_file():  # else another process was faster

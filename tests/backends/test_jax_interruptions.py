@@ -65,16 +65,17 @@ def test_a_fork_of_a_run_in_pytorch_goes_on_with_its_state(train, tmp_path):
 
 def test_the_jobs_of_a_sweep_compile_once_and_are_compared_with_pytorch(small, tmp_path):
     settings = ["sample_every=0", "steps=2", "validate_every=2", "threads=1", f"cache_dir={tmp_path / 'cache'}"]
+    own = {"T2I_CACHE": str(tmp_path / "compiled")}
 
     def run(*arguments):
-        done = subprocess.run(program(*arguments), cwd=tmp_path, env=os.environ, capture_output=True, text=True)
+        done = subprocess.run(program(*arguments), cwd=tmp_path, env=os.environ | own, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     jobs = ["-m", *small, *settings, "loss.snr_gamma=1,5", "sweep=jobs", "backend=jax"]
     assert "2 finished" in run("t2i.train", *jobs)
     for name in ("gradients", "update", "predict"):
-        assert len([*(tmp_path / "cache" / "jax").glob(f"jit_{name}-*-cache")]) == 1
+        assert len([*(tmp_path / "compiled" / "jax").glob(f"jit_{name}-*-cache")]) == 1
     run("t2i.train", *small, *settings, "loss.snr_gamma=1", "run=jobs/in-torch")
     said = run("t2i.compare", "multirun/jobs")
     assert "snr_gamma=1 backend=torch" in said
