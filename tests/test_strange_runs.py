@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.not_files import endless, huge, pipe
 from helpers.synthetic import write_run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -182,21 +183,6 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
 
 
 # --- what is not a file ----------------------------------------------------------------------------------------------
-
-
-def pipe(path):
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def endless(path):
-    path.unlink(missing_ok=True)
-    path.symlink_to("/dev/zero")
-
-
-def huge(path):
-    with path.open("w") as file:
-        file.truncate(10**11)  # a sparse file, which takes no space
 
 
 @pytest.mark.parametrize("kind", [pipe, endless, huge])

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from helpers import packing
 from helpers.image_folders import as_embedded_parquet, as_jsonl, from_folder, from_hub
+from helpers.not_files import endless, huge, pipe
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -212,21 +212,6 @@ def test_a_pack_of_something_else_is_named(name, cache, split, model):
     forged = forge(file, lambda tensors: {key: tensors[key] for key in tensors if key.partition(".")[0] != name})
     with pytest.raises(ConfigError, match=f"{forged} holds something else than encoded images; delete it"):
         encode(split, model, cache)
-
-
-def pipe(file):
-    file.unlink(missing_ok=True)
-    os.mkfifo(file)
-
-
-def endless(file):
-    file.unlink(missing_ok=True)
-    file.symlink_to("/dev/zero")
-
-
-def huge(file):
-    with file.open("w") as opened:
-        opened.truncate(10**11)  # a sparse file, which takes no space
 
 
 @pytest.mark.parametrize("kind", [pipe, endless, huge])
