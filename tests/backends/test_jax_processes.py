@@ -41,6 +41,7 @@ def test_two_processes_are_one(launch):
     two = launch(2, 2, "two", "micro_batch_size=4", "backend.weights=sliced")
     facts = json.loads((two / "run.json").read_text())
     assert (facts["backend"], facts["devices"], facts["num_processes"]) == ("jax", 4, 2)
+    assert facts["attention"] == "jax"
     for ours, theirs in zip(metrics(two), metrics(one), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     for file in (

@@ -121,6 +121,7 @@ class Jax(Backend):
         first = devices.mesh.devices.flat[0]
         return {
             "backend": "jax",
+            "attention": "jax",  # which kernel depends on the shapes of each layer
             "device": first.platform,
             "gpu": None if first.platform == "cpu" else first.device_kind,
             "devices": len(devices),
