@@ -18,8 +18,9 @@ pytest.importorskip("jax")
 pytestmark = pytest.mark.slow  # each start traces and compiles for seconds
 SETTINGS = ["backend=jax", "sample_every=0", "save_every=2"]
 NEVER = 10**9
-# The meter fetches two arrays after each step: each signal comes after the second step of a process, or never.
-DEATHS = [(4, signal.SIGTERM), (4, signal.SIGUSR1), (4, signal.SIGINT), (3, signal.SIGKILL), (NEVER, signal.SIGKILL)]
+# The meter fetches two arrays after each step. Each signal comes after the second step of a process, the last one after
+# its first.
+DEATHS = [(4, signal.SIGTERM), (4, signal.SIGUSR1), (4, signal.SIGINT), (2, signal.SIGKILL), (NEVER, signal.SIGKILL)]
 
 
 def program(*arguments):

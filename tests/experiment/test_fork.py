@@ -116,7 +116,7 @@ def test_the_same_with_warm_up_and_decay(train, tmp_path):
 
 def rates(make):
     """The learning rate of each step."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=7e-4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=compose("experiment=smoke").optimizer.lr)
     schedule, found = make(optimizer), []
     for _ in range(18):
         found.append(schedule.get_last_lr()[0])

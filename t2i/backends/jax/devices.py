@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from jax import Array
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from torch import Tensor
 
@@ -123,3 +124,4 @@ def own_examples(array: Array) -> Tensor:
 def keep_compiled(folder: Path) -> None:
     """Keep what is compiled in this folder, for later runs of the same shapes."""
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    compilation_cache.reset_cache()  # JAX looks for the folder once, when a process first compiles something

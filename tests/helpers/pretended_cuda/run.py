@@ -41,7 +41,8 @@ def named(function: Callable, during: str, watch: Watch) -> Callable:
 def train(folder: str, overrides: list[str]) -> dict[str, Any]:
     """What one run made the host wait for, or how it failed."""
     with pretended(Path(t2i.__file__).parent) as watch:
-        originals = experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export, Meter.step
+        originals = experiment.hooks, experiment.train, Adapter.export, Meter.step
+        asking = {name: getattr(Meter, name) for name in ("gather", "read", "state_dict")}
 
         def hooks(*args: Any) -> Any:
             made = originals[0](*args)
@@ -49,11 +50,12 @@ def train(folder: str, overrides: list[str]) -> dict[str, Any]:
             return dataclasses.replace(made, **{name: named(getattr(made, name), name, watch) for name in names})
 
         def step(*args: Any) -> None:
-            originals[5](*args)
+            originals[3](*args)
             watch.during = "step"  # in the first one, networks make tables that they keep
 
         experiment.hooks, experiment.train, Meter.step = hooks, named(originals[1], "first step", watch), step
-        Meter.read, Meter.state_dict = (named(original, "log", watch) for original in originals[2:4])
+        for name, original in asking.items():
+            setattr(Meter, name, named(original, "log", watch))
         Adapter.export = lambda *args: None
         try:
             cfg = compose(*overrides)
@@ -62,7 +64,9 @@ def train(folder: str, overrides: list[str]) -> dict[str, Any]:
         except Exception:
             failure = traceback.format_exc()
         finally:
-            experiment.hooks, experiment.train, Meter.read, Meter.state_dict, Adapter.export, Meter.step = originals
+            experiment.hooks, experiment.train, Adapter.export, Meter.step = originals
+            for name, original in asking.items():
+                setattr(Meter, name, original)
     return {"waits": watch.waits, "failure": failure}
 
 
