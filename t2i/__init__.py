@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 # uses neither.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-logging.getLogger("datasets.config").setLevel(logging.WARNING)  # it says which other libraries are installed
+logging.getLogger("datasets").setLevel(logging.WARNING)  # else it says which other libraries are installed
 
 _COMMANDS = ("train", "compare")  # modules of commands, which can be called
 _NAMES = {
