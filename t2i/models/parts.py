@@ -186,7 +186,9 @@ class PipelineParts:
         return [
             name
             for name, part in self.read.items()
-            if isinstance(part, nn.Module) and not any(weight.requires_grad for weight in part.parameters())
+            if isinstance(part, nn.Module)
+            and name != self.denoiser  # needed in each step, even where only text encoders are trained
+            and not any(weight.requires_grad for weight in part.parameters())
         ]
 
 

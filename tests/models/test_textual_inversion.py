@@ -129,6 +129,13 @@ def test_wrong_settings_are_named(words, vectors, message):
         TextualInversion(new_tokens=words, vectors=vectors)
 
 
+def test_the_frozen_denoiser_is_not_read_for_a_second_time(small_pipeline):
+    model = TextualInversion(new_tokens=["<sks>:heart"], vectors=1).attach(load(str(small_pipeline)))
+    unet = model.model.denoiser
+    model.release()
+    assert model.model.denoiser is unet is model.denoiser.unet
+
+
 def test_words_that_no_caption_holds_and_words_that_are_known(small_pipeline):
     words = NewTokens({"<sks>": "heart"})
     words.refuse_unused([("a <sks>",)])
