@@ -37,6 +37,7 @@ def undisturbed(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("undisturbed") / "run", *SETTINGS).folder
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_by_every_signal_has_the_same_bits(small, undisturbed, tmp_path):
     folder, context, done = tmp_path / "run", multiprocessing.get_context("spawn"), []
     for call, signum in DEATHS:

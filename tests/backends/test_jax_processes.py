@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("jax")
 
-pytestmark = pytest.mark.slow  # every process compiles
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # every process compiles
 COUNT = "--xla_force_host_platform_device_count="
 
 
