@@ -17,6 +17,7 @@ def check_reference(cfg: DictConfig) -> None:
 
 
 def names_prompts(cfg: DictConfig) -> bool:
+    """Whether `validation.reference` is a file of prompts, of which the base draws the images."""
     name = cfg.validation.reference
     return name is not None and Path(name).suffix.lower() in SUFFIXES
 
