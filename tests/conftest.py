@@ -6,6 +6,7 @@ are used.
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,16 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def absl_spares_pytest() -> None:
+    """absl, which comes with JAX and TensorBoard, keeps the stderr it finds and closes it when Hydra sets up logging.
+
+    Where that is pytest's, every later test of the process fails. The process's own stderr it leaves alone.
+    """
+    absl = pytest.importorskip("absl.logging")
+    absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
