@@ -87,12 +87,13 @@ class SweepRunner:
         """
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
         job = Job(folder, command_line(config, folder), config.steps, config.validate_every, config.seed)
-        job.overrides = list(config.hydra.overrides.task)
+        job.overrides, choices = list(config.hydra.overrides.task), dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
         job.read_metrics()
         try:
-            as_begun(config, folder, job.overrides)
+            as_begun(config, folder, job.overrides, choices)
+            job.steps = config.steps
             if (parent := open_parent(config, folder)) is not None and parent.only is None:
                 job.begins_at = parent.step
             run = Run(folder, config, overrides=job.overrides)
