@@ -43,6 +43,7 @@ def images(tmp_path_factory) -> Path:
     return pipelines.images(tmp_path_factory.mktemp("data") / "images", 64, number=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_gradients_of_the_reference_are_those_of_t2i(small_pipeline, loss, prediction_type):

@@ -36,6 +36,7 @@ def mtimes(images):
     return {file.name: file.stat().st_mtime_ns for file in images.folder.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_images_scores_and_their_mean(judged):
     images = drawn(judged)
     scores = read_scores(images.folder, "nearest_reference")
@@ -55,6 +56,7 @@ def test_evaluating_changes_nothing_that_is_trained(judged, train, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_drawn_again(judged, capsys):
     before = mtimes(drawn(judged))
     main([str(judged.folder)])
@@ -84,6 +86,7 @@ def test_images_of_other_weights_are_drawn_again(judged):
     assert not begun(images.__class__(**vars(other) | {"weights": "new"}), "new")
 
 
+@pytest.mark.slow
 def test_sources_of_every_kind_are_compared_prompt_by_prompt(judged, small_pipeline, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other tool"
@@ -117,6 +120,7 @@ def test_a_sweep_is_its_finished_runs(judged, tmp_path, capsys):
         runs_in(str(sweep))
 
 
+@pytest.mark.slow
 def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     out = tmp_path / "curves" / "guidance.png"
     main([str(judged.folder), "--guidance-scale", "1,2", "--curve", str(out)])
@@ -124,6 +128,7 @@ def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     assert Image.open(out).width > 300
 
 
+@pytest.mark.slow
 def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shuffled_prompts(
     small_pipeline, tmp_path, monkeypatch, capsys
 ):
@@ -144,6 +149,7 @@ def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shu
         choose("plants", "train", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -198,6 +204,7 @@ def test_a_stranger_s_run_opens_no_links_of_its_data_set(judged, tmp_path):
     assert evaluation_settings(tmp_path, []).dataset.follow_links is False
 
 
+@pytest.mark.slow
 def test_without_a_run_the_prompts_are_of_the_data_that_a_run_trains():
     from helpers.runs import compose
 

@@ -64,6 +64,7 @@ def test_settings_are_plotted_against_the_validation_loss(grid):
     assert [column["accessor"] for column in parallel["columns"]] == [*settings, "summary:val/loss"]
 
 
+@pytest.mark.slow
 def test_what_is_plotted_is_what_a_run_logs(train, tmp_path):
     run = train(tmp_path / "run", "steps=1", "sample_every=0")
     assert {"step", "val/loss", "train/loss_unweighted"} <= run.latest().keys()

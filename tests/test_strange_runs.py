@@ -131,6 +131,7 @@ def test_no_link_of_a_run_leads_out_of_it(place, home, tmp_path):
     refuse_links_out(run, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "arguments"),
     [
@@ -197,6 +198,7 @@ def test_compare_waits_for_no_file(kind, name, tmp_path):
         assert (result.state, f"{name} can't be read" in result.reason) == ("unreadable", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pipe, endless, huge])
 def test_sample_push_and_train_wait_for_no_file(kind, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -280,6 +282,7 @@ def pushed(run, capsys, code=2):
     return end_of(push.main, [run, "--repo", "mine"], capsys, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "to"),
     [
@@ -294,6 +297,7 @@ def test_push_follows_no_link(place, to, theirs, home, capsys):
     assert str(theirs / place) in pushed(theirs, capsys)
 
 
+@pytest.mark.slow
 def test_push_publishes_no_samples_of_elsewhere(theirs, tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "progress.png").write_text("private")

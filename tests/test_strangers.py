@@ -294,6 +294,7 @@ def test_an_allowed_module_gives_what_it_defines(target, configured, tmp_path):
         build(configured({"loss": node, "allowed_targets": ["my_losses"]}), "loss")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("harm")
 def test_a_newcomers_own_loss_is_built(tmp_path, capsys):
     folder = theirs(tmp_path, "_target_: my_losses.Mine\nnormalize: false\nerror: ${error}\n", group="loss")
@@ -354,6 +355,7 @@ def test_no_interpolation_calls_or_reads_what_it_should_not(name, tmp_path, caps
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -462,6 +464,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNREADABLE)
 @pytest.mark.usefixtures("harm")
 def test_a_file_that_cannot_be_read_at_once_or_leads_elsewhere_is_refused(name, tmp_path, capsys):
@@ -662,6 +665,7 @@ def test_an_automatic_class_with_code_is_refused(strange_model):
         load_pipeline(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "changes"),
     [

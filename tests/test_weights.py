@@ -15,6 +15,7 @@ def test_every_combination_with_the_settings_that_it_has():
     assert labels == ["minsnr snr_gamma=1", "minsnr snr_gamma=5", "debiased"]
 
 
+@pytest.mark.slow
 def test_the_fractions_count_how_often_a_timestep_is_drawn():
     uniform, biased = compare(["loss=mse", "timesteps=uniform,biased", "timesteps.multiplier=3"])
     assert np.allclose(list(uniform.fractions().values()), 1 / 8)
@@ -41,6 +42,7 @@ def test_a_table_and_a_plot(tmp_path, capsys, monkeypatch):
     assert Image.open(tmp_path / "a" / "weights.png").size == (960, 600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -42,6 +42,7 @@ def test_importing_t2i_is_light():
     assert "'train'" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", IMPORTS)
 def test_a_command_is_a_module_and_a_function_in_any_order_of_imports(imports):
     checks = (

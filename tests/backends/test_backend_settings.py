@@ -38,6 +38,7 @@ def test_fsdp_is_refused_with_the_remedy(monkeypatch):
         Jax("replicated")
 
 
+@pytest.mark.slow
 def test_jax_is_imported_by_its_own_package_alone():
     """Whoever imports the package knows that JAX is there: backend.py, which says so, imports it in functions."""
     package = Path(t2i.__file__).parent

@@ -15,6 +15,7 @@ from t2i.config import ConfigError
 SHAPES = {"kernel": (4, 3, 3, 3), "matrix": (5, 4), "vector": (6,)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adafactor])
 def test_steps_and_state_are_those_of_pytorch(kind):
     """Five steps with a learning rate that changes, between gradients that differ by a factor of 1,000."""

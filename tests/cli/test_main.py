@@ -71,6 +71,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(name, answer):
     assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
 def test_each_command_explains_itself(name):
     shown = command(name, "--help")
@@ -93,6 +94,7 @@ def test_hydra_explains_train():
     assert "== Configuration groups ==" in shown
 
 
+@pytest.mark.slow
 def test_train_is_hydras_program(tmp_path):
     """The name of the job, and so of its log, does not depend on how it was started."""
     for program in (["t2i", "train"], ["t2i.train"]):

@@ -47,6 +47,7 @@ def test_names_and_order_of_the_levels_do_not_matter():
     assert known.variance == pytest.approx(of_mean(values, judge, prompt).variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["unequal", "other prompts"])
 def test_the_variance_is_that_of_repetitions_where_judges_see_different_things(design):
     """3 judges, 2 training seeds, 8 prompts; the images of a prompt and seed are the same for all judges.

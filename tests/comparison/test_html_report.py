@@ -46,6 +46,7 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_says_becomes_part_of_the_page(page):
     document = Elements(page.read_text())
     assert [tag for tag, _ in document.elements].count("script") == 1
@@ -54,6 +55,7 @@ def test_nothing_that_a_run_says_becomes_part_of_the_page(page):
     assert any("<img src=x onerror=alert(2)>" in text for text in document.texts)
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file(page):
     document = Elements(page.read_text())
     sources = [attributes[key] for _, attributes in document.elements for key in ("src", "href") if key in attributes]

@@ -93,6 +93,7 @@ def reached(variances, size, difference, count, rng):
     return np.array(powers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_image", [0.01, 10])
 def test_the_cheapest_is_no_dearer_than_what_is_raised_alone(per_image):
     pilot = exact((1, 16, 64), Size(4, 32, 1))

@@ -29,6 +29,7 @@ def score_coverage(**kinds):
     return np.mean([found.low <= 0.02 <= found.high for found in intervals])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [{}, {"images": 1}, {"prompts": 16}], ids=str)
 def test_the_interval_of_scores_covers_other_prompts_and_noise(kinds):
     assert 0.93 <= score_coverage(**kinds) <= 0.97

@@ -47,6 +47,7 @@ def coverage(**kinds):
     return np.mean([d.low <= np.expm1(EFFECT) <= d.high for d in intervals])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [{"uneven": 0.0}, {"uneven": 0.03}, {"images": 16}], ids=str)
 def test_the_interval_of_two_trained_models_covers_other_images(kinds):
     """Of 20,000 repetitions: 95.4, 94.9 and 95.7 %."""

@@ -53,6 +53,7 @@ def test_every_option_composes_and_fits_its_target(option):
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
+@pytest.mark.slow
 def test_a_dataset_brings_its_model_and_an_explicit_model_wins():
     assert compose("dataset=naruto").model.path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert compose("dataset=naruto").optimizer.lr == 1e-5
@@ -120,6 +121,7 @@ def test_batch_size_counts_processes():
         check(compose("batch_size=16", "micro_batch_size=8"), num_processes=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -220,6 +222,7 @@ def test_settings_that_a_target_does_not_take():
         check_the_rest(compose("optimizer._target_=torch.optim.Nothing"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -343,6 +346,7 @@ def test_the_command_line_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
@@ -369,6 +373,7 @@ def test_a_target_that_has_moved_is_named_under_its_new_name():
     )
 
 
+@pytest.mark.slow
 def test_code_outside_is_called_where_it_is_allowed_on_the_command_line(tmp_path):
     (tmp_path / "mine.py").write_text("from t2i.diffusion.losses import MSE\nclass Mine(MSE):\n    pass\n")
     arguments = ("loss=mse", "loss._target_=mine.Mine", "steps=-1", "allowed_targets=[mine]")
@@ -377,6 +382,7 @@ def test_code_outside_is_called_where_it_is_allowed_on_the_command_line(tmp_path
     assert make_plan(compose("loss=mse", "loss._target_=t2i.diffusion.losses.MSE"))
 
 
+@pytest.mark.slow
 def test_a_file_cannot_allow_itself_anything(tmp_path):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\n# Somebody else's.\nallowed_targets: [os]\nloss: {_target_: os.system}\n"

@@ -8,6 +8,7 @@ from t2i.config.hints import say_what_adapters_learn_with, say_what_samples_show
 OWN = ("dataset=folder", "dataset.path=pics")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -27,6 +28,7 @@ def test_prompts_that_came_with_the_model_are_named_for_own_images(overrides, sa
     assert bool(said) == bool(caplog.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -12,6 +12,7 @@ from t2i.config.compose import compose as compose_as_typed
 from t2i.config.misspelt import explain, misspelt, refuse_flags, refuse_without_multirun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -63,6 +64,7 @@ def test_a_value_that_cannot_be_read_is_answered_with_the_quotes_that_it_needs()
     assert """write KEY=VALUE, in quotes if it has spaces or brackets: 'my.own="d/ä b"'""" in explain(error.value, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -93,6 +95,7 @@ def test_resuming_needs_no_option():
         refuse_flags(["--resume_from_checkpoint", "latest"], set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["~seed", "~loss.snr_gamma", "~samples.prompts"])
 def test_a_setting_that_is_taken_away_is_named_with_its_default(typed):
     with pytest.raises(ConfigError, match=rf"^{typed}: a setting can't be taken away; give it .* {typed[1:]}="):
@@ -113,6 +116,7 @@ def test_what_is_no_name_is_no_option(typed):
     assert re.match(rf"{group}={value} is not an option; (did you mean \w+\? C|c)hoose from", explain(error.value, []))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "explanation"),
     [

@@ -23,6 +23,7 @@ def pipeline(folder, kind="StableDiffusionPipeline", part="unet", sample_size=64
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "dataset", "size"),
     [("tiny", "folder", 64), ("tiny_flow", "hub", 64), ("sd15", "webdataset", 512), ("sd21", "stream", 768),
@@ -74,6 +75,7 @@ def test_a_resolution_that_cuts_a_patch_is_refused_with_its_neighbours():
         check_resolution(compose("dataset=folder", "model=tiny_flow", "dataset.resolution=60"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sample_size", "option"),
     [
@@ -100,6 +102,7 @@ def test_the_tiny_model_on_own_images_is_said(caplog):
     assert not caplog.text
 
 
+@pytest.mark.slow
 def test_of_every_model_the_size_is_known_before_it_is_fetched():
     """The file of each option says it, so that a new family has to be entered nowhere else."""
     for file in (CONF / "model").glob("*.yaml"):
@@ -120,6 +123,7 @@ def test_runs_that_began_at_512_pixels_go_on_so():
     assert ADDED["dataset.resolution"] == 512
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "processes", "micro"), [(32, 1, 32), (64, 1, 32), (8, 1, 8), (48, 1, 24), (32, 4, 8)]
 )

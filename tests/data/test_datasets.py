@@ -102,6 +102,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_what_changes_a_pixel_changes_the_fingerprint(changes, tmp_path):
     as_jsonl(tmp_path)

@@ -107,6 +107,7 @@ VERSIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     versions=st.lists(VERSIONS, min_size=1, max_size=5),
@@ -183,6 +184,7 @@ def test_what_is_stored_is_not_kept_in_memory(tmp_path, monkeypatch):
 # --- several processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_with_data_sets_that_overlap_can_encode_at_once(tmp_path, monkeypatch):
     """Some entries may be stored twice; everyone reads those that came first."""
     monkeypatch.setattr(filling, "PACK_BYTES", 500)

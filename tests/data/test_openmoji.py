@@ -30,11 +30,13 @@ def test_every_emoji_and_caption_is_there_once(entries):
     assert len({entry.emoji for entry in entries}) == len({entry.caption for entry in entries}) == len(entries)
 
 
+@pytest.mark.slow
 def test_no_image_is_blank(images):
     for entry, image in images.items():
         assert np.asarray(image).std() > 5, entry
 
 
+@pytest.mark.slow
 def test_no_image_is_cut_off_by_the_frame(images):
     """Ink may touch the border, but does not fill it."""
     for entry, image in images.items():
@@ -68,6 +70,7 @@ def test_groups_that_can_be_held_back_are_clean(entries):
         assert (group == "people_tones") == any("skin tone" in caption for caption in of_group), group
 
 
+@pytest.mark.slow
 def test_the_autoencoder_reconstructs_images_it_has_never_seen(images):
     held_out = [image for entry, image in images.items() if entry.split == "validation"][::4]
     images = torch.from_numpy(np.stack(held_out)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -34,6 +34,7 @@ def bits(tensor):
     return tensor.numpy().view(np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(TENSORS, st.integers(0, 5))
 def test_every_tensor_comes_back(tmp_path_factory, tensor, zeros):
@@ -86,6 +87,7 @@ def test_packs_are_mapped_and_survive_their_deletion(tmp_path):
     assert entries.read("x", [0]).sum() == pytest.approx(1e6 / 3)
 
 
+@pytest.mark.slow
 def test_many_packs_need_no_open_files(tmp_path):
     folder, keys = stored(tmp_path, *[[torch.full((3,), i)] for i in range(50)])
     entries = folder.find(keys)

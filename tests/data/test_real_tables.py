@@ -64,6 +64,7 @@ def test_paths_in_a_column_of_texts_start_at_the_data_set(tmp_path):
     assert content_of("pics/a.png", str(tmp_path)) == (None, str(tmp_path / "pics" / "a.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["[artist] shards", "a*b", "ä ö", "what?"])
 def test_names_of_folders_are_not_taken_for_patterns(name, tmp_path):
     (tmp_path / name).mkdir()

@@ -15,6 +15,7 @@ def test_every_image_is_seen_once_an_epoch(num_items, seed, epoch):
     assert sorted(seen) == list(range(num_items))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.01, 3), min_size=1, max_size=30))
 def test_weights_are_how_often_an_image_is_seen(weights):
     """Within an epoch up to rounding; exactly on average over epochs."""

@@ -60,6 +60,7 @@ def test_a_copied_shard_has_the_same_content_and_another_state(tmp_path):
     assert after.state != before[0].state
 
 
+@pytest.mark.slow
 def test_no_more_shards_are_on_the_disk_than_are_to_be_kept(hub, tmp_path):
     source, shards = find(tmp_path)
     assert [shard.name for shard in shards] == [f"data/train-{i}.tar" for i in range(6)]
@@ -100,6 +101,7 @@ def _read_all(folder, order):
         assert len(here(folder)) <= 3
 
 
+@pytest.mark.slow
 def test_processes_share_what_is_here(hub, tmp_path):
     """Two processes in the same order fetch each shard once; in different orders both read the right content."""
     context = multiprocessing.get_context("fork")
@@ -140,6 +142,7 @@ def test_a_shard_that_is_gone_is_named_at_once(hub, tmp_path):
         source.open(shards[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "offline", "message"),
     [

@@ -82,6 +82,7 @@ def test_each_shard_is_fetched_once_an_epoch(served, model, tmp_path):
     assert len(fetched) <= 9 + 2
 
 
+@pytest.mark.slow
 def test_files_are_chosen_by_patterns(served, tmp_path):
     assert len(packing.from_repository("lab/images", tmp_path).train.index.shards) == 19
     apart = packing.from_repository("lab/images", tmp_path, validation_files="*-01?.tar")

@@ -42,6 +42,7 @@ def assert_same(ours, theirs):
     assert all(torch.equal(ours.text[name], theirs.text[name]) for name in theirs.text)
 
 
+@pytest.mark.slow
 def test_each_image_is_seen_once_an_epoch_with_its_own_caption(shards, model, tmp_path):
     data = packing.from_files(shards, tmp_path / "cache")
     examples = data.train.examples(model, tmp_path, 4, DRAWS)
@@ -68,6 +69,7 @@ def test_any_number_of_workers_and_any_resume_point_give_the_same_batches(worker
             assert_same(ours, theirs)
 
 
+@pytest.mark.slow
 def test_latents_on_the_fly_are_those_of_the_cache(shards, model, tmp_path):
     """The same pixels and draws give the same batch, except for rounding."""
     data = packing.from_files(shards, tmp_path / "cache", validation_shards=19)
@@ -119,6 +121,7 @@ def test_several_captions_are_drawn_for_each_use(tmp_path, model):
     assert data.validation.captions == [("one",)]
 
 
+@pytest.mark.slow
 def test_a_bad_item_is_one_line_from_a_worker_too(shards, model, tmp_path):
     """The item is found while training, and known at the next start."""
     members = packing.as_txt(range(3))

@@ -339,6 +339,7 @@ def test_a_saved_scheduler_of_another_process_is_refused_by_name(saved_flow, sch
 NEEDS_TORCHSDE = "DPMSolverSDEScheduler"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in WITH_BETAS if name != NEEDS_TORCHSDE])
 @pytest.mark.parametrize("settings", [{**SD15, "prediction_type": "v_prediction"}, {}], ids=["full", "empty"])
 def test_every_sampler_of_betas_is_read_with_its_own(saved_flow, name, settings):

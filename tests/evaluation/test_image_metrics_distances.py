@@ -209,6 +209,7 @@ def test_fd_dinov2_of_a_network_tells_of_its_bias(pictures, tmp_path):
     assert f"the jackknife corrects {scores.value:.4g} to" in note
 
 
+@pytest.mark.slow
 def test_other_references_are_another_metric(pictures, tmp_path):
     metric = CMMD(str(networks.save("clip", tmp_path / "clip")), 10.0, 1000.0, None, 4)
 

@@ -90,6 +90,7 @@ def test_prompts_that_are_cut_are_counted(judged, clip):
     assert note.startswith("1 of 2 prompts are longer than the 20 tokens")
 
 
+@pytest.mark.slow
 def test_scores_of_other_files_are_not_comparable(judged, clip, tmp_path):
     one = ClipScore(str(clip), None, 4)(judged, CPU, None).identity
     moved = tmp_path / "moved"

@@ -44,6 +44,7 @@ def emoji():
     return [draw(entry.emoji, 64) for entry in train[::3]], [draw(entry.emoji, 64) for entry in held_out]
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_unseen_images_are_none(emoji, cache):
     train, held_out = emoji
     planted = [train[10], noised(train[40]), jpeg(train[70]), noised(jpeg(train[100]))]
@@ -62,6 +63,7 @@ def test_planted_copies_are_found_and_unseen_images_are_none(emoji, cache):
     assert all(pair["similarity"] > pair["held_out_similarity"] for pair in pairs[:4])
 
 
+@pytest.mark.slow
 def test_twins_across_the_split_hide_no_copy_and_many_are_told_of(emoji, cache):
     """Data sets have duplicates; OpenMoji itself has emoji that are drawn alike."""
     train, held_out = emoji
@@ -126,6 +128,7 @@ def test_the_nearest_is_that_of_all_cosines():
     assert np.allclose(cosine, (a @ b.T).max(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "kind"), [(Dino, "dinov2"), (Dino, "dino"), (ClipI, "clip")])
 def test_likeness_is_the_cosine_to_the_reference_or_the_mean_of_those_to_all(metric, kind, emoji, tmp_path):
     images, references = emoji[0][:6], emoji[1][:4]

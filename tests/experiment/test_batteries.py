@@ -24,6 +24,7 @@ def test_the_gap_is_a_log_ratio_that_counts_from_step_0():
     assert gaps_since_start(gaps(start), gaps(start)) == {"val/gap_since_start": 0.0}
 
 
+@pytest.mark.slow
 def test_a_reference_is_an_option_or_a_folder_at_the_resolution_of_the_run(tmp_path):
     assert reference_dataset(compose()) is None
     option = reference_dataset(compose("validation.reference=openmoji_known", "dataset.resolution=32")).dataset
@@ -32,6 +33,7 @@ def test_a_reference_is_an_option_or_a_folder_at_the_resolution_of_the_run(tmp_p
     assert (folder.path, folder.resolution) == (str(tmp_path), 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

@@ -99,6 +99,7 @@ def test_recomputing_needs_fewer_activations_and_nothing_else_changes(settings_o
     assert recomputed.training - recomputed.activations == kept.training - kept.activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "dtype", "expected"),
     [

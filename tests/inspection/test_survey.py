@@ -72,6 +72,7 @@ def test_both_sides_are_those_of_training(write, tmp_path):
     assert (found.refusal, found.of(LEFT_OUT)) == ("", [])
 
 
+@pytest.mark.slow
 def test_every_file_is_trained_on_held_out_or_left_out_for_a_reason(odd, found):
     assert {entry.name: entry.reason for entry in found.of(LEFT_OUT)} == {
         "page.jpg": "is not an image in a format that t2i reads",
@@ -90,6 +91,7 @@ def test_every_file_is_trained_on_held_out_or_left_out_for_a_reason(odd, found):
     assert tuple(sides) == trained_on(odd, "dataset.on_error=skip")
 
 
+@pytest.mark.slow
 def test_training_would_stop_with_the_same_message(odd, found):
     with pytest.raises(ConfigError) as error:
         trained_on(odd)
@@ -238,6 +240,7 @@ def test_of_several_sources_each_file_is_named_with_its_own(tmp_path):
     assert found.leaks == []
 
 
+@pytest.mark.slow
 def test_captions_are_those_that_are_trained_with(tmp_path):
     (tmp_path / "a.png").write_bytes(content("a"))
     (tmp_path / "a.txt").write_text("a cat")

@@ -80,12 +80,14 @@ def networks(model):
     return {"unet": model.model.denoiser, **model.model.text_encoders}
 
 
+@pytest.mark.slow
 def test_training_begins_at_the_base(case, layout):
     base, model = load(str(layout("sd15"))).denoiser, adapter(case).attach(load(str(layout("sd15"))))
     merged = merged_weights(model.model.denoiser)
     assert all(torch.allclose(merged[name], value, atol=1e-6) for name, value in base.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_layer_computes_with_the_merged_weights(trained):
     """Forward and merging agree in every adapted layer, and every one of them is changed."""
     model, _, base = trained
@@ -126,6 +128,7 @@ def test_the_scale_multiplied_in_has_the_same_effect(trained, layout, case):
     assert all(torch.allclose(theirs[name], value, atol=1e-6) for name, value in ours.items())
 
 
+@pytest.mark.slow
 def test_merged_into_a_base_it_is_the_trained_model(trained, layout):
     model, folder, _ = trained
     base = load(str(layout("sd15")), adapters=[str(folder)])
@@ -247,6 +250,7 @@ def test_boft_joins_blocks_by_butterflies(layout):
     assert (rotation[:4].abs() > 1e-6).any(0).sum() == 8  # a block of 4 reaches 8 inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -266,6 +270,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         make_plan(compose(*settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -48,6 +48,7 @@ def lora(layout, tmp_path_factory):
     return folder, merged_weights(inner.denoiser), merged_weights(inner.text_encoders["text_encoder"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "scale"), [(AVERAGED, 1.0), (KOHYA, 0.8), ("", -0.5)])
 def test_the_base_is_what_diffusers_fuses(lora, layout, file, scale):
     """For denoiser and text encoder, at any scale: W + scale · (W' − W). A folder is that of its Diffusers file."""
@@ -192,6 +193,7 @@ def test_the_base_of_a_run_has_its_autoencoder(vaes, lora, layout, tmp_path):
     assert [place for place, _ in ((each.file, each.scale) for each in parse_adapters([str(run)]))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

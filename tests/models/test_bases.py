@@ -40,6 +40,7 @@ def project(layout, tmp_path, monkeypatch):
     return project, merged_weights(model.model.denoiser)
 
 
+@pytest.mark.slow
 def test_the_base_of_a_lora_run_is_found_from_anywhere(project, monkeypatch, tmp_path):
     folder, merged = project
     monkeypatch.chdir(tmp_path)
@@ -65,6 +66,7 @@ def test_a_run_alone_finds_its_base_where_its_command_was_given(project, tmp_pat
     assert base_of(run, "tiny") == "tiny"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_lora_run_is_sampled_from_another_folder(project, monkeypatch, tmp_path, moved):
     """With the adapters on their base, wherever the command is given and wherever both have moved to."""

@@ -65,6 +65,7 @@ def latents_of(model, batch, size):
     return model.encode(2 * pixels - 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_stock_sampling_loop_returns_the_image_if_the_prediction_is_right(model, folders, family, size, batch):
@@ -88,6 +89,7 @@ def test_the_stock_sampling_loop_returns_the_image_if_the_prediction_is_right(mo
     assert (found - expected).norm() < 1e-3 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("family", "terminal"),
@@ -152,6 +154,7 @@ def test_captions_are_embedded_as_the_stock_pipeline_does(model, folders, family
             assert same(value, seen.get(name), 1e-5), name
 
 
+@pytest.mark.slow
 def test_a_batch_of_unequal_captions_is_one_by_one(model, embedded):
     """In loss and gradient."""
     x0, generator = latents_of(model, 3, (8, 12)), torch.Generator().manual_seed(0)
@@ -172,6 +175,7 @@ def test_a_batch_of_unequal_captions_is_one_by_one(model, embedded):
         assert (whole - sum(parts)).norm() <= 1e-5 * sum(parts).norm() + 1e-7 * largest
 
 
+@pytest.mark.slow
 def test_the_cache_changes_no_bit_of_a_prediction_or_gradient(model, family, tmp_path):
     """It stores no padding, and what comes out of a text encoder in bf16 as such."""
     captions = sorted(CAPTIONS)

@@ -11,6 +11,7 @@ PUBLISHED = published.DENOISERS
 NAMES = [(family, name) for family in families.PIPELINES for name in PUBLISHED[family]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), NAMES, ids=[name for _, name in NAMES])
 def test_size_adapted_layers_and_blocks(family, name):
     """The size is that of the file of weights, in which SD 3.5 keeps its positions, too."""

@@ -53,6 +53,7 @@ def test_what_fits_nothing_is_refused_with_similar_names(wanted, message):
         choose_layers(NETWORK, wanted, WORDS, "adapter.target_modules")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
 def test_ranks_and_alphas_of_single_layers(layout, kind):
     """Alpha / rank stays the same where a rank is given alone."""

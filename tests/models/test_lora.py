@@ -60,6 +60,7 @@ def lora(trained):
     return trained("sd15", "adapter=lora", "adapter.rank=4", "adapter.alpha=8")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_adapters_is_trained(lora, layout):
     """The base has the same bits as before, in the denoiser and in the frozen networks."""
     run, pipeline = lora
@@ -75,6 +76,7 @@ def test_nothing_but_the_adapters_is_trained(lora, layout):
     assert all(value.any() for name, value in trained.items() if "lora_B" in name)  # they began at zero
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapters_only(lora):
     run, pipeline = lora
     checkpoint = run.folder / "checkpoints" / "step-000003"
@@ -106,6 +108,7 @@ def test_loading_without_a_file_name_gives_the_averaged_adapters(lora, layout):
     assert all(torch.equal(loaded[name], value) for name, value in average.items())
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_rounding_only(lora, trained):
     """model=sd15 recomputes activations; without it, the adapters learn the same."""
     recomputed, _ = lora

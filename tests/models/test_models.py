@@ -69,6 +69,7 @@ def test_decoding_what_was_encoded_gives_the_image_back():
     assert -10 * error.log10() > 25  # dB
 
 
+@pytest.mark.slow
 def test_the_export_does_not_depend_on_what_was_called_before(layout, family, tmp_path):
     def exported(model, name):
         model.pipeline(DDIMScheduler()).save_pretrained(tmp_path / name)
@@ -95,6 +96,7 @@ def load_family(name, folder):
     return instantiate(compose(f"model={name}", f"model.path={folder}").model)
 
 
+@pytest.mark.slow
 def test_captions_are_embedded_as_the_stock_pipeline_does(layout, family):
     """Also the empty caption, as the pipeline embeds it for guidance: training and sampling must use the same."""
     captions, stock = ["red apple", "woman astronaut", ""], layouts.STOCK[family].from_pretrained(layout(family))
@@ -110,6 +112,7 @@ def test_captions_are_embedded_as_the_stock_pipeline_does(layout, family):
         assert torch.allclose(embedded[name], torch.cat([given, empty[:1]]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_denoise_calls_the_unet_as_the_stock_pipeline_does(layout, family):
     """The pipeline's only step predicts with and without the caption."""
     model, calls = load_family(family, layout(family)), []

@@ -25,6 +25,7 @@ def model_and_path(request, layout):
     return instantiate(compose(f"model={request.param}", f"model.path={path}").model), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "batch"), [((16, 16), 1), ((8, 24), 3)])
 @pytest.mark.parametrize("option", SCHEDULERS)
 def test_the_stock_sampling_loop_returns_the_image_if_the_prediction_is_right(model_and_path, option, size, batch):

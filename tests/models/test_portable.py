@@ -25,6 +25,7 @@ def exported(layout, tmp_path_factory):
     return exported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOAD)
 def test_weights_of_text_encoders_have_their_original_names(exported, name):
     """Those of the published files, such as text_encoder/model.safetensors of Stable Diffusion 1.5."""
@@ -49,6 +50,7 @@ def test_tokenizers_have_the_files_of_the_tokenizer_in_python(exported, layout, 
         assert after("red apple!").input_ids == before("red apple!").input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOAD)
 def test_the_installed_libraries_read_the_same_weights(exported, layout, name):
     before, after = DiffusionPipeline.from_pretrained(layout(name)), DiffusionPipeline.from_pretrained(exported(name))

@@ -27,6 +27,7 @@ DETECTION = {
 OF_ALL = ["model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.encoder.mid.attn_1.q.weight"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOAD)
 def test_diffusers_reads_the_pipeline_from_the_file(layout, tmp_path, name):
     pipeline = LOAD[name](str(layout(name))).pipeline(DDIMScheduler())

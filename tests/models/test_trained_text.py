@@ -1,5 +1,6 @@
 """Models whose text encoders are trained."""
 
+import pytest
 import torch
 from diffusers import DDIMScheduler
 from helpers.runs import compose
@@ -31,6 +32,7 @@ def test_captions_are_cached_as_tokens(layout, tmp_path):
         assert batteries[0].hash == batteries[1].hash
 
 
+@pytest.mark.slow
 def test_trained_text_encoders_sample_and_learn_in_bfloat16(train, layout, tmp_path):
     """A pipeline calls encoder and denoiser one by one; their matrices are in bfloat16 and their vectors are not."""
     adapted = ("adapter=lora", "adapter.text_encoder=true", "precision=bf16", "optimizer.lr=0.05")

@@ -125,6 +125,7 @@ def folders(tmp_path_factory):
     return functools.cache(lambda name: families.save(name, tmp_path_factory.mktemp("families") / name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FORMULAS)
 def test_loss_and_gradient_are_those_of_the_training_script(folders, family):
     model = instantiate(compose(f"model={family}", f"model.path={folders(family)}").model)

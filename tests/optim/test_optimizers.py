@@ -55,6 +55,7 @@ def test_in_float32_it_is_adamw():
     assert torch.allclose(theirs, ours, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
@@ -235,6 +236,7 @@ def test_the_average_is_the_one_that_the_optimizer_keeps():
     assert not torch.equal(average, raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -114,6 +114,7 @@ def test_a_failed_push_keeps_the_result_and_names_the_command(run, hub, caplog, 
     assert b"license: mit" in hub.repositories["tester/mine"]["README.md"]
 
 
+@pytest.mark.slow
 def test_a_signed_address_is_not_repeated(run, hub):
     hub.faults = [("/lfs/", 403)]
     with pytest.raises(PushFailed) as error:

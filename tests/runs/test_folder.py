@@ -63,6 +63,7 @@ def test_a_run_that_failed_before_its_first_step_blocks_nothing(tmp_path):
     assert Run(tmp_path, config(seed=1)).result == 0.5
 
 
+@pytest.mark.slow
 def test_a_folder_is_worked_in_by_one_process(tmp_path):
     first, second = Run(tmp_path, config()), Run(tmp_path, config())
     with first.claimed(), pytest.raises(RunExists, match=r"is in use by another process"), second.claimed():

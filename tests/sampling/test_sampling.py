@@ -27,6 +27,7 @@ def pixels(images):
     return np.stack([np.asarray(image) for image in images])
 
 
+@pytest.mark.slow
 def test_a_image_depends_on_its_seed_and_place_only(run):
     pipeline = load_pipeline(run.folder)
     together, alone = sample(pipeline, PROMPTS, **SETTINGS), sample(pipeline, PROMPTS[:1], **SETTINGS)
@@ -38,6 +39,7 @@ def test_a_image_depends_on_its_seed_and_place_only(run):
     assert not np.array_equal(pixels(together), pixels(other))
 
 
+@pytest.mark.slow
 def test_stock_diffusers_loads_the_export_with_the_trained_scheduler(run):
     pipeline = StableDiffusionPipeline.from_pretrained(run.folder / "model")
     assert pipeline.scheduler.config.prediction_type == "v_prediction"

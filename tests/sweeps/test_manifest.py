@@ -69,6 +69,7 @@ def test_a_finished_run_is_not_marked_from_outside(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text()) == {"state": "finished", "ended": "then"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "sweep"])
 def test_a_run_is_below_multirun_or_where_an_absolute_path_says(kind, tmp_path, monkeypatch):
     from hydra.core.hydra_config import HydraConfig
@@ -111,6 +112,7 @@ def test_what_is_not_varied_must_stay_as_it_was(tmp_path):
     sweep(tmp_path, "loss.snr_gamma=50", "steps=300", "num_workers=2")  # which computes the same
 
 
+@pytest.mark.slow
 def test_a_sweep_with_more_steps_says_how_to_go_on_from_its_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "multirun" / "gamma"

@@ -24,6 +24,7 @@ def scores(metric, images, prompts):
     return metric("tiny", None, 32)(Judged(prompts=prompts, images=images), CPU, None).values[:, 0]
 
 
+@pytest.mark.slow
 def test_the_judge_prefers_the_right_caption_of_images_it_has_never_seen(held_out):
     images, captions = held_out
     own, others = scores(ClipScore, images, captions), scores(ClipScore, images, np.roll(captions, 1).tolist())

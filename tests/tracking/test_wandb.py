@@ -91,6 +91,7 @@ def recorded(tmp_path_factory):
     return run_id, inspect(*files(folder))
 
 
+@pytest.mark.slow
 def test_config_group_and_tags_are_there_for_a_dashboard(recorded):
     run_id, records = recorded
     (run,) = of_type(records, "run")
@@ -100,6 +101,7 @@ def test_config_group_and_tags_are_there_for_a_dashboard(recorded):
     assert run["config"]["update"]["optimizer"] == {"lr": 1e-4}
 
 
+@pytest.mark.slow
 def test_the_command_that_it_keeps_holds_no_secret(fresh_wandb, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
     typed = ["t2i", "steps=1", "samples.prompts=[hf_abcdefghijklmnop]"]
@@ -125,6 +127,7 @@ def test_no_link_of_a_sweep_leads_its_own_links_elsewhere(fresh_wandb, tmp_path)
     assert [file.name for file in home.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_curves_and_images_share_the_step_as_axis(recorded):
     metrics = of_type(recorded[1], "metric")
     assert {"glob_name": "*", "options": {"defined": True, "step_sync": True}, "step_metric": "step"} in metrics
@@ -135,6 +138,7 @@ def test_curves_and_images_share_the_step_as_axis(recorded):
     assert len(set(last["samples.filenames"])) == 2
 
 
+@pytest.mark.slow
 def test_the_charts_of_noise_levels_are_hidden_unless_they_are_asked_for(recorded, fresh_wandb, tmp_path):
     """They are two thirds of all charts, and would come before val/loss. Their values are logged in any case."""
 
@@ -149,6 +153,7 @@ def test_the_charts_of_noise_levels_are_hidden_unless_they_are_asked_for(recorde
     assert hidden(inspect(*files(tmp_path))) == set()
 
 
+@pytest.mark.slow
 def test_the_log_and_the_model_are_there(fresh_wandb, tmp_path):
     """The log from its first line on, and with log_model what the run exported."""
     (tmp_path / "train.log").write_text("10:00:00 encoding 3 images\n")
