@@ -38,7 +38,7 @@ RUNS = {
     "forked": ["steps=3", "loss.snr_gamma=1", "from.run={sweep}/pair/finished@1"],
     "begun": ["steps=4", "loss.snr_gamma=1", "from.run={sweep}/forked@2", "stop_at=3"],
 }
-LONGEST = 120  # seconds of a case
+LONGEST = 600  # seconds of a case
 RACE = {"summary": ["Best: snr_gamma=1."], "winner": "snr_gamma=1", "left": ["snr_gamma=1"], "rules": {"version": 2}}
 
 
@@ -149,8 +149,8 @@ def judges(here, name, scratch, small):
 def evaluates(here, name, scratch, small):
     for source in {"pair/finished", name} - {"pair"}:
         attempt(lambda source=source: evaluate.main([str(here / source), str(here / "pair/intact")]))
-    for folder in sorted(here.glob("**/images/*/step-*"))[:2]:
-        attempt(lambda folder=folder: evaluate.main([str(folder), "evaluation.items=2", "metric=[nearest_reference]"]))
+    for folder in here.glob("pair/finished/images/*/step-*"):
+        attempt(lambda folder=folder: evaluate.main([str(here / "pair/intact"), str(folder)]))
     return [f"{name}/images/", f"{name}/.cache", "pair/finished/images/"]
 
 
@@ -159,7 +159,7 @@ def forks(here, name, scratch, small):
     new = ["steps=4", "sample_every=0", "evaluate_every=0", "stop_at=3"]
     for source in {"forked", name} - {"pair"}:
         shutil.rmtree(scratch / "new", ignore_errors=True)
-        attempt(lambda source=source: go_on(scratch / "new", [f"from={here / source}@1", *new]))
+        attempt(lambda source=source: go_on(scratch / "new", [f"from={here / source}@2", *new]))
     attempt(lambda: go_on(here / "begun", overrides_of("begun", here, small)[:-1]))
     return ["begun/"]
 
