@@ -1,5 +1,6 @@
 """The optimizer as a part of a checkpoint: its state has to be one of the weights that it updates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +39,9 @@ def check_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> N
         for name in set(kept).intersection(OF_WEIGHT_SHAPE):
             _check_tensor(f"{name} of weight {number}", kept[name], weight.shape)
         if own and (lacking := names.setdefault(weight.ndim, set(kept)) ^ set(kept)):
-            raise ConfigError(f"the optimizer's state has {min(lacking)} for some weights only, not for {number}")
+            raise ConfigError(f"the optimizer's state has {min(lacking)} for some weights only")
+        if not 0 <= float(kept.get("step", 0)) < math.inf:  # NaN is refused, too
+            raise ConfigError(f"the optimizer's state says that weight {number} has taken {kept['step']} steps")
 
 
 def _check_tensor(name: str, value: Any, shape: Sequence[int]) -> None:

@@ -102,9 +102,10 @@ def test_a_file_where_the_folder_of_a_reference_should_be_is_refused(tmp_path):
 
 
 def test_an_option_for_the_reference_gives_itself_no_permission(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "t2i.config.reference._option", lambda name, cfg: {**option_of(name, cfg), "follow_links": True}
-    )
+    def permissive(name, cfg):
+        return {**option_of(name, cfg), "follow_links": True}
+
+    monkeypatch.setattr("t2i.config.reference._option", permissive)
     for given, allowed in ((False, False), (True, True)):
         cfg = compose("dataset=folder", f"dataset.path={tmp_path}", f"validation.reference={tmp_path}")
         cfg.dataset.follow_links = given

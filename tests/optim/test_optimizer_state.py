@@ -39,7 +39,15 @@ def test_a_moment_of_another_shape_or_type_is_refused(stepped, value):
 def test_a_moment_that_is_missing_is_refused(stepped):
     optimizer, state = stepped
     del state["state"][1]["exp_avg_sq"]
-    with pytest.raises(ConfigError, match="has exp_avg_sq for some weights only, not for 1"):
+    with pytest.raises(ConfigError, match="has exp_avg_sq for some weights only"):
+        optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("steps", [float("nan"), float("inf"), -1.0])
+def test_a_number_of_steps_that_is_none_is_refused(stepped, steps):
+    optimizer, state = stepped
+    state["state"][0]["step"] = torch.tensor(steps)
+    with pytest.raises(ConfigError, match=r"says that weight 0 has taken .* steps"):
         optimizer.load_state_dict(state)
 
 
