@@ -4,6 +4,7 @@ PYTHON ?= python3
 #   make TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" train
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE  # Python is started some thousand times in the tests; compile its files once
 export NO_MKDOCS_2_WARNING := 1  # a notice that Material prints at each build
 
 .PHONY: train test test-slow test-long test-browser test-gpu lint docs docs-serve bench clean

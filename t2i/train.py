@@ -41,6 +41,7 @@ from t2i.sweeps.manifest import as_begun, job_folder
 if TYPE_CHECKING:
     from t2i.api.run import Run
 
+log = logging.getLogger(__name__)
 register(job_folder, launch.stamp)
 guard_files()
 HYDRA_FLAGS = {flag for action in get_args_parser()._actions for flag in action.option_strings}
@@ -101,11 +102,11 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     _redact_files(folder / ".hydra")
     if (complete := with_parents(overrides)) != overrides:  # a job of a launcher that knows no parents
         cfg, choices, overrides = *_composed(complete), complete
+    kept = as_begun(cfg, folder, overrides, choices)
     cfg = resolve_once(cfg)
     check_permissions(cfg, overrides)
     check_types(cfg, defaults=hydra.compose("config", overrides=chosen_options(overrides, choices)))
     as_parent(cfg, lambda of_parent: flat(resolve(_composed(of_parent)[0])))
-    as_begun(cfg, folder, overrides)
     if not begun_with(folder):
         check_model_is_named(cfg, str(choices["model"]), overrides)
         say_what_samples_show(cfg)
@@ -114,6 +115,8 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
     open_parent(cfg, folder)
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
+    for key, (then, now) in kept.items():
+        log.info("%s=%s, the default when this run began; it is %s today", key, then, now)
     from t2i.experiment.plan import check_the_rest, make_plan
 
     plan = make_plan(cfg, begun_precision(folder))

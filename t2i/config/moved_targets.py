@@ -62,6 +62,8 @@ ADDED = {
     **{"adapter.rslora": False, "adapter.rank_pattern": None, "adapter.path": None, "adapter.alpha_pattern": None},
     **{"model.config": None, "scheduler.config": None, "model.vae": None, "model.adapters": []},
 }
+# An option -> those of its defaults that have changed since: what they were, and what they are.
+CHANGED = {"model=tiny": {"steps": (300, 200), "optimizer.lr": (7e-4, 1e-3)}}
 FLOW = {  # of scheduler=flow_matching, besides num_train_timesteps and flow_shift
     "_target_": "diffusers.DPMSolverMultistepScheduler",
     "prediction_type": "flow_prediction",

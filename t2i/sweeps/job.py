@@ -145,12 +145,15 @@ class Job:
         """The job can't be run for this reason."""
         self.state, self.reason = "failed", one_line(error)
 
+    @property
+    def succeeded(self) -> bool:
+        return self.state in ("finished", "stopped", "paused")
+
     def result(self, error: SweepError) -> JobResult:
-        """The job's val/loss for the sweeper, or `error` if the job failed."""
-        succeeded = self.state in ("finished", "stopped")
+        """The job's val/loss for the sweeper, up to where it paused, or `error` if the job failed."""
         result = JobResult(overrides=self.arguments, working_dir=str(self.folder))
-        result.status = JobStatus.COMPLETED if succeeded else JobStatus.FAILED
-        result.return_value = self.metrics.get(headline(self.metrics), math.nan) if succeeded else error
+        result.status = JobStatus.COMPLETED if self.succeeded else JobStatus.FAILED
+        result.return_value = self.metrics.get(headline(self.metrics), math.nan) if self.succeeded else error
         return result
 
 

@@ -71,7 +71,13 @@ class SweepRunner:
                 self._train(new, table)
         except Timeout as error:
             raise SweepError(f"t2i: {self.folder} is in use by another sweep process") from error
-        failed = sum(job.state not in ("finished", "stopped") for job in new)
+        if paused := sum(job.state == "paused" for job in new):
+            log.info(
+                "%d of %d jobs have paused; the same command goes on with them (without stop_at, if that was given)",
+                paused,
+                len(new),
+            )
+        failed = sum(not job.succeeded for job in new)
         error = SweepError(f"t2i: {failed} of {len(new)} jobs failed; run the same command again to retry them")
         return [jobs[job.folder].result(error) for job in read]
 
@@ -87,12 +93,13 @@ class SweepRunner:
         """
         folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
         job = Job(folder, command_line(config, folder), config.steps, config.validate_every, config.seed)
-        job.overrides = list(config.hydra.overrides.task)
+        job.overrides, choices = list(config.hydra.overrides.task), dict(config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
         job.read_metrics()
         try:
-            as_begun(config, folder, job.overrides)
+            as_begun(config, folder, job.overrides, choices)
+            job.steps = config.steps
             if (parent := open_parent(config, folder)) is not None and parent.only is None:
                 job.begins_at = parent.step
             run = Run(folder, config, overrides=job.overrides)

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
-from t2i.config.moved_targets import ADDED, with_moved_targets
+from t2i.config.moved_targets import ADDED, CHANGED, with_moved_targets
 from t2i.config.resolvers import refusal
 from t2i.runs.changes import called, changes
 from t2i.runs.files import atomic_write, check_fields, read_json
@@ -127,17 +127,17 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
 
     An existing sweep may grow by more values and more varied settings; a change of any other setting is refused.
     """
-    settings = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    settings, before = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), _read(folder)
+    choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
+    _set_as_then(settings, before.get("config", {}), config.hydra.overrides.task, choices)
     # Unresolved, so that a value that follows from another may change with it. A sweep may have begun with the value.
     resolved = flat(OmegaConf.to_container(settings, resolve=True))
     settings = flat(OmegaConf.to_container(settings))
-    settings |= {key: now for key, now in _read(folder).get("config", {}).items() if resolved.get(key) == now}
-    choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
+    settings |= {key: now for key, now in before.get("config", {}).items() if resolved.get(key) == now}
     varied = dict.fromkeys(_varied_keys(config))  # key -> its value before the sweep began to vary it, or None
-    if before := _read(folder):
+    if before:
         known = flat(before["config"]) | before["choices"]
         varied = before["varied"] | {key: _canonical(known.get(key)) for key in varied if key not in before["varied"]}
-        settings |= _as_then(before["config"], config.hydra.overrides.task)
         differ = changes(before["config"], settings)
         if changed := {key: change for key, change in differ.items() if not belongs(key, varied)}:
             raise ConfigError(
@@ -160,22 +160,40 @@ def _or_fork(folder: Path, changed: Iterable[str], overrides: Iterable[str]) -> 
     return f", or, to go on from its runs with these settings, type: {shlex.join(command)}"
 
 
-def as_begun(config: DictConfig, folder: Path, overrides: list[str]) -> None:
-    """Where the run in `folder`, or its sweep, began before some settings existed, set these to what t2i did then.
+def as_begun(
+    config: DictConfig, folder: Path, overrides: list[str], choices: Mapping[str, str | None]
+) -> dict[str, tuple[Any, Any]]:
+    """Give settings that nobody typed the values with which the run in `folder`, or its sweep, began.
 
-    One of the overrides is left alone; whether the run may go on with it is decided by comparing configurations.
+    That is, where t2i has changed the setting's default since, or began to have the setting, which is set to what t2i
+    did before. Returns the changed ones: key -> (the default then, the default now). An override is left alone;
+    whether the run may go on with it is decided by comparing configurations.
+
+    config: unresolved, so that what follows from these values does so. choices: config group -> its option.
     """
     begun = begun_with(folder) or _read(folder.parent).get("config", {})
-    for key, value in _as_then(begun, overrides).items():
+    return _set_as_then(config, begun, overrides, choices)
+
+
+def _set_as_then(
+    config: DictConfig, begun: dict[str, Any], overrides: list[str], choices: Mapping[str, str | None]
+) -> dict[str, tuple[Any, Any]]:
+    if not begun:
+        return {}
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    options = [f"{group}={option}" for group, option in choices.items()]
+    defaults = {key: both for option in options for key, both in CHANGED.get(option, {}).items()}
+    kept = {
+        key: (old, new)
+        for key, (old, new) in defaults.items()
+        if key not in given and begun.get(key) == old and OmegaConf.select(config, key) == new
+    }
+    added = {key: old for key, old in ADDED.items() if key not in given and begun.get(key, old) == old}
+    for key, value in (added | {key: old for key, (old, _) in kept.items()}).items():
         table, _, name = key.rpartition(".")
         if name in (OmegaConf.select(config, table) if table else config):  # not every data set has every setting
             OmegaConf.update(config, key, value)
-
-
-def _as_then(begun: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """The added settings that have no effect in what has begun, unless an override says otherwise."""
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    return {key: old for key, old in ADDED.items() if begun and begun.get(key, old) == old and key not in given}
+    return kept
 
 
 def job_folder(sweep_dir: str, overrides: list[str]) -> str:

@@ -46,7 +46,7 @@ def test_every_setting_and_option_is_listed():
 
 def test_defaults_are_as_they_are_written():
     entries = {(entry.key, entry.file): entry for entry in settings()}
-    assert entries["optimizer.lr", "model/tiny.yaml"].default == "7.0e-4"
+    assert entries["optimizer.lr", "model/tiny.yaml"].default == "1.0e-3"
     assert entries["optimizer.betas", "optimizer/adamw.yaml"].default == "[0.9, 0.999]"
     assert entries["cache_dir", "config.yaml"].default == '${oc.env:T2I_CACHE,"~/.cache/t2i"}'
     assert entries["loss", "config.yaml"].default == "minsnr"

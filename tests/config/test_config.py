@@ -123,7 +123,7 @@ def test_batch_size_counts_processes():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=fast", "optimizer.lr=fast must be a number, like the 0.0007 in conf/"),
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number, like the 0.001 in conf/"),
         ("loss.snr_gamma=true", "loss.snr_gamma=True must be a number, like the 5.0 in conf/"),
         ("dataset.resolution=64.5", "dataset.resolution=64.5 must be a whole number, like the 64 in conf/"),
         ("batch_size=eight", "batch_size=eight must be a whole number, like the 32 in conf/"),

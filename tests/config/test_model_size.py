@@ -85,7 +85,7 @@ def test_a_resolution_that_cuts_a_patch_is_refused_with_its_neighbours():
 def test_a_pipeline_without_an_option_of_model_is_asked_about(kind, sample_size, option, tmp_path):
     path = f"model.path={pipeline(tmp_path, kind, sample_size=sample_size)}"
     with pytest.raises(
-        ConfigError, match=rf"is a {kind} for .*which settings.*lr 0.0007, batch 32, 300 steps.*model={option}"
+        ConfigError, match=rf"is a {kind} for .*which settings.*lr 0.001, batch 32, 200 steps.*model={option}"
     ):
         check_model_is_named(compose("dataset=folder", path), "tiny", ["dataset=folder", path])
     check_model_is_named(compose("dataset=folder", path, "model=tiny"), "tiny", ["dataset=folder", "model=tiny", path])

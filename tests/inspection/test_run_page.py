@@ -142,11 +142,11 @@ def test_names_that_are_nearly_right_are_answered(tmp_path, monkeypatch):
 
 
 def test_what_differs_from_the_defaults_comes_with_them(tmp_path):
-    overrides = ["optimizer.lr=0.001", "seed=3", "loss=mse"]
+    overrides = ["optimizer.lr=0.0007", "seed=3", "loss=mse"]
     run = show.read(write_run(tmp_path / "run", *overrides, choices={"loss": "mse", "optimizer": "adamw"}))
     found = {setting.key: (setting.value, setting.default) for setting in changed(run)}
     assert found["loss"] == ("mse", "minsnr")
-    assert found["optimizer.lr"] == ("1e-3", "7e-4")
+    assert found["optimizer.lr"] == ("7e-4", "1e-3")
     assert found["seed"] == ("3", "0")
     assert "lr_scheduler.num_training_steps" not in found
     assert "run" not in found

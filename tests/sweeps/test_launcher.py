@@ -65,6 +65,14 @@ def test_a_sweep_in_which_everything_dies_is_completed_by_the_same_command(comma
 
 
 @pytest.mark.slow
+def test_jobs_that_pause_have_not_failed(command):
+    output = (sweep := command("seed=0,1", "steps=6", "sweep=early", "stop_at=2")).communicate()[0]
+    assert sweep.returncode == 0, output
+    assert "2 of 2 jobs have paused; the same command goes on with them (without stop_at, if that was given)" in output
+    assert "failed" not in output
+
+
+@pytest.mark.slow
 def test_two_jobs_at_once_and_the_end_names_what_failed(command, tmp_path):
     deeds = tmp_path / "deeds"
     deeds.mkdir()

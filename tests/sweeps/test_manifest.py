@@ -9,7 +9,7 @@ from omegaconf.errors import InterpolationResolutionError
 from t2i.config import ConfigError
 from t2i.config.compose import CONF
 from t2i.config.keys import flat
-from t2i.config.moved_targets import ADDED, with_moved_targets
+from t2i.config.moved_targets import ADDED, CHANGED, with_moved_targets
 from t2i.config.resolvers import register
 from t2i.runs.folder import Run
 from t2i.sweeps.manifest import Guard, as_begun, job_folder, write_manifest
@@ -174,19 +174,39 @@ def test_what_began_before_a_setting_existed_goes_on_as_it_began(tmp_path):
     folder = tmp_path / "loss.snr_gamma-1"
     for _ in range(3):
         config = compose()
-        as_begun(config, folder, ["loss.snr_gamma=1"])
+        as_begun(config, folder, ["loss.snr_gamma=1"], {})
         assert (config.validation.log_snr, config.continuous_time) == (None, False)
         run = Run(folder, config)
         run.begin()
         run.log(0, {"val/loss": 1.0})
     typed = compose("validation.log_snr=[-4,4]")
-    as_begun(typed, folder, ["validation.log_snr=[-4,4]"])
+    as_begun(typed, folder, ["validation.log_snr=[-4,4]"], {})
     with pytest.raises(ConfigError, match=r"different configuration \(validation.log_snr: None → \[-4, 4\]\)"):
         Run(folder, typed)
 
     new = compose()
-    as_begun(new, tmp_path / "new" / "job", [])
+    as_begun(new, tmp_path / "new" / "job", [], {})
     assert new == compose()
+
+
+@pytest.mark.slow
+def test_what_began_with_another_default_keeps_it(tmp_path):
+    """A sweep that grows, and its jobs; not what was typed, and not a sweep that begins today."""
+    sweep(tmp_path, "loss.snr_gamma=1,5")
+    manifest = json.loads((tmp_path / "sweep.json").read_text())
+    today = {key: manifest["config"][key] for key in CHANGED["model=tiny"]}
+    assert today == {key: new for key, (_, new) in CHANGED["model=tiny"].items()}
+    manifest["config"] |= {"steps": 300, "optimizer.lr": 7e-4}
+    (tmp_path / "sweep.json").write_text(json.dumps(manifest))
+    sweep(tmp_path, "loss.snr_gamma=1,5,20")
+    assert json.loads((tmp_path / "sweep.json").read_text())["config"] == manifest["config"]
+    with pytest.raises(ConfigError, match=r"another configuration \(steps: 300 → 200\)"):
+        sweep(tmp_path, "loss.snr_gamma=1,5", "steps=200")
+
+    config = compose("loss.snr_gamma=1")
+    kept = as_begun(config, tmp_path / "loss.snr_gamma-1", ["loss.snr_gamma=1"], {"model": "tiny"})
+    assert kept == CHANGED["model=tiny"]
+    assert (config.steps, config.optimizer.lr, config.lr_scheduler.num_training_steps) == (300, 7e-4, 300)
 
 
 def test_a_flow_that_began_before_its_scheduler_had_a_name_is_the_same_flow():
