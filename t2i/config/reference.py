@@ -15,6 +15,8 @@ from t2i.config import ConfigError
 from t2i.config.compose import composed
 from t2i.config.instantiate import build, check_signature, resolve
 
+SKIP = "dataset.on_error=skip"  # a remedy that the run's own data set would take
+
 
 def reference_dataset(cfg: DictConfig) -> DictConfig | None:
     """The reference data set's configuration under `dataset`, with the resolution of the run's own; None without one.
@@ -24,6 +26,13 @@ def reference_dataset(cfg: DictConfig) -> DictConfig | None:
     if (name := cfg.validation.reference) is None:
         return None
     node = _option(name, cfg)
+    if "follow_links" in node:  # a permission, which check_permissions knows where the run's own data set has it
+        if node["follow_links"] and not cfg.dataset.get("follow_links"):
+            raise ConfigError(
+                f"validation.reference={name}: follow_links=true comes from a file; it counts on the command line "
+                "only, as dataset.follow_links=true"
+            )
+        node["follow_links"] = bool(cfg.dataset.get("follow_links"))
     if "resolution" in node and "resolution" in cfg.dataset:
         node["resolution"] = cfg.dataset.resolution
     reference = OmegaConf.create({"dataset": node, "allowed_targets": cfg.allowed_targets})
@@ -75,4 +84,5 @@ def _naming(name: str) -> Generator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"validation.reference={name}: {error}") from error
+        remedy = "; for the reference, an option of your own sets them (--config-dir)" if SKIP in str(error) else ""
+        raise ConfigError(f"validation.reference={name}: {error}{remedy}") from error

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from t2i.config import ConfigError
 from t2i.distributed.processes import Layout, autocast
 from t2i.models.model import Model
+from t2i.optim.optimizer_state import check_state
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import NetworkWeights, TrainedWeights, load_weights
 from t2i.runs.checkpoints import Stateful
@@ -184,6 +185,7 @@ class GatheredOptimizerState(GatheredState):
         self.optimizer = optimizer
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_state(self.optimizer, state)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         sliced = {
             index: {

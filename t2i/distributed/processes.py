@@ -20,6 +20,7 @@ from accelerate.utils import (
 
 from t2i.config import ConfigError
 from t2i.models.model import Model
+from t2i.optim.optimizer_state import CheckedOptimizer
 from t2i.optim.trained_weights import NetworkWeights, TrainedWeights
 from t2i.runs import checkpoints
 from t2i.runs.checkpoints import Stateful
@@ -138,4 +139,4 @@ class Replicated(Layout):
         return trained, optimizer
 
     def checkpoint_state(self, optimizer: torch.optim.Optimizer, **others: Stateful) -> dict[str, Stateful]:
-        return {"optimizer": optimizer, **others}
+        return {"optimizer": CheckedOptimizer(optimizer), **others}

@@ -24,10 +24,10 @@ from t2i.optim.ema import exported_weights
 from t2i.optim.post_hoc import check_length, combination
 from t2i.runs import checkpoints
 from t2i.runs.config_file import read_config
-from t2i.runs.files import respect_umask
 from t2i.runs.folder import read_info
 from t2i.runs.snapshots import combine, lengths_in, snapshots_of
 from t2i.runs.text import one_line
+from t2i.runs.whole_folders import new_folder
 
 WORST = 0.05  # relative error of a profile, above which an average is not called by its length
 USUAL = (0.03, 0.05, 0.075, 0.1, 0.15, 0.2)  # lengths
@@ -128,14 +128,14 @@ def errors(experiment: Experiment, weights: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def export(experiment: Experiment, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a model folder, as a run's model/, with these weights."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists; --export writes a new folder")
+    """Write a model folder, as a run's model/, with these weights: complete, or not at all.
+
+    Raises ConfigError if there is such a folder, or if another process is writing it.
+    """
     adapter, model, scheduler = experiment.plan.adapter, experiment.model, experiment.plan.scheduler
     pipeline = model.pipeline if adapter.saves_text else model.sampler
-    with experiment.optimization.trained.replaced(weights, torch.float32):
-        adapter.save(pipeline(scheduler), folder)
-    respect_umask(folder)
+    with new_folder(folder) as new, experiment.optimization.trained.replaced(weights, torch.float32):
+        adapter.save(pipeline(scheduler), new)
 
 
 def refuse_other_runs(runs: Sequence[Path]) -> None:

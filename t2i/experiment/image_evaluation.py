@@ -34,7 +34,7 @@ from t2i.evaluation.image_battery import (
 )
 from t2i.evaluation.image_metrics.metric import ImageMetric, Judged, Pictures
 from t2i.evaluation.prompt_list import read_prompts
-from t2i.runs.files import replacing
+from t2i.runs.files import remove_leftovers, replacing
 from t2i.runs.full_disk import naming
 from t2i.runs.image_files import INDEX, ImageFiles, images_folder, read_images
 from t2i.runs.scores_file import StoredScores, write_scores
@@ -44,6 +44,7 @@ from t2i.sampling.samplers import with_sampler
 log = logging.getLogger(__name__)
 PAIRS = "nearest.png"  # in the folder of the images: the samples and the training images that are most alike
 RESOLUTION = 64  # pixels of an emoji
+FORGOTTEN = 3600  # seconds: whoever writes an image for so long was killed
 MOST_REFERENCES = 10_000  # held-out images that a set of images is compared with, and training images to look for
 
 
@@ -195,6 +196,8 @@ def begun(files: ImageFiles, weights: str | None = None) -> bool:
         with suppress(ConfigError):
             found = read_images(files.folder)
             if found.hash == files.hash and weights in (None, found.weights):
+                remove_leftovers(files.folder, (".png", ".json"), FORGOTTEN)
+                remove_leftovers(files.folder / "scores", (".parquet",), FORGOTTEN)
                 return True
         log.warning("%s holds images of other weights, or is damaged; they are drawn again", files.folder)
         shutil.rmtree(files.folder)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ from t2i.optim.numerics import numerics
 from t2i.publishing.push import Publisher
 from t2i.runs import checkpoints
 from t2i.runs.checkpoint_writer import CheckpointWriter
-from t2i.runs.files import respect_umask
 from t2i.runs.folder import Run
 from t2i.runs.fork_rules import open_parent
 from t2i.runs.full_disk import naming
 from t2i.runs.parentage import release
-from t2i.runs.records import RecordSync, headline, sync_tree
+from t2i.runs.records import RecordSync, headline
 from t2i.runs.snapshots import write_snapshot
+from t2i.runs.whole_folders import replacing_folder
 from t2i.sampling.images import sample
 from t2i.tracking import NoTracker
 from t2i.training.early_stop import in_words
@@ -141,13 +142,13 @@ def _finish(experiment: Experiment, run: Run, done: int) -> None:
     """Export the model of a run that has ended, and say so in run.json."""
     plan, optimization, is_main = experiment.plan, experiment.optimization, experiment.accelerator.is_main_process
     exported = (experiment.model, plan.scheduler, optimization.trained, optimization.ema)
-    plan.adapter.export(*exported, run.folder / "model", is_main)
+    model = run.folder / "model"
+    with replacing_folder(model, run.folder / ".model.tmp") if run.writes else nullcontext(model) as folder:
+        plan.adapter.export(*exported, folder, is_main)
     if plan.adapter.needs_pretrained and (merged := experiment.cfg.model.get("adapters")):
         log.info("model/ holds adapters for %s with %s merged", experiment.cfg.model.path, " and ".join(merged))
     if run.writes:  # a power cut must not leave a finished run without its results
         RecordSync(run.folder)(done)
-        respect_umask(run.folder / "model")
-        sync_tree(run.folder / "model")
     steps, stopped = experiment.cfg.steps, {}
     if done < steps and (verdict := plan.early_stop.verdict(run.metrics())):
         stopped = {"early_stop": verdict}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from t2i.config import ConfigError
-from t2i.optim.trained_weights import TrainedWeights
+from t2i.optim.trained_weights import TrainedWeights, copy_state
 
 AT_ONCE = 64  # tensors averaged by one call: those that are not float32 are cast for it, which takes memory
 
@@ -88,8 +88,7 @@ class EMA(WeightAverage):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = int(state["updates"])
-        for name, average in self.shadow.items():
-            average.copy_(state[name])
+        copy_state(self.shadow, state)
 
 
 class NoEMA(WeightAverage):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2i.config import ConfigError
 from t2i.optim.ema import WeightAverage, copies, move, refuse_schedule_free
-from t2i.optim.trained_weights import TrainedWeights
+from t2i.optim.trained_weights import TrainedWeights, copy_state
 
 LONGEST = 1 / np.sqrt(12)  # sigma_rel of the plain mean of all steps
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -96,9 +96,7 @@ class PostHoc(WeightAverage):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = int(state["updates"])
-        for key, tensor in self.state_dict().items():
-            if key != "updates":
-                tensor.copy_(state[key])
+        copy_state({key: tensor for key, tensor in self.state_dict().items() if key != "updates"}, state)
 
     def snapshot_steps(self, steps: int) -> Collection[int]:
         return {round(steps * (i + 1) / self.snapshots) for i in range(self.snapshots)} - {0}

@@ -95,14 +95,30 @@ def hold_weights(network: nn.Module, precision: Precision = FP32) -> NetworkWeig
 
 @torch.no_grad()
 def load_weights(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into the weights; ConfigError if their names differ."""
+    """Copy a checkpoint's tensors into the weights; ConfigError if their names or shapes differ."""
     if differing := state.keys() ^ weights.keys():
         raise ConfigError(
             f"the checkpoint holds other weights than this run trains, such as {min(differing)}; use the model and the "
             "adapter of the run that wrote it"
         )
-    for name, weight in weights.items():
-        weight.copy_(state[name])
+    copy_state(weights, state)
+
+
+@torch.no_grad()
+def copy_state(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into those of the same names. ConfigError if one is no number of the same shape.
+
+    PyTorch would repeat a tensor of fewer elements as often as it fits, and take integers and complex numbers.
+    """
+    for name, tensor in tensors.items():
+        given = state[name]
+        if given.shape != tensor.shape or not given.is_floating_point():
+            raise ConfigError(
+                f"{name} has the shape {tuple(given.shape)} and the type {given.dtype} in the checkpoint, and "
+                f"{tuple(tensor.shape)} in this run"
+            )
+    for name, tensor in tensors.items():
+        tensor.copy_(state[name])
 
 
 @torch.no_grad()

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import Timeout
 from omegaconf import OmegaConf
 
 from t2i.config import ConfigError
 from t2i.hub import PAUSES, is_final, reason
 from t2i.publishing.model_card import write_card
 from t2i.runs.config_file import read_config
+from t2i.runs.files import LOCK, lock, remove_leftovers
 from t2i.runs.folder import Run
+from t2i.runs.links import refuse_links
 
 log = logging.getLogger(__name__)
+PATIENCE = 20  # seconds to wait for another process that writes the card
+HIDDEN = [".*", "*/.*"]  # no export of a run: what another process is writing
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def push(run: Path, repo: str, private: bool, license: str | None, pauses: Seque
     while True:
         try:
             name = _full_name(repo)
-            write_card(run, name, license)
+            _write_card(run, name, license)
             address = _upload(run / "model", name, private)
             break
         except (httpx.HTTPError, OSError, RuntimeError) as error:
@@ -98,6 +103,17 @@ def push(run: Path, repo: str, private: bool, license: str | None, pauses: Seque
     finished.update(pushed=address)
     log.info("pushed: %s", address)
     return address
+
+
+def _write_card(run: Path, repo: str, license: str | None) -> None:
+    """Write the card, while no other process writes one. What a killed one left is removed."""
+    refuse_links(run / LOCK, run / "model")
+    try:
+        with lock(run, patience=PATIENCE):
+            remove_leftovers(run / "model", (".md", ".png"))
+            write_card(run, repo, license)
+    except Timeout as error:
+        raise ConfigError(f"{run} is in use by another process; wait for it, and push again") from error
 
 
 def _given(repo: str | None) -> str:
@@ -130,5 +146,5 @@ def _upload(folder: Path, repo: str, private: bool) -> str:
 
     api = HfApi()
     address = api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Push from t2i")
+    api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Push from t2i", ignore_patterns=HIDDEN)
     return str(address)

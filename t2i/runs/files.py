@@ -5,8 +5,9 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ LOCK = ".lock"
 LARGEST = 50_000_000  # bytes of a JSON file; those of large sweeps have some hundred thousand
 DEEPEST = 100  # levels of nested content; t2i writes fewer than ten
 NUMBERED = re.compile(r"step-([0-9]{1,18})")
+LEFTOVER = re.compile(r"\.[0-9a-f]{8}(\.\w+)?")  # what `replacing` writes to
 Types = Mapping[str, type | tuple[type, ...]]
 
 
@@ -57,6 +59,18 @@ def replacing(path: Path) -> Generator[Path]:
             error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path, suffixes: Collection[str], age: float = 0.0) -> None:
+    """Remove what killed processes left of the files in a folder that they were replacing.
+
+    suffixes: of files that no other process replaces now. age: the seconds for which nothing was written to them.
+    """
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if LEFTOVER.fullmatch(file.name) and file.suffix in suffixes and not file.is_dir():
+            with suppress(FileNotFoundError):  # its process has replaced it
+                if time.time() - file.lstat().st_mtime >= age:
+                    file.unlink()
 
 
 def read_json(file: Path, remedy: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from t2i.runs.changes import changes, free_keys, how_to_fork
 from t2i.runs.config_file import read_config, write_config
 from t2i.runs.files import LOCK, atomic_write, check_fields, lock, numbered, read_json
 from t2i.runs.links import refuse_links_out
-from t2i.runs.records import METRICS, count_damaged, headline, is_number, read_metrics
+from t2i.runs.records import METRICS, count_damaged, headline, is_number, read_metrics, tidy
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class Run:
         refuse_links_out(self.folder, self.folder)
         try:
             with lock(self.folder, patience=1):
+                tidy(self.folder)
                 yield
         except Timeout as error:
             raise RunExists(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
-from t2i.runs.files import numbered
+from t2i.runs.files import numbered, remove_leftovers
 
 METRICS = "metrics.jsonl"
 SNAPSHOTS = "averages"  # folder of the averages that ema=post_hoc stores
@@ -24,6 +24,12 @@ RECORD = re.compile(
 )
 # Battery -> the folder of its errors, and its headline; {} is "" for the raw weights and "ema/" for averaged ones.
 ERRORS = {"": "validation", "train/": "validation/train", "ref/": "validation/reference"}
+REPLACED = {  # what only the process that holds the run writes: folder -> suffixes
+    "": (".json", ".yaml", ".jsonl"),
+    **dict.fromkeys(ERRORS.values(), (".parquet",)),
+    "samples": (".png",),
+    SNAPSHOTS: (".safetensors",),
+}
 HEADLINES = {"": "val/{}loss", "train/": "val/{}train_loss", "ref/": "ref/{}loss"}
 
 
@@ -101,6 +107,12 @@ def records(run: Path, step: int) -> dict[str, int]:
     ):
         files += [file for number, file in numbered(run / kind, suffix).items() if number <= step]
     return {file.relative_to(run).as_posix(): file.stat().st_size for file in files}
+
+
+def tidy(run: Path) -> None:
+    """Remove what a killed process left of the run's files that it was writing; the caller holds the run's lock."""
+    for folder, suffixes in REPLACED.items():
+        remove_leftovers(run / folder, suffixes)
 
 
 def lost(run: Path, expected: Mapping[str, int]) -> list[str]:

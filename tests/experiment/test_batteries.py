@@ -4,9 +4,11 @@ import math
 import numpy as np
 import pytest
 from helpers.runs import compose, untimed
+from PIL import Image
 
 from t2i.config import ConfigError
 from t2i.config.checks import check
+from t2i.config.reference import _option as option_of
 from t2i.config.reference import load_reference, reference_dataset
 from t2i.evaluation.batteries import gaps, gaps_since_start
 from t2i.evaluation.metrics import Metric
@@ -57,6 +59,63 @@ def test_a_reference_that_there_is_not_is_refused_by_its_setting(reference, mess
 def test_an_empty_reference_names_its_setting(tmp_path):
     with pytest.raises(ConfigError, match=r"validation.reference=\S*: dataset.path=\S* contains no images"):
         load_reference(compose(f"validation.reference={tmp_path}"))
+
+
+def as_bytes(file):
+    file.write_bytes(b"not an image")
+
+
+def as_link(file):
+    file.unlink()
+    file.symlink_to("/etc/hostname")
+
+
+def as_bomb(file):
+    Image.new("1", (30_000, 30_000)).save(file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (as_bytes, "1.png is not an image in a format that t2i reads"),
+        (as_link, "1.png lies outside the data folder, at /etc/hostname"),
+        (as_bomb, "1.png is too large"),
+    ],
+)
+def test_a_reference_with_such_an_image_is_refused_before_anything_is_loaded(spoil, reason, tmp_path):
+    for place in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{place}.png")
+        (tmp_path / f"{place}.txt").write_text(f"number {place}")
+    spoil(tmp_path / "1.png")
+    with pytest.raises(ConfigError) as error:
+        load_reference(compose(f"validation.reference={tmp_path}"))
+    message = str(error.value)
+    assert message.startswith(f"validation.reference={tmp_path}: dataset.path={tmp_path}: {reason}")
+    assert "\n" not in message
+    assert message.endswith("; for the reference, an option of your own sets them (--config-dir)")
+
+
+def test_a_file_where_the_folder_of_a_reference_should_be_is_refused(tmp_path):
+    (tmp_path / "file.png").write_bytes(b"")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for name in ("file.png", "dangling"):
+        with pytest.raises(ConfigError, match=rf"validation.reference={tmp_path / name} is neither an option"):
+            check_reference(compose(f"validation.reference={tmp_path / name}"))
+
+
+def test_an_option_for_the_reference_gives_itself_no_permission(tmp_path, monkeypatch):
+    def permissive(name, cfg):
+        return {**option_of(name, cfg), "follow_links": True}
+
+    monkeypatch.setattr("t2i.config.reference._option", permissive)
+    for given, allowed in ((False, False), (True, True)):
+        cfg = compose("dataset=folder", f"dataset.path={tmp_path}", f"validation.reference={tmp_path}")
+        cfg.dataset.follow_links = given
+        if allowed:
+            assert reference_dataset(cfg).dataset.follow_links
+            continue
+        with pytest.raises(ConfigError, match=r"follow_links=true comes from a file; it counts on the command line"):
+            reference_dataset(cfg)
 
 
 def test_training_images_are_not_measured_twice():
