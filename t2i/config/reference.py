@@ -48,7 +48,10 @@ def load_reference(cfg: DictConfig) -> Any:
     with _naming(cfg.validation.reference):
         data = build(reference, "dataset")
     if not len(data.validation):
-        raise ConfigError(f"validation.reference={cfg.validation.reference} holds no image out; use another data set")
+        raise ConfigError(
+            f"validation.reference={cfg.validation.reference} holds no image out: it has too few, or its "
+            "validation_share is null; use a larger one, or an option of your own with a larger share (--config-dir)"
+        )
     return data
 
 
