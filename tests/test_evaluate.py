@@ -19,6 +19,8 @@ from t2i.evaluation.image_battery import TOGETHER
 from t2i.runs.image_files import all_images
 from t2i.runs.scores_file import read_scores
 
+pytestmark = pytest.mark.slow
+
 FEW = ["evaluation.items=6", "evaluation.steps=2", "metric=[nearest_reference]"]
 
 
@@ -36,7 +38,6 @@ def mtimes(images):
     return {file.name: file.stat().st_mtime_ns for file in images.folder.glob("*.png")}
 
 
-@pytest.mark.slow
 def test_a_run_keeps_its_images_scores_and_their_mean(judged):
     images = drawn(judged)
     scores = read_scores(images.folder, "nearest_reference")
@@ -46,7 +47,6 @@ def test_a_run_keeps_its_images_scores_and_their_mean(judged):
     assert judged.latest()["images/nearest_reference"] == scores.value == scores.values.mean()
 
 
-@pytest.mark.slow
 def test_evaluating_changes_nothing_that_is_trained(judged, train, tmp_path):
     plain = train(tmp_path / "plain")
     for file in ("denoiser.safetensors", "ema.safetensors"):
@@ -56,7 +56,6 @@ def test_evaluating_changes_nothing_that_is_trained(judged, train, tmp_path):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_not_drawn_again(judged, capsys):
     before = mtimes(drawn(judged))
     main([str(judged.folder)])
@@ -86,7 +85,6 @@ def test_images_of_other_weights_are_drawn_again(judged):
     assert not begun(images.__class__(**vars(other) | {"weights": "new"}), "new")
 
 
-@pytest.mark.slow
 def test_sources_of_every_kind_are_compared_prompt_by_prompt(judged, small_pipeline, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other tool"
@@ -120,7 +118,6 @@ def test_a_sweep_is_its_finished_runs(judged, tmp_path, capsys):
         runs_in(str(sweep))
 
 
-@pytest.mark.slow
 def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     out = tmp_path / "curves" / "guidance.png"
     main([str(judged.folder), "--guidance-scale", "1,2", "--curve", str(out)])
@@ -128,7 +125,6 @@ def test_several_guidance_scales_give_a_curve(judged, tmp_path, capsys):
     assert Image.open(out).width > 300
 
 
-@pytest.mark.slow
 def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shuffled_prompts(
     small_pipeline, tmp_path, monkeypatch, capsys
 ):
@@ -149,7 +145,6 @@ def test_emoji_are_prompts_whose_scores_lie_between_those_of_real_images_and_shu
         choose("plants", "train", 8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -204,7 +199,6 @@ def test_a_stranger_s_run_opens_no_links_of_its_data_set(judged, tmp_path):
     assert evaluation_settings(tmp_path, []).dataset.follow_links is False
 
 
-@pytest.mark.slow
 def test_without_a_run_the_prompts_are_of_the_data_that_a_run_trains():
     from helpers.runs import compose
 
@@ -230,7 +224,6 @@ def test_where_nothing_is_held_out_prompts_are_needed(small):
     assert list(make_image_evaluation(cfg, {}, data).battery.prompts) == ["red apple"]
 
 
-@pytest.mark.slow
 def test_lora_weights_on_their_base_draw_what_their_run_draws(train, small_pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = train(tmp_path / "lora", "adapter=lora", "steps=1")
@@ -244,7 +237,6 @@ def test_lora_weights_on_their_base_draw_what_their_run_draws(train, small_pipel
         assert np.abs(pixels[0] - pixels[1]).max() <= 1
 
 
-@pytest.mark.slow
 def test_an_evaluation_that_is_killed_goes_on(small, tmp_path):
     """The run goes on from its checkpoint before, and keeps the batches that it had drawn; all has the same bits."""
     settings = [*small, "evaluate_every=10", "evaluation.seeds=[0,1,2,3,4,5,6,7]", *FEW]

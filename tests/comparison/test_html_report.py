@@ -13,6 +13,8 @@ from t2i.comparison.html_report import write_page
 from t2i.comparison.results import read_results
 from t2i.evaluation.metrics import Metric
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script>"
 FOUR = {"timesteps": TIMESTEPS[::4]}  # a small battery: four SNR bins
 
@@ -46,7 +48,6 @@ class Elements(HTMLParser):
         self.texts.append(data)
 
 
-@pytest.mark.slow
 def test_nothing_that_a_run_says_becomes_part_of_the_page(page):
     document = Elements(page.read_text())
     assert [tag for tag, _ in document.elements].count("script") == 1
@@ -55,7 +56,6 @@ def test_nothing_that_a_run_says_becomes_part_of_the_page(page):
     assert any("<img src=x onerror=alert(2)>" in text for text in document.texts)
 
 
-@pytest.mark.slow
 def test_the_page_needs_no_other_file(page):
     document = Elements(page.read_text())
     sources = [attributes[key] for _, attributes in document.elements for key in ("src", "href") if key in attributes]

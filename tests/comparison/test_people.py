@@ -22,6 +22,8 @@ from t2i.judging.contestants import read_contest
 from t2i.judging.results import people_in
 from t2i.runs.judgements import NAME, Judgements
 
+pytestmark = pytest.mark.slow
+
 LIKED = {"snr_gamma=1": 0.0, "snr_gamma=5": 1.5, "snr_gamma=20": -1.5}
 
 
@@ -49,7 +51,6 @@ def change(sweep, **fields):
     (sweep / NAME).write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.slow
 def test_what_people_like_is_found_and_ordered(judged):
     found = people(judged)
     assert [each.variant for each in found.preferences] == ["snr_gamma=5", "snr_gamma=20"]
@@ -63,7 +64,6 @@ def test_what_people_like_is_found_and_ordered(judged):
     assert spoken[-1].startswith("4 judges, 3 training seeds, 12 prompts: the intervals cover other judges, too")
 
 
-@pytest.mark.slow
 def test_votes_are_counted_by_hand(judged):
     """Repeats show how constant a judge is, and count as no votes."""
     votes = [vote for vote in Judgements(judged).read()[0].values() if not vote.repeats]
@@ -112,7 +112,6 @@ def test_with_a_file_that_holds_no_vote_the_sentence_says_so(tmp_path):
     write_people(found, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -166,7 +165,6 @@ def test_the_file_of_numbers_has_every_pair(judged, tmp_path):
         assert (float(row["log_odds"]) > 0) == (rate.estimate > 0.5)
 
 
-@pytest.mark.slow
 def test_the_page_has_a_section_and_figures(judged, tmp_path, monkeypatch):
     """The other figures are not drawn, which takes seconds."""
     others = dict.fromkeys(html_report.FIGURES, "data:image/png;base64,")

@@ -25,6 +25,8 @@ from t2i.models.merging import merged_weights
 from t2i.models.stable_diffusion import load
 from t2i.sampling.pipelines import load_pipeline
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "lokr": ["adapter=lokr", "adapter.rank=2", "adapter.alpha=3", "adapter.factor=4"],
     "lokr of complete factors": ["adapter=lokr", "adapter.rank=64", "adapter.alpha=5", "adapter.factor=4"],
@@ -80,14 +82,12 @@ def networks(model):
     return {"unet": model.model.denoiser, **model.model.text_encoders}
 
 
-@pytest.mark.slow
 def test_training_begins_at_the_base(case, layout):
     base, model = load(str(layout("sd15"))).denoiser, adapter(case).attach(load(str(layout("sd15"))))
     merged = merged_weights(model.model.denoiser)
     assert all(torch.allclose(merged[name], value, atol=1e-6) for name, value in base.state_dict().items())
 
 
-@pytest.mark.slow
 def test_a_layer_computes_with_the_merged_weights(trained):
     """Forward and merging agree in every adapted layer, and every one of them is changed."""
     model, _, base = trained
@@ -128,7 +128,6 @@ def test_the_scale_multiplied_in_has_the_same_effect(trained, layout, case):
     assert all(torch.allclose(theirs[name], value, atol=1e-6) for name, value in ours.items())
 
 
-@pytest.mark.slow
 def test_merged_into_a_base_it_is_the_trained_model(trained, layout):
     model, folder, _ = trained
     base = load(str(layout("sd15")), adapters=[str(folder)])
@@ -207,7 +206,6 @@ def test_the_metadata_that_tools_show(trained, case):
     assert json.loads(metadata["ss_network_args"])["algo"] == case.split()[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lokr", "loha", "oft", "boft", "rslora", "pissa", "olora", "dora"])
 def test_a_run_resumes_bit_by_bit_and_samples(train, layout, tmp_path, kind):
     settings = ["model=sd15", f"model.path={layout('sd15')}", f"adapter={kind}", "steps=4", "save_every=2"]
@@ -250,7 +248,6 @@ def test_boft_joins_blocks_by_butterflies(layout):
     assert (rotation[:4].abs() > 1e-6).any(0).sum() == 8  # a block of 4 reaches 8 inputs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -270,7 +267,6 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         make_plan(compose(*settings))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

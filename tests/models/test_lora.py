@@ -18,6 +18,8 @@ from t2i.optim.trained_weights import hold_weights
 from t2i.publishing.card_code import use_adapter
 from t2i.sampling.pipelines import load_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 def pixels(pipeline):
     """A sample of a stock pipeline, before rounding to bytes."""
@@ -60,7 +62,6 @@ def lora(trained):
     return trained("sd15", "adapter=lora", "adapter.rank=4", "adapter.alpha=8")
 
 
-@pytest.mark.slow
 def test_nothing_but_the_adapters_is_trained(lora, layout):
     """The base has the same bits as before, in the denoiser and in the frozen networks."""
     run, pipeline = lora
@@ -76,7 +77,6 @@ def test_nothing_but_the_adapters_is_trained(lora, layout):
     assert all(value.any() for name, value in trained.items() if "lora_B" in name)  # they began at zero
 
 
-@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapters_only(lora):
     run, pipeline = lora
     checkpoint = run.folder / "checkpoints" / "step-000003"
@@ -88,7 +88,6 @@ def test_a_checkpoint_holds_the_adapters_only(lora):
     assert len(optimizer["state"]) == len(adapters)
 
 
-@pytest.mark.slow
 def test_sampling_a_run_or_a_checkpoint_is_loading_the_adapters_into_the_base(lora, layout):
     """Both for the averaged and for the raw adapters, which differ."""
     run, _ = lora
@@ -108,7 +107,6 @@ def test_loading_without_a_file_name_gives_the_averaged_adapters(lora, layout):
     assert all(torch.equal(loaded[name], value) for name, value in average.items())
 
 
-@pytest.mark.slow
 def test_gradient_checkpointing_changes_rounding_only(lora, trained):
     """model=sd15 recomputes activations; without it, the adapters learn the same."""
     recomputed, _ = lora
@@ -137,7 +135,6 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ADAPTERS)
 def test_merged_adapters_sample_what_loaded_adapters_sample(trained, layout, case):
     """A checkpoint samples the same, too; without the adapters of any one network the image is another."""

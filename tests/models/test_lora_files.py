@@ -20,6 +20,8 @@ from t2i.models.lora_settings import AVERAGED
 from t2i.models.low_rank import low_rank
 from t2i.models.original_names import unet_names
 
+pytestmark = pytest.mark.slow
+
 LOAD = {"sd15": stable_diffusion.load, "sd21": stable_diffusion.load, "sdxl": stable_diffusion_xl.load}
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_shortcut", "proj_in", "ff.net.2"]
 TEXT = ["q_proj", "out_proj", "fc1"]
@@ -74,7 +76,6 @@ def exported(layout, tmp_path_factory):
 CASES = {"sd15": ("sd15", {}), "sd21": ("sd21", {}), "sdxl": ("sdxl", {}), "dora": ("sd15", {"dora": True})}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_there_and_back_through_kohyas_file_is_exact(exported, layout, case, tmp_path):
     """Weights, rank, alpha and magnitudes, from run to kohya to run to peft."""
@@ -94,7 +95,6 @@ def test_there_and_back_through_kohyas_file_is_exact(exported, layout, case, tmp
                 assert torch.equal(after[layer].magnitude, expected.magnitude)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", [AVERAGED, KOHYA])
 def test_ranks_that_differ_come_back_with_the_same_effect(exported, layout, file):
     model, folder = exported("sd15", other_ranks=True)
@@ -109,7 +109,6 @@ def test_ranks_that_differ_come_back_with_the_same_effect(exported, layout, file
             assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LOAD)
 def test_comfyui_knows_every_layer_of_kohyas_file(exported, name):
     _, folder = exported(name)
@@ -221,7 +220,6 @@ def processors(state):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_file_is_read(exported, layout, form, tmp_path):
     model, folder = exported("sdxl", text_encoder=False, alpha=3.0, target_modules=("to_q", "conv1"))
@@ -256,7 +254,6 @@ def test_files_that_fit_nothing_are_named(layout, tmp_path, state, message):
         lora(path=str(file)).attach(LOAD["sd15"](str(layout("sd15"))))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -24,6 +24,8 @@ from t2i.models.schedulers import pretrained_scheduler
 from t2i.models.single_file import SINGLE
 from t2i.models.single_file_base import kind_of_file
 
+pytestmark = pytest.mark.slow
+
 LOAD = {"sd15": stable_diffusion.load, "sd21": stable_diffusion.load, "sdxl": stable_diffusion_xl.load}
 
 
@@ -58,7 +60,6 @@ def test_the_weights_are_those_of_the_pipeline(single, layout, name):
     assert torch.equal(model.tokenize(["red apple"])["input_ids"], expected.tokenize(["red apple"])["input_ids"])
 
 
-@pytest.mark.slow
 def test_the_scheduler_is_that_of_the_settings(single):
     file, settings = single("sd21")
     scheduler = build(compose("model=sd21", f"model.path={file}", f"model.config={settings}"), "scheduler")
@@ -103,7 +104,6 @@ def small_world(layout, monkeypatch):
 WORLD = {"sd15": "v1", "sdxl": "xl_base"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WORLD)
 def test_settings_of_known_kinds_need_no_folder(small_world, tmp_path, name):
     """Of a file of XL that predicts v the scheduler does, too."""
@@ -128,7 +128,6 @@ def test_settings_of_known_kinds_need_no_folder(small_world, tmp_path, name):
         assert (saved.config.prediction_type, saved.config.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "unet", "encoders"),
     [("v1", 859_520_964, [123_060_480]), ("v2", 865_910_724, [340_387_840]),
@@ -185,7 +184,6 @@ def original_zimage(state):
     return original
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "original"), [("zimage", original_zimage), ("qwen_image", dict)])
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_a_transformer_is_read_bit_by_bit(tmp_path, family, original, prefix):

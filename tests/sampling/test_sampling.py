@@ -13,6 +13,8 @@ from t2i.sample import main
 from t2i.sampling.images import sample
 from t2i.sampling.pipelines import load_pipeline
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["red apple", "cat face"]
 SETTINGS = {"seed": 0, "steps": 4, "guidance_scale": 2.0}
 
@@ -27,7 +29,6 @@ def pixels(images):
     return np.stack([np.asarray(image) for image in images])
 
 
-@pytest.mark.slow
 def test_a_image_depends_on_its_seed_and_place_only(run):
     pipeline = load_pipeline(run.folder)
     together, alone = sample(pipeline, PROMPTS, **SETTINGS), sample(pipeline, PROMPTS[:1], **SETTINGS)
@@ -39,7 +40,6 @@ def test_a_image_depends_on_its_seed_and_place_only(run):
     assert not np.array_equal(pixels(together), pixels(other))
 
 
-@pytest.mark.slow
 def test_stock_diffusers_loads_the_export_with_the_trained_scheduler(run):
     pipeline = StableDiffusionPipeline.from_pretrained(run.folder / "model")
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
@@ -48,13 +48,11 @@ def test_stock_diffusers_loads_the_export_with_the_trained_scheduler(run):
     assert np.isfinite(image).all()
 
 
-@pytest.mark.slow
 def test_the_prediction_type_that_was_trained_is_exported(train, tmp_path):
     run = train(tmp_path / "run", "scheduler=epsilon", "steps=1")
     assert StableDiffusionPipeline.from_pretrained(run.folder / "model").scheduler.config.prediction_type == "epsilon"
 
 
-@pytest.mark.slow
 def test_the_export_has_averaged_and_raw_weights(run):
     """They are those of the last checkpoint, which loads too."""
     for weights in ("ema", "raw"):
