@@ -94,7 +94,7 @@ def test_a_run_goes_on_in_another_folder_with_its_settings_but_for_those_typed(c
     fork = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
     assert fork.returncode == 0, fork.stdout + fork.stderr
     assert "goes on from step 2 of multirun/base" in fork.stdout + fork.stderr
-    assert "learning rate from step 2 on: 0.000525 by the schedule of this run; it was 0.00035 there" in fork.stdout
+    assert "learning rate from step 2 on: 0.00075 by the schedule of this run; it was 0.0005 there" in fork.stdout
     info = json.loads((tmp_path / "multirun/base-2/run.json").read_text())
     assert (info["parent"]["run"], info["parent"]["step"], info["choices"]["loss"]) == ("../base", 2, "mse")
     assert info["parent"]["changed"] == ["lr_scheduler.num_training_steps", "steps"]

@@ -40,8 +40,11 @@ def check_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> N
             _check_tensor(f"{name} of weight {number}", kept[name], weight.shape)
         if own and (lacking := names.setdefault(weight.ndim, set(kept)) ^ set(kept)):
             raise ConfigError(f"the optimizer's state has {min(lacking)} for some weights only")
-        if not 0 <= float(kept.get("step", 0)) < math.inf:  # NaN is refused, too
-            raise ConfigError(f"the optimizer's state says that weight {number} has taken {kept['step']} steps")
+        step = kept.get("step", 0)
+        if isinstance(step, Tensor) and step.is_meta:  # a tensor of a shape alone
+            continue
+        if not 0 <= float(step) < math.inf:  # NaN is refused, too
+            raise ConfigError(f"the optimizer's state says that weight {number} has taken {step} steps")
 
 
 def _check_tensor(name: str, value: Any, shape: Sequence[int]) -> None:

@@ -95,9 +95,7 @@ def test_twice_the_steps_have_the_learning_rates_of_a_run_of_that_length(train, 
     expected = rates(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, 0, 18))
     logged = {line["step"]: line["train/lr"] for line in lines(tmp_path / "fork") if "train/lr" in line}
     assert [logged[step] for step in (7, 8, 9)] == pytest.approx(expected[6:9], rel=1e-12)
-    assert (
-        f"learning rate from step 6 on: {expected[6]:.4g} by the schedule of this run; it was 0.000175" in caplog.text
-    )
+    assert f"learning rate from step 6 on: {expected[6]:.4g} by the schedule of this run; it was 0.00025" in caplog.text
     assert "begins anew: learning-rate schedule" in caplog.text
     assert "steps: 9 → 18" in caplog.text
 
