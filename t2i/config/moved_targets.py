@@ -1,6 +1,9 @@
 """Configurations that earlier versions wrote, as this version would have written them."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 MOVED = {
     "t2i.adapters.LoRA": "t2i.models.lora.LoRA",
@@ -80,6 +83,35 @@ def with_moved_targets(tree: Any) -> Any:
     if isinstance(tree, list):
         return [with_moved_targets(value) for value in tree]
     return MOVED.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def set_as_then(
+    config: DictConfig, begun: dict[str, Any], overrides: list[str], choices: Mapping[str, str | None]
+) -> dict[str, tuple[Any, Any]]:
+    """Set settings that nobody typed as they were when something began, where t2i has changed their default since.
+
+    A setting that there was not is set to what t2i then did. Returns the changed ones: key -> (the default then, the
+    default now).
+
+    config: unresolved, so that what follows from these values does so. begun: the flat configuration that it began
+    with, {} if it has not. choices: config group -> its option.
+    """
+    if not begun:
+        return {}
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    options = [f"{group}={option}" for group, option in choices.items()]
+    defaults = {key: both for option in options for key, both in CHANGED.get(option, {}).items()}
+    kept = {
+        key: (old, new)
+        for key, (old, new) in defaults.items()
+        if key not in given and begun.get(key) == old and OmegaConf.select(config, key) == new
+    }
+    added = {key: old for key, old in ADDED.items() if key not in given and begun.get(key, old) == old}
+    for key, value in (added | {key: old for key, (old, _) in kept.items()}).items():
+        table, _, name = key.rpartition(".")
+        if name in (OmegaConf.select(config, table) if table else config):  # not every data set has every setting
+            OmegaConf.update(config, key, value)
+    return kept
 
 
 def _with_present_flow(tree: dict[Any, Any], prefix: str = "") -> dict[Any, Any]:

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from t2i.config import ConfigError
 from t2i.config.keys import belongs, flat
-from t2i.config.moved_targets import ADDED, CHANGED, with_moved_targets
+from t2i.config.moved_targets import set_as_then, with_moved_targets
 from t2i.config.resolvers import refusal
 from t2i.runs.changes import called, changes
 from t2i.runs.files import atomic_write, check_fields, read_json
@@ -129,7 +129,7 @@ def write_manifest(folder: Path, config: DictConfig) -> None:
     """
     settings, before = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), _read(folder)
     choices = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra" not in group}
-    _set_as_then(settings, before.get("config", {}), config.hydra.overrides.task, choices)
+    set_as_then(settings, before.get("config", {}), config.hydra.overrides.task, choices)
     # Unresolved, so that a value that follows from another may change with it. A sweep may have begun with the value.
     resolved = flat(OmegaConf.to_container(settings, resolve=True))
     settings = flat(OmegaConf.to_container(settings))
@@ -165,35 +165,11 @@ def as_begun(
 ) -> dict[str, tuple[Any, Any]]:
     """Give settings that nobody typed the values with which the run in `folder`, or its sweep, began.
 
-    That is, where t2i has changed the setting's default since, or began to have the setting, which is set to what t2i
-    did before. Returns the changed ones: key -> (the default then, the default now). An override is left alone;
-    whether the run may go on with it is decided by comparing configurations.
-
-    config: unresolved, so that what follows from these values does so. choices: config group -> its option.
+    See set_as_then. An override is left alone; whether the run may go on with it is decided by comparing
+    configurations.
     """
     begun = begun_with(folder) or _read(folder.parent).get("config", {})
-    return _set_as_then(config, begun, overrides, choices)
-
-
-def _set_as_then(
-    config: DictConfig, begun: dict[str, Any], overrides: list[str], choices: Mapping[str, str | None]
-) -> dict[str, tuple[Any, Any]]:
-    if not begun:
-        return {}
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    options = [f"{group}={option}" for group, option in choices.items()]
-    defaults = {key: both for option in options for key, both in CHANGED.get(option, {}).items()}
-    kept = {
-        key: (old, new)
-        for key, (old, new) in defaults.items()
-        if key not in given and begun.get(key) == old and OmegaConf.select(config, key) == new
-    }
-    added = {key: old for key, old in ADDED.items() if key not in given and begun.get(key, old) == old}
-    for key, value in (added | {key: old for key, (old, _) in kept.items()}).items():
-        table, _, name = key.rpartition(".")
-        if name in (OmegaConf.select(config, table) if table else config):  # not every data set has every setting
-            OmegaConf.update(config, key, value)
-    return kept
+    return set_as_then(config, begun, overrides, choices)
 
 
 def job_folder(sweep_dir: str, overrides: list[str]) -> str:
