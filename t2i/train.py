@@ -33,7 +33,8 @@ from t2i.config.secrets import redact
 from t2i.config.typed import as_typed
 from t2i.distributed import launch
 from t2i.distributed.ranks import ranks_from_slurm
-from t2i.runs.folder import begun_precision, begun_with
+from t2i.runs.at_start import at_start
+from t2i.runs.folder import begun_with
 from t2i.runs.fork_rules import open_parent
 from t2i.runs.inheritance import as_parent, with_parents
 from t2i.sweeps.manifest import as_begun, job_folder
@@ -112,14 +113,14 @@ def train(cfg: DictConfig, hydra_config: HydraConf) -> float:
         say_what_samples_show(cfg)
         say_what_adapters_learn_with(cfg, str(choices["model"]), overrides)
     check(cfg, num_processes=int(os.environ.get("WORLD_SIZE", 1)))
-    open_parent(cfg, folder)
+    parent = open_parent(cfg, folder)
     if int(os.environ.get("RANK", 0)) > 0:
         logging.getLogger().setLevel(logging.WARNING)  # the main process logs for all
     for key, (then, now) in kept.items():
         log.info("%s=%s, the default when this run began; it is %s today", key, then, now)
     from t2i.experiment.plan import check_the_rest, make_plan
 
-    plan = make_plan(cfg, begun_precision(folder))
+    plan = make_plan(cfg, at_start(folder, parent))
     check_the_rest(cfg)
     from t2i.experiment.run import run
 

@@ -56,6 +56,23 @@ def test_a_killed_run_is_continued_by_the_same_command(command, tmp_path):
     assert [step_of(row) for row in rows if row.item] == list(range(1, 31))
 
 
+def test_a_run_goes_on_in_the_layout_that_it_began_with(command, tmp_path):
+    settings = ("steps=4", "validate_every=0", "sample_every=0")
+    layouts = {"first": "false", "last": "true"}
+    for name, layout in layouts.items():
+        alone = command(f"run=alone-{name}", f"channels_last={layout}", *settings)
+        begins = command(f"run={name}", f"channels_last={layout}", "stop_at=2", *settings)
+        assert [alone.communicate() and alone.returncode, begins.communicate() and begins.returncode] == [0, 0]
+        goes_on = command(f"run={name}", *settings)
+        forks = command(f"run=fork-{name}", f"from={tmp_path}/multirun/{name}@2", *settings)
+        assert [goes_on.communicate() and goes_on.returncode, forks.communicate() and forks.returncode] == [0, 0]
+    for name, layout in layouts.items():
+        runs = [tmp_path / "multirun" / run for run in (f"alone-{name}", name, f"fork-{name}")]
+        found = {json.dumps(json.loads((run / "run.json").read_text())["channels_last"]) for run in runs}
+        weights = {next((run / "model").glob("*et/*.safetensors")).read_bytes() for run in runs}
+        assert (found, len(weights)) == ({layout}, 1)
+
+
 def test_ctrl_c_says_how_to_go_on(command, tmp_path):
     running = command("run=stopped", "steps=2000", "validate_every=0", "sample_every=0")
     while not list(tmp_path.glob("multirun/stopped/checkpoints/step-*")) and running.poll() is None:

@@ -56,6 +56,10 @@ class Backend(Protocol):
         """Which number formats these settings mean here; ConfigError if they can't run."""
         ...
 
+    def channels_last(self, setting: bool | str, dtype: str, begun: bool | None) -> bool:
+        """Whether PyTorch's convolutions hold their kernels with the channels last; see `in_channels_last`."""
+        ...
+
     def check(self, settings: Mapping[str, Any]) -> None:
         """ConfigError for settings that are not supported, by their names in the configuration."""
         ...

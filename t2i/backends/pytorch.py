@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from t2i.backends.backend import Backend, Parts, Training
+from t2i.optim.numerics import in_channels_last
 from t2i.optim.precision import MIXED_PRECISION, Precision, resolve_precision
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ class PyTorch(Backend):
 
     def precision(self, dtype: str, weights: str) -> Precision:
         return resolve_precision(dtype, weights)
+
+    def channels_last(self, setting: bool | str, dtype: str, begun: bool | None) -> bool:
+        return in_channels_last(setting, dtype, begun)
 
     def check(self, settings: Mapping[str, Any]) -> None:
         pass

@@ -28,11 +28,13 @@ from t2i.models.base_vae import check_vae
 from t2i.models.quantization import check_quantize
 from t2i.models.single_file_base import check_kind
 from t2i.optim.ema import NoEMA, WeightAverage
-from t2i.optim.numerics import in_channels_last
 from t2i.optim.precision import Precision
 from t2i.optim.trained_weights import hold_weights
+from t2i.runs.at_start import AtStart
 from t2i.tracking import Tracker
 from t2i.training.early_stop import EarlyStop, early_stop_of
+
+ANEW = AtStart()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +57,18 @@ class Plan:
     early_stop: EarlyStop
 
 
-def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
+def make_plan(cfg: DictConfig, begun: AtStart = ANEW) -> Plan:
     """Build the cheap components, cheapest first. Raises ConfigError for settings that can't work.
 
-    begun: the precision with which the run began that goes on, perhaps on another type of GPU; precision=auto keeps it.
+    begun: with what the run began that goes on, perhaps on another device; settings that are `auto` keep it.
     """
     check_targets(cfg)
     check_fixed(cfg)
     _check_base(cfg)
     check_signature(cfg, "backend")
     backend: Backend = build(cfg, "backend")
-    dtype = begun.removesuffix("_sr") if begun and cfg.precision.dtype == "auto" else cfg.precision.dtype
+    kept = (begun.precision or "auto").removesuffix("_sr")
+    dtype = kept if cfg.precision.dtype == "auto" else cfg.precision.dtype
     precision = backend.precision(dtype, cfg.precision.weights)
     attention = resolve_attention(cfg.attention, precision.dtype)
     for group in ("error", "loss", "timesteps", "ema", "adapter", "tracker", "scheduler"):
@@ -94,7 +97,7 @@ def make_plan(cfg: DictConfig, begun: str | None = None) -> Plan:
         backend=backend,
         precision=precision,
         attention=attention,
-        channels_last=in_channels_last(cfg.channels_last, precision.dtype),
+        channels_last=backend.channels_last(cfg.channels_last, precision.dtype, begun.channels_last),
         loss=loss,
         timesteps=timesteps,
         ema=ema,

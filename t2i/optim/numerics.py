@@ -1,4 +1,4 @@
-"""How a GPU computes: TF32, the choice of cuDNN's algorithms, deterministic operations, and the layout of kernels."""
+"""How a device computes: TF32, cuDNN's choice of algorithms, deterministic operations, and the layout of kernels."""
 
 import os
 from collections.abc import Generator
@@ -9,18 +9,26 @@ import torch
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # which cuBLAS needs to compute the same bits each time
 FIXED_WORKSPACE = ":4096:8"  # eight buffers of 4 MiB, as NVIDIA's documentation says
 TENSOR_CORES = (7, 0)  # compute capability: since Volta
+VECTOR_UNITS = ("AVX2", "AVX512")  # for which oneDNN has convolutions of this layout
 
 
-def in_channels_last(setting: bool | str, dtype: str) -> bool:
-    """Whether convolutions hold their kernels with the channels last; `auto`: where tensor cores take them so.
+def in_channels_last(setting: bool | str, dtype: str, begun: bool | None = None) -> bool:
+    """Whether convolutions hold their kernels with the channels last; `auto`: where that is faster.
 
-    They do in half precision (dtype: fp16 or bf16). FSDP shards contiguous weights only.
+    It is on tensor cores in half precision (dtype: fp16 or bf16), and in float32 on x86 CPUs, where the other layout is
+    rearranged for each convolution. FSDP shards contiguous weights only. begun: what the run began with, which `auto`
+    keeps, as the last bits depend on it.
     """
     if setting != "auto":
         return bool(setting)
-    if dtype == "fp32" or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         return False
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= TENSOR_CORES
+    if begun is not None:
+        return begun
+    if torch.cuda.is_available():
+        return dtype != "fp32" and torch.cuda.get_device_capability() >= TENSOR_CORES
+    on_cpu = not torch.accelerator.is_available() and torch.backends.mkldnn.is_available()
+    return on_cpu and dtype == "fp32" and torch.backends.cpu.get_cpu_capability() in VECTOR_UNITS
 
 
 @contextmanager

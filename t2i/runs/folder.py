@@ -37,6 +37,7 @@ TYPES = {  # of the fields of run.json that t2i reads
     **{
         "overrides": list,
         "base_adapters": list,
+        "channels_last": bool,
         "paused_at": int,
         "samples_since": int,
         "tracker_id": (str, type(None)),
@@ -237,11 +238,6 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """The flat configuration of the run in `folder`; {} if there is no run that has begun."""
     began = (folder / INFO).is_file() and (folder / config_file.NAME).is_file() and has_results(folder)
     return flat(read_config(folder)) if began else {}
-
-
-def begun_precision(folder: Path) -> str | None:
-    """The precision with which the run in `folder` began; None if there is no run that has begun."""
-    return read_info(folder).get("precision") if begun_with(folder) else None
 
 
 def _refuse_wrong_kinds(folder: Path) -> None:

@@ -50,20 +50,30 @@ def test_an_operation_without_deterministic_implementation_names_itself():
 
 
 @pytest.mark.parametrize(
-    ("setting", "dtype", "capability", "sharded", "expected"),
+    ("setting", "dtype", "device", "expected"),
     [
-        ("auto", "bf16", (8, 0), "false", True),
-        ("auto", "fp16", (7, 0), "false", True),
-        ("auto", "fp16", (6, 1), "false", False),
-        ("auto", "fp32", (9, 0), "false", False),
-        ("auto", "bf16", (9, 0), "true", False),
-        ("auto", "bf16", None, "false", False),  # no GPU
-        (True, "fp32", None, "false", True),
-        (False, "bf16", (9, 0), "false", False),
+        ("auto", "bf16", (8, 0), True),
+        ("auto", "fp16", (7, 0), True),
+        ("auto", "fp16", (6, 1), False),
+        ("auto", "fp32", (9, 0), False),
+        ("auto", "fp32", "AVX512", True),
+        ("auto", "fp32", "AVX2", True),
+        ("auto", "fp32", "DEFAULT", False),  # such as an ARM CPU
+        ("auto", "bf16", "AVX512", False),
+        (True, "fp32", "DEFAULT", True),
+        (False, "bf16", (9, 0), False),
     ],
 )
-def test_channels_come_last_where_tensor_cores_take_them_so(monkeypatch, setting, dtype, capability, sharded, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", sharded)
+def test_channels_come_last_where_that_is_faster(monkeypatch, setting, dtype, device, expected):
+    """device: compute capability of a GPU, or vector instructions of a CPU."""
+    on_gpu = isinstance(device, tuple)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: device)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: device)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     assert in_channels_last(setting, dtype) == expected
+    assert in_channels_last(setting, dtype, begun=True) == (setting is not False)
+    assert in_channels_last(setting, dtype, begun=False) == (setting is True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert in_channels_last("auto", dtype) is in_channels_last("auto", dtype, begun=True) is False

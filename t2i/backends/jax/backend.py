@@ -60,6 +60,9 @@ class Jax(Backend):
             raise ConfigError(f"precision.dtype={dtype} is not known; choose from auto, fp32, bf16")
         return Precision(chosen.dtype, "fp32")
 
+    def channels_last(self, setting: bool | str, dtype: str, begun: bool | None) -> bool:
+        return False  # XLA chooses its own layouts
+
     def check(self, settings: Mapping[str, Any]) -> None:
         if (target := settings["model"]) not in MODELS:
             raise ConfigError(
