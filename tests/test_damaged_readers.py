@@ -10,7 +10,7 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-from helpers.damage import CASES, attempt, contents, damage, fuzz, vouch
+from helpers.damage import CASES, attempt, contents, damage, fuzz, remove, vouch
 from helpers.runs import compose
 
 from t2i import evaluate, judge
@@ -89,7 +89,7 @@ def copied(sweep, to):
     def copy(source, target):
         (os.link if os.path.getsize(source) > 100_000 else shutil.copyfile)(source, target)
 
-    shutil.rmtree(to, ignore_errors=True)
+    remove(to)
     shutil.copytree(sweep, to, copy_function=copy)
     return to
 
@@ -174,7 +174,7 @@ COMMANDS = {lists: 4, shows: 2, judges: 4, evaluates: 1, forks: 1, deletes: 3}  
 
 
 def check_case(command, sweep, small, scratch, name, mutate):
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove(scratch)
     here = copied(sweep, scratch / "sweep")
     for file in here.glob("**/run.json"):  # where the runs are by now
         file.write_text(file.read_text().replace(str(sweep), str(here)))
@@ -182,7 +182,7 @@ def check_case(command, sweep, small, scratch, name, mutate):
         file.write_text(file.read_text().replace(str(sweep), str(here)))
     content = mutate(name, (here / name).read_bytes())
     damage(here / name, content)
-    if name.endswith((".safetensors", ".pt")) and content is not None and len(content) % 2:
+    if name.endswith((".safetensors", ".pt")) and isinstance(content, bytes) and len(content) % 2:
         vouch(here / name)  # the checksums don't reveal it
     damaged = next((run_of for run_of in RUNS if name.startswith(f"{run_of}/")), "pair")
     before = contents(here)

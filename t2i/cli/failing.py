@@ -12,7 +12,7 @@ from t2i.cli.log_records import clean_logs
 from t2i.config import ConfigError
 from t2i.config.secrets import redact
 from t2i.runs.full_disk import FULL
-from t2i.runs.text import printable, printable_lines
+from t2i.runs.text import PERMIT, printable, printable_lines
 
 
 def run(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> NoReturn:
@@ -76,6 +76,7 @@ def _explain(error: Exception, arguments: Sequence[str]) -> str | None:
             return explain_hydra(error, arguments)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         remedy = "; free some space there, or write elsewhere" if error.errno in FULL else ""
+        remedy = f"; {PERMIT}" if isinstance(error, PermissionError) else remedy
         return printable(f"{error.filename or 'the output'}: {error.strerror}{remedy}")
     return None
 

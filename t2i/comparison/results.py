@@ -17,7 +17,7 @@ from t2i.evaluation.score_metric import ScoreMetric
 from t2i.runs import config_file
 from t2i.runs.config_file import read_config
 from t2i.runs.errors_file import read_errors
-from t2i.runs.files import check_fields, in_use, numbered, numbered_file
+from t2i.runs.files import check_fields, in_use, listing, numbered, numbered_file
 from t2i.runs.folder import INFO, read_info
 from t2i.runs.image_files import ImageFiles, all_images
 from t2i.runs.parentage import lineage
@@ -122,7 +122,7 @@ class Result:
         """Images at `step`, of any number of batteries. Those that are damaged are left out."""
         try:
             found = all_images(self.folder)
-        except ConfigError:
+        except (ConfigError, OSError):
             return []
         return [images for (_, step), images in found.items() if step == self.step]
 
@@ -240,10 +240,12 @@ def _read(folder: Path, name: str) -> Result:
             config = flat(read_config(folder))
             check_fields(config, TYPES, folder / config_file.NAME, config_file.REMEDY)
         lines = list(read_metrics(folder).values())
+        files = numbered(folder / ERRORS["train/" if info.get("battery", {}).get("on") == "train" else ""], "parquet")
+        for kind in ("samples", "images"):
+            listing(folder / kind)  # raises for a folder that may not be read
     except (ConfigError, OSError) as error:
         return Result(folder, name, "unreadable", one_line(error), {}, {}, [], {}, None)
     measured = {int(line["step"]) for line in lines if headline(line)}
-    files = numbered(folder / ERRORS["train/" if info.get("battery", {}).get("on") == "train" else ""], "parquet")
     validations = {step: files[step] for step in sorted(measured & set(files))}
     state = info.get("state", "failed")
     if state == "running" and not _is_locked(folder):

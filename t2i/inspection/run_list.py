@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from t2i.comparison.factors import NO_FACTORS, as_text, find_factors
 from t2i.comparison.results import Result
 from t2i.config.keys import belongs
+from t2i.runs.files import listing
 from t2i.runs.records import headline
 from t2i.runs.text import printable
 from t2i.sweeps.manifest import MANIFEST
@@ -22,7 +24,9 @@ WRITTEN = "%Y-%m-%dT%H:%M:%S%z"  # dates in run.json
 
 def last_step(run: Result) -> int:
     """The last step of the log or of a checkpoint, which an interrupted run writes between two lines of the log."""
-    checkpoints = [folder.name.removeprefix("step-") for folder in (run.folder / "checkpoints").glob("step-*")]
+    checkpoints = []
+    with suppress(OSError):  # such as a lack of permission
+        checkpoints = [folder.name.removeprefix("step-") for folder in listing(run.folder / "checkpoints")]
     logged = int(run.lines[-1]["step"]) if run.lines else 0
     return max([logged, *(int(step) for step in checkpoints if step.isdecimal())])
 

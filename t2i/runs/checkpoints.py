@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t2i.config import ConfigError
 from t2i.config.out_of_memory import lacking
-from t2i.runs.files import LARGEST, NUMBERED, respect_umask
+from t2i.runs.files import LARGEST, NUMBERED, listing, respect_umask
 from t2i.runs.host_copies import HostCopies
 from t2i.runs.links import read_regular
 from t2i.runs.records import METRICS, lost, records, sync, sync_tree, valid_records
@@ -247,12 +247,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    numbered = [path for path in folder.glob("step-*") if NUMBERED.fullmatch(path.name) and path.is_dir()]
+    numbered = [path for path in listing(folder) if NUMBERED.fullmatch(path.name) and path.is_dir()]
     return sorted(numbered, key=step_of)
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint can't be used; None if its files are those that were written."""
+    """Why a checkpoint can't be used; None if its files are those that were written.
+
+    Raises PermissionError for what may not be read, which need not be damaged.
+    """
     try:
         manifest = json.loads(read_regular(checkpoint / MANIFEST, LARGEST))
         if manifest["step"] != step_of(checkpoint):
@@ -267,6 +270,8 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
             if _sha256(file) != expected["sha256"]:
                 return f"{name} has a different checksum"
+    except PermissionError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # of any manifest
         return one_line(error)
     return None

@@ -14,9 +14,8 @@ from t2i.config import ConfigError
 from t2i.config.keys import flat
 from t2i.config.moved_targets import with_moved_targets
 from t2i.config.values import check_values
-from t2i.runs.files import DEEPEST, atomic_write
+from t2i.runs.files import DEEPEST, atomic_write, unreadable
 from t2i.runs.links import read_regular
-from t2i.runs.text import one_line
 
 NAME = "config.yaml"
 LARGEST = 1_000_000  # bytes; t2i writes a few thousand, and YAML is parsed slowly
@@ -39,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         _refuse_strange(text)
         _refuse_other_types(config := yaml.load(text, Loader=_loader()))
     except DAMAGED as error:
-        raise ConfigError(f"{file} can't be read ({one_line(error)}); {REMEDY}") from error
+        raise unreadable(file, error, REMEDY) from error
     if not isinstance(config, dict) or not config:
         raise ConfigError(f"{file} does not hold a configuration; {REMEDY}")
     try:

@@ -6,9 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2i.config import ConfigError
-from t2i.runs.files import replacing
-from t2i.runs.text import one_line
+from t2i.runs.files import replacing, unreadable
 
 MOST_VALUES = 20_000_000  # in the file of one validation; 64 images at 16 noise levels make a few thousand
 LEVELS = ("log_snr", "timestep")  # columns of which there is one: the battery's noise levels
@@ -36,9 +34,7 @@ def read_errors(file: Path) -> dict[str, np.ndarray]:
     try:
         return _read_errors(file)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as error:
-        raise ConfigError(
-            f"{file} can't be read ({one_line(error)}); delete it to use the previous validation step"
-        ) from error
+        raise unreadable(file, error, "delete it to use the previous validation step") from error
 
 
 def _read_errors(file: Path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from t2i.config import ConfigError
 from t2i.config.secrets import redact
 from t2i.runs.full_disk import naming
 from t2i.runs.links import read_regular
-from t2i.runs.text import one_line
+from t2i.runs.text import PERMIT, one_line
 
 LOCK = ".lock"
 LARGEST = 50_000_000  # bytes of a JSON file; those of large sweeps have some hundred thousand
@@ -55,8 +55,9 @@ def replacing(path: Path) -> Generator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            # PyArrow's have no name, but one in the text.
+            error.filename, error.strerror = str(path), os.strerror(error.errno)
         temporary.unlink(missing_ok=True)
         raise
 
@@ -78,11 +79,18 @@ def read_json(file: Path, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(read_regular(file, LARGEST))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} can't be read ({one_line(error)}); {remedy}") from error
+        raise unreadable(file, error, remedy) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds {type(content).__name__} instead of an object; {remedy}")
     refuse_deep(content, file, remedy)
     return content
+
+
+def unreadable(file: Path, error: Exception, remedy: str) -> ConfigError:
+    """What to raise for a file that can't be read. remedy: if its content is damaged, not just forbidden to be read."""
+    return ConfigError(
+        f"{file} can't be read ({one_line(error)}); {PERMIT if isinstance(error, PermissionError) else remedy}"
+    )
 
 
 def refuse_deep(content: Any, file: Path, remedy: str) -> None:
@@ -135,9 +143,15 @@ def in_use(folder: Path) -> bool:
         return True
 
 
+def listing(folder: Path) -> list[Path]:
+    """What is in a folder; [] if there is no such folder. Path.glob finds nothing in one that may not be read."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
 def numbered(folder: Path, suffix: str) -> dict[int, Path]:
     """step -> the file step-NNNNNN.suffix in `folder`, by step."""
-    files = {file: NUMBERED.fullmatch(file.stem) for file in folder.glob(f"step-*.{suffix}") if file.is_file()}
+    of_kind = (file for file in listing(folder) if file.suffix == f".{suffix}")
+    files = {file: NUMBERED.fullmatch(file.stem) for file in of_kind if file.is_file()}
     return dict(sorted((int(match[1]), file) for file, match in files.items() if match))
 
 

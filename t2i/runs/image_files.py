@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.config import ConfigError
-from t2i.runs.files import NUMBERED, Types, atomic_write, check_fields, read_json
+from t2i.runs.files import NUMBERED, Types, atomic_write, check_fields, listing, read_json
 from t2i.runs.links import refuse_links_out
 
 INDEX = "index.json"
@@ -71,8 +71,8 @@ def all_images(run: Path) -> dict[tuple[str, int], ImageFiles]:
     """(hash of the battery, step) -> the images that a run has. Raises ConfigError for a damaged index."""
     refuse_links_out(run, run / "images")
     found = {}
-    for index in sorted((run / "images").glob(f"*/step-*/{INDEX}")):
-        if match := NUMBERED.fullmatch(index.parent.name):
-            images = read_images(index.parent)
+    for folder in (step for battery in listing(run / "images") for step in listing(battery)):
+        if (match := NUMBERED.fullmatch(folder.name)) and (folder / INDEX).exists():
+            images = read_images(folder)
             found[images.hash, int(match[1])] = images
     return found

@@ -19,7 +19,7 @@ from t2i.config.keys import belongs, flat
 from t2i.runs import config_file
 from t2i.runs.changes import FREE_KEYS, OBSERVED, called
 from t2i.runs.config_file import read_config
-from t2i.runs.files import NUMBERED
+from t2i.runs.files import NUMBERED, listing
 from t2i.runs.folder import INFO, has_results, read_info
 from t2i.runs.links import is_path
 from t2i.runs.records import is_count
@@ -138,7 +138,7 @@ def _open(asked: str, run: Path, step: int | None, only: str | None, began: Path
 
 def complete_steps(run: Path) -> list[int]:
     """The steps of a run's checkpoints that have been written to the end; whether they are undamaged is not checked."""
-    found = [path for path in (run / "checkpoints").glob("step-*") if (path / MANIFEST).is_file()]
+    found = [path for path in listing(run / "checkpoints") if (path / MANIFEST).is_file()]
     return sorted(int(match[1]) for path in found if (match := NUMBERED.fullmatch(path.name)))
 
 

@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2i.config import ConfigError
-from t2i.runs.files import refuse_deep, replacing
+from t2i.runs.files import refuse_deep, replacing, unreadable
 from t2i.runs.full_disk import naming
 from t2i.runs.links import refuse_links_out
 from t2i.runs.records import sync
-from t2i.runs.text import one_line
 
 MOST_VALUES = 100_000_000  # of one metric; 64 prompts with 2 seeds have 128
 KEY = b"t2i"  # of the file's metadata
@@ -64,7 +62,7 @@ def read_scores(images: Path, metric: str) -> StoredScores:
     try:
         return _read(file)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
-        raise ConfigError(f"{file} can't be read ({one_line(error)}); {REMEDY}") from error
+        raise unreadable(file, error, REMEDY) from error
 
 
 def _read(file: Path) -> StoredScores:

@@ -1,5 +1,6 @@
 """Text of files that may be damaged or a stranger's, on its way to a terminal, a page or a spreadsheet."""
 
+PERMIT = "change its owner or its permissions"  # what to do about a file or folder that may not be read or written
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what begins a formula in a spreadsheet
 
 

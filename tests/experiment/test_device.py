@@ -9,6 +9,7 @@ from t2i.config import ConfigError
 from t2i.config.checks import check, check_types
 from t2i.experiment.device import hardware, saves_in_background, worker_count
 from t2i.experiment.plan import make_plan
+from t2i.runs.at_start import AtStart
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def test_the_gpu_and_its_driver_are_named(monkeypatch):
 @pytest.mark.parametrize(("here", "begun"), [(True, "fp32"), (False, "bf16"), (False, "bf16_sr"), (True, None)])
 def test_a_run_goes_on_in_its_precision_on_another_type_of_gpu(composed, monkeypatch, here, begun):
     monkeypatch.setattr("t2i.optim.precision._multiplies_bf16", lambda: here)
-    assert make_plan(composed, begun).precision.dtype == (begun or "bf16").removesuffix("_sr")
+    assert make_plan(composed, AtStart(begun)).precision.dtype == (begun or "bf16").removesuffix("_sr")
     chosen = OmegaConf.merge(composed, {"precision": {"dtype": "fp32"}})
-    assert make_plan(chosen, begun).precision.dtype == "fp32"  # which is refused later
+    assert make_plan(chosen, AtStart(begun)).precision.dtype == "fp32"  # which is refused later
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from helpers.rights import obeying_permissions
 from t2i.cli import failing
 
 CASES = int(os.environ.get("T2I_FUZZ", "0"))
@@ -42,19 +44,26 @@ WHOLE = st.one_of(
 )
 
 
+KINDS = ["whole", "truncated", "flipped", "padded", "inserted", "field", "field", "field", "folder"]
+FORBIDDEN = {"unreadable": 0o000, "closed": 0o000, "unwritable": 0o555}  # permissions of the file, or of its folder
+
+
 @st.composite
 def mutations(draw):
-    """A function of a file's content that returns other content; None stands for a folder in the file's place."""
-    kind = draw(
-        st.sampled_from(["whole", "truncated", "flipped", "padded", "inserted", "field", "field", "field", "folder"])
-    )
+    """A function of a file's content that returns other content.
+
+    None stands for a folder in the file's place, and a text for permissions, a key of FORBIDDEN.
+    """
+    kind = draw(st.sampled_from([*KINDS, *FORBIDDEN]))
     where, bits, content, value = draw(st.floats(0, 1)), draw(st.integers(1, 255)), draw(WHOLE), draw(VALUES)
     picks = draw(st.lists(st.integers(0, 1000), min_size=6, max_size=6))
 
-    def mutate(name: str, before: bytes) -> bytes | None:
+    def mutate(name: str, before: bytes) -> bytes | str | None:
         at = min(int(where * len(before)), max(len(before) - 1, 0))
         if kind == "folder":
             return None
+        if kind in FORBIDDEN:
+            return kind
         if kind == "field" and name.endswith((".json", ".yaml", ".jsonl")):
             return with_other_field(name, before, value, picks)
         return {
@@ -90,9 +99,13 @@ def with_other_field(name, before, value, picks):
 
 
 def attempt(command) -> bool:
-    """Whether the command succeeded; another error than those that are told in a single line is raised."""
+    """Whether the command succeeded; another error than those that are told in a single line is raised.
+
+    Root has no more rights in it than the owner of the files.
+    """
     try:
-        command()
+        with obeying_permissions():
+            command()
     except Exception as error:
         if (message := failing.explain(error)) is None or len(message.split("\n  ")[0].split("\n")) > 1:
             raise
@@ -105,12 +118,24 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def damage(file: Path, content: bytes | None) -> None:
-    file.unlink()
+def damage(file: Path, content: bytes | str | None) -> None:
+    """Put this content (see `mutations`) in a file's place."""
+    before = file.read_bytes()
+    file.unlink()  # which may have a second name
     if content is None:
         file.mkdir()
-    else:
+    elif isinstance(content, bytes):
         file.write_bytes(content)
+    else:
+        file.write_bytes(before)
+        (file if content == "unreadable" else file.parent).chmod(FORBIDDEN[content])
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder whose owner may not enter all that is in it."""
+    for parent, _, _ in os.walk(folder):
+        os.chmod(parent, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def vouch(part: Path) -> None:
