@@ -58,7 +58,7 @@ class Set:
 
 
 PLAIN = "loss=mse ema=none caption_dropout=0 log_every=1"  # what the reference does
-SCRIPT = "attention=sdpa checkpoint_levels=null"  # how the reference computes
+SCRIPT = "attention=sdpa checkpoint_levels=null channels_last=false"  # how the reference computes
 LORA = "adapter=lora adapter.rank=16 checkpoint_levels=3"
 ALL_ON = "loss=minsnr ema=standard caption_dropout=0.1 log_every=1"
 SETS = {
@@ -70,6 +70,8 @@ SETS = {
             "t2i": Arm("t2i", PLAIN, ("reference", "reference-fp32")),
             "t2i-all-on": Arm("t2i", ALL_ON, ("bare",)),
             "bare": Arm("bare", PLAIN),
+            "channels-first": Arm("t2i", f"{PLAIN} precision=fp32 channels_last=false"),
+            "channels-last": Arm("t2i", f"{PLAIN} precision=fp32 channels_last=true", ("channels-first",)),
         },
         pipeline=None,
         resolution=64,

@@ -243,7 +243,8 @@ def test_speed_measures_every_arm(tmp_path):
     assert done.returncode == 0, done.stderr
     (report,) = json.loads(out.read_text())
     arms = {arm["name"]: arm for arm in report["arms"]}
-    assert set(arms) == {"reference", "reference-fp32", "t2i", "t2i-all-on", "bare"}
+    timed = {"reference", "reference-fp32", "t2i", "t2i-all-on", "bare", "channels-first", "channels-last"}
+    assert set(arms) == timed
     for name, arm in arms.items():
         assert name in done.stdout
         assert not arm["problem"]
