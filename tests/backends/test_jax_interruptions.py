@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from helpers.damage import vouch
 from helpers.dying import train_and_die
 from helpers.runs import untimed
 from safetensors.torch import load_file
@@ -51,6 +52,24 @@ def test_a_run_that_is_stopped_by_every_signal_has_the_same_bits(small, undistur
     assert codes == (1, 1, 1, -signal.SIGKILL, 0)
     assert 0 < saved[0] < saved[1] < saved[2] == saved[3] < saved[4]
     (ours, lines), (theirs, expected) = left_by(folder), left_by(undisturbed)
+    assert lines == expected
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one | other)
+
+
+@pytest.mark.parametrize("moment", ["text", torch.zeros(1)], ids=["text", "of another shape"])
+def test_damaged_moments_lead_to_the_checkpoint_before(train, undisturbed, tmp_path, caplog, moment):
+    """Also where the checksums are right."""
+    settings = [*SETTINGS, "keep_checkpoints=all"]
+    train(tmp_path / "run", *settings, "stop_at=4")
+    part = tmp_path / "run/checkpoints/step-000004/optimizer.pt"
+    state = torch.load(part, weights_only=True)
+    state["state"][0]["exp_avg"] = moment
+    torch.save(state, part)
+    vouch(part)
+    train(tmp_path / "run", *settings)
+    assert "step-000004 can't be loaded (step-000004: exp_avg of weight 0 is" in caplog.text
+    (ours, lines), (theirs, expected) = left_by(tmp_path / "run"), left_by(undisturbed)
     assert lines == expected
     for one, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one | other)
