@@ -34,8 +34,9 @@ def start(mixed_precision: str, timeout: float = 60, on_cpu: bool = False) -> Ac
 
     mixed_precision: Accelerate's no, fp16 or bf16. timeout: minutes that a process waits for the others before it gives
     up; it has to outlast what the main process does alone, such as writing a checkpoint. on_cpu: leave a GPU alone.
-    ConfigError for engines that are not supported.
+    ConfigError for engines that are not supported, and for processes that would each train by themselves.
     """
+    started = int(os.environ.get("WORLD_SIZE", 1))
     if _requested("DEEPSPEED"):
         raise ConfigError(
             "DeepSpeed is not supported; use accelerate launch --use_fsdp --fsdp_version 2, which shards the weights "
@@ -48,9 +49,15 @@ def start(mixed_precision: str, timeout: float = 60, on_cpu: bool = False) -> Ac
     # Each weight is used once in a forward pass, so keeping its cast copy until the end would only cost memory.
     uncached = AutocastKwargs(cache_enabled=False)
     patient = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout))
+    on_cpu = on_cpu or (started > 1 and not torch.accelerator.is_available())  # as torchrun doesn't say
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, kwargs_handlers=[uncached, patient])
     if mixed_precision == "fp16" and accelerator.device.type == "cpu":  # where Accelerate leaves fp16 out
         accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
+    if accelerator.num_processes != started:
+        raise ConfigError(
+            f"{started} processes were started (WORLD_SIZE), but they can't work together on {accelerator.device}; "
+            "start one"
+        )
     refuse_fsdp_1(accelerator)
     if _requested("FSDP") and accelerator.distributed_type != DistributedType.FSDP:
         log.warning("FSDP shards over several GPUs only: here each process holds the complete network")

@@ -68,6 +68,21 @@ def info(run: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="where there is a GPU, it is used")
+def test_processes_without_a_gpu_train_together(small, tmp_path):
+    """torchrun does not say that they are to use the CPU."""
+    program = ["-m", "t2i.train", "run=together", *small, "sample_every=0", "threads=1", "steps=2", "stop_at=1"]
+    program.append("micro_batch_size=4")
+    variables = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [str(TORCHRUN), "--nproc-per-node=2", *program], cwd=tmp_path, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    info = json.loads((tmp_path / "multirun/together/run.json").read_text())
+    assert (info["num_processes"], info["state"]) == (2, "paused")
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("rendezvous", [ELASTIC, STATIC], ids=["elastic", "static"])
 def test_a_restart_resumes_in_the_same_folder_to_the_same_bits(on_two_nodes, tmp_path, rendezvous):

@@ -136,6 +136,14 @@ def test_deepspeed_is_refused_with_the_remedy(monkeypatch):
         processes.start("no")
 
 
+def test_processes_that_would_each_train_by_themselves_are_refused(monkeypatch):
+    alone = SimpleNamespace(num_processes=1, device="mps", distributed_type=DistributedType.NO)
+    monkeypatch.setattr(processes, "Accelerator", lambda **settings: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 processes were started .* can't work together on mps; start one"):
+        processes.start("no")
+
+
 def test_fsdp_1_is_refused_with_the_remedy():
     plugin = SimpleNamespace(fsdp_version=1)
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, state=SimpleNamespace(fsdp_plugin=plugin))
