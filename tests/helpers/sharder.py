@@ -5,18 +5,25 @@ FSDP after it was made. The settings of an Accelerate file are in the variables 
 them.
 """
 
+import os
+
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from t2i import train
 from t2i.cli.failing import run
 
+REQUEST = "ACCELERATE_USE_FSDP"  # of `accelerate launch --use_fsdp`
+
 
 def shard_on_cpu() -> None:
+    os.environ[REQUEST] = "true"
     initialize = Accelerator.__init__
 
     def with_fsdp(self, *arguments, **settings) -> None:
+        del os.environ[REQUEST]
         initialize(self, *arguments, **settings)
+        os.environ[REQUEST] = "true"
         self.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 
