@@ -97,7 +97,7 @@ def make_plan(cfg: DictConfig, begun: AtStart = ANEW) -> Plan:
         backend=backend,
         precision=precision,
         attention=attention,
-        channels_last=backend.channels_last(cfg.channels_last, precision.dtype, begun.channels_last),
+        channels_last=_channels_last(cfg, backend, precision, begun),
         loss=loss,
         timesteps=timesteps,
         ema=ema,
@@ -109,6 +109,17 @@ def make_plan(cfg: DictConfig, begun: AtStart = ANEW) -> Plan:
         levels=choose_levels(diffusion, cfg.validation.timesteps, cfg.validation.log_snr),
         metrics=_metrics(cfg),
     )
+
+
+def _channels_last(cfg: DictConfig, backend: Backend, precision: Precision, begun: AtStart) -> bool:
+    """The layout of convolutions. Optimizers of bitsandbytes lay weights out with the channels first in their first
+    step, so that a run that goes on would begin in another layout than it had.
+    """
+    if not target_of(cfg, "optimizer").__module__.startswith("bitsandbytes."):
+        return backend.channels_last(cfg.channels_last, precision.dtype, begun.channels_last)
+    if cfg.channels_last is True:
+        raise ConfigError("channels_last=true: bitsandbytes lays weights out with the channels first; leave it out")
+    return False
 
 
 def _for_backend(cfg: DictConfig, adapter: Adapter, loss: Weighting) -> dict[str, Any]:

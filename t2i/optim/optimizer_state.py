@@ -27,6 +27,9 @@ class CheckedOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         check_state(self.optimizer, state)
         self.optimizer.load_state_dict(state)
+        if isinstance(self.optimizer.state, Mapping):  # it is on other devices in JAX
+            for weight, kept in self.optimizer.state.items():
+                _lie_as(weight, kept)
 
 
 def check_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -45,6 +48,17 @@ def check_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> N
             continue
         if not 0 <= float(step) < math.inf:  # NaN is refused, too
             raise ConfigError(f"the optimizer's state says that weight {number} has taken {step} steps")
+
+
+def _lie_as(weight: Tensor, kept: dict[str, Any]) -> None:
+    """Lay the state of a weight out as the weight is, which fused optimizers take for granted.
+
+    It differs in a run that goes on with another `channels_last`, or from a checkpoint of JAX.
+    """
+    for name, value in kept.items():
+        same = isinstance(value, Tensor) and value.shape == weight.shape and value.layout == weight.layout
+        if same and not value.is_meta and value.stride() != weight.stride():
+            kept[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _check_tensor(name: str, value: Any, shape: Sequence[int]) -> None:

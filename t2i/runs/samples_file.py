@@ -30,7 +30,9 @@ def write_samples(file: Path, images: Sequence[Image.Image], prompts: Sequence[s
 
 
 def read_samples(file: Path, count: int) -> list[Image.Image]:
-    """The `count` images of a row. Raises ConfigError if the file is damaged."""
+    """The `count` images of a row. Raises ConfigError if the file is damaged, or if there should be none."""
+    if count == 0:
+        raise ConfigError(f"{file} holds images, although samples.prompts is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # few bytes can stand for gigabytes

@@ -49,6 +49,13 @@ def test_a_run_goes_on_in_its_precision_on_another_type_of_gpu(composed, monkeyp
     assert make_plan(chosen, AtStart(begun)).precision.dtype == "fp32"  # which is refused later
 
 
+def test_optimizers_that_lay_weights_out_anew_leave_channels_first(composed):
+    eight_bit = OmegaConf.merge(composed, {"optimizer": {"_target_": "bitsandbytes.optim.AdamW8bit"}})
+    assert not make_plan(eight_bit, AtStart(channels_last=True)).channels_last
+    with pytest.raises(ConfigError, match="channels_last=true: bitsandbytes lays weights out"):
+        make_plan(OmegaConf.merge(eight_bit, {"channels_last": True}))
+
+
 @pytest.mark.parametrize(
     "override",
     [

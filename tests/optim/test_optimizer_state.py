@@ -36,6 +36,25 @@ def test_a_moment_of_another_shape_or_type_is_refused(stepped, value):
         optimizer.load_state_dict(state)
 
 
+def test_moments_lie_as_the_weight_does():
+    """As a fused optimizer takes them by their order in memory."""
+    first = torch.nn.Parameter(torch.randn(4, 3, 2, 2))
+    last = torch.nn.Parameter(first.detach().clone(memory_format=torch.channels_last))
+    gradients = torch.randn(2, *first.shape)
+    optimizers = [CheckedOptimizer(torch.optim.AdamW([weight], fused=True)) for weight in (first, last)]
+
+    def step(weight, optimizer, gradient):
+        weight.grad = torch.empty_like(weight).copy_(gradient)
+        optimizer.optimizer.step()
+
+    step(first, optimizers[0], gradients[0])
+    last.data.copy_(first)
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for weight, optimizer in zip((first, last), optimizers, strict=True):
+        step(weight, optimizer, gradients[1])
+    torch.testing.assert_close(last.detach(), first.detach())
+
+
 def test_a_moment_that_is_missing_is_refused(stepped):
     optimizer, state = stepped
     del state["state"][1]["exp_avg_sq"]

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from t2i.config import ConfigError
 from t2i.runs.samples_file import HEIGHT, read_samples, write_samples
 
 PROMPTS = ["red apple", "", "a very long prompt with many more words than fit below an image of this size, and " * 3]
@@ -41,3 +42,10 @@ def test_a_height_that_can_not_be_is_not_believed(images, tmp_path, height):
     images[0].save(tmp_path / "row.png", pnginfo=about)
     (image,) = read_samples(tmp_path / "row.png", 1)
     assert image.size == (64, 48)
+
+
+def test_images_without_prompts_are_refused(tmp_path):
+    """A damaged config.yaml may have lost them."""
+    write_samples(tmp_path / "row.png", [Image.new("RGB", (8, 8))], ["red apple"])
+    with pytest.raises(ConfigError, match=r"row\.png holds images, although samples.prompts is empty"):
+        read_samples(tmp_path / "row.png", 0)
