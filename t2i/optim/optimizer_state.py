@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from t2i.config import ConfigError
+from t2i.optim.optimizers import lying_as
 
 OF_WEIGHT_SHAPE = (  # states of PyTorch's optimizers, Lion, Prodigy and ScheduleFree: an entry for each of the weight's
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"),
@@ -57,8 +58,8 @@ def _lie_as(weight: Tensor, kept: dict[str, Any]) -> None:
     """
     for name, value in kept.items():
         same = isinstance(value, Tensor) and value.shape == weight.shape and value.layout == weight.layout
-        if same and not value.is_meta and value.stride() != weight.stride():
-            kept[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
+        if same and not value.is_meta and value.device == weight.device:
+            kept[name] = lying_as(weight, value)
 
 
 def _check_tensor(name: str, value: Any, shape: Sequence[int]) -> None:

@@ -88,9 +88,9 @@ class StochasticAdamW(torch.optim.Optimizer):
             state |= {"step": 0, "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         state["step"] += 1
         for name in ("exp_avg", "exp_avg_sq"):  # of a run that went on with another channels_last
-            state[name] = _lying_as(weight, state[name])
+            state[name] = lying_as(weight, state[name])
         assert weight.grad is not None
-        tensors = (weight, _lying_as(weight, weight.grad), state["exp_avg"], state["exp_avg_sq"])
+        tensors = (weight, lying_as(weight, weight.grad), state["exp_avg"], state["exp_avg_sq"])
         return Update(index, state["step"], group, tuple(map(_flat, tensors)))
 
     def _random(self, update: "Update", device: torch.device) -> torch.Generator:
@@ -150,7 +150,7 @@ def _update(tensors: Sequence[Tensor], step: int, group: dict, random: torch.Gen
         stored.copy_(value if bad is None else torch.where(bad.bool(), stored, value))
 
 
-def _lying_as(weight: Tensor, tensor: Tensor) -> Tensor:
+def lying_as(weight: Tensor, tensor: Tensor) -> Tensor:
     """The tensor with its elements in the order of the weight's in memory."""
     return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
 
